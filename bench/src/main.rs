@@ -1,0 +1,401 @@
+//! The benchmarks: W1 (request and response), W2 (rooms of 16 at 20 Hz), W3 (idle connections), over TCP and WebSocket.
+//!
+//! Greenroom runs as real processes that share one core; beside it, in the same run, a bare server of one hop, which
+//! says what the sockets alone cost. The generator has another core. `README.md` says what each figure is.
+
+mod bare;
+mod fleet;
+mod machine;
+mod measure;
+mod report;
+mod servers;
+mod syscalls;
+mod wire;
+mod workload;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::{Map, Value};
+
+use crate::measure::Order;
+use crate::report::{Figures, Row, progress};
+use crate::servers::Setup;
+use crate::wire::Transport;
+use crate::workload::{PLAYERS_OF_A_ROOM, Subject};
+
+/// Players at which the bytes of a server that keeps up are taken.
+const PLAYERS_REFERENCE: usize = 320;
+/// W2 is held up to this p99, in milliseconds, …
+const HELD_P99_MS: f64 = 100.0;
+/// … from this many ticks a second on, …
+const HELD_TICKS_PER_S: f64 = 19.0;
+/// … and this share of the bytes at 320 players: fewer are inputs that came late and were merged.
+const HELD_BYTES_SHARE: f64 = 0.95;
+/// The search goes up in these steps, …
+const SEARCH_STEP: usize = 800;
+/// … and then looks closer, down to these.
+const SEARCH_GRAIN: usize = 10 * PLAYERS_OF_A_ROOM;
+/// Cores that others may use while figures are still worth something.
+const OTHERS_CORES_MAX: f64 = 0.3;
+/// Open files besides the clients' sockets.
+const OTHER_FILES: u64 = 200;
+
+/// Measures Greenroom beside a bare server of the same transport.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// What to measure; everything when none is given.
+    #[arg(value_enum)]
+    names: Vec<Name>,
+    /// Prints one JSON object a line; the last is the summary.
+    #[arg(long)]
+    json: bool,
+    /// Repetitions of each row, bare and Greenroom in turn; figures are medians.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// Length of a measured window.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Only over this transport; may be given twice.
+    #[arg(long, value_enum)]
+    transport: Vec<Transport>,
+    /// Only these servers; may be given twice.
+    #[arg(long, value_enum)]
+    only: Vec<Subject>,
+    /// Connections of W1 [default: 1,64,1000] and W3 [default: 1000,5000,10000].
+    #[arg(long, value_delimiter = ',', value_parser = positive)]
+    connections: Vec<usize>,
+    /// Players of W2, in rooms of 16.
+    #[arg(long, value_delimiter = ',', value_parser = positive, default_value = "320,960,3200")]
+    players: Vec<usize>,
+    /// W2 looks for the most players that are held, up to this many; 0: does not look.
+    #[arg(long, default_value_t = 6400)]
+    search_max: usize,
+    /// The program to measure [default: the one beside this program].
+    #[arg(long)]
+    greenroom: Option<PathBuf>,
+    /// The core that all servers share.
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The generator's core.
+    #[arg(long, default_value_t = 1)]
+    generator_core: usize,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| "a count from 1 on".to_owned())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Name {
+    /// Request and response, 32 bytes, in a closed loop.
+    W1,
+    /// Rooms of 16 players at 20 Hz.
+    W2,
+    /// Memory of idle connections.
+    W3,
+}
+
+/// What this program is to its own children.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// A bare server.
+    #[command(hide = true)]
+    Bare { mode: bare::Mode, transport: Transport },
+    /// Becomes a program on a core that ends when the parent does.
+    #[command(hide = true)]
+    Child {
+        core: usize,
+        parent: u32,
+        program: PathBuf,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    match arguments.part {
+        Some(Part::Bare { mode, transport }) => bare::serve(mode, transport)?,
+        Some(Part::Child { core, parent, program, words }) => {
+            servers::become_child(core, parent, &program, &words)?;
+        }
+        None => Plan::new(arguments)?.run()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is measured in this run.
+#[derive(Debug)]
+struct Plan {
+    arguments: Arguments,
+    names: Vec<Name>,
+    transports: Vec<Transport>,
+    subjects: Vec<Subject>,
+    setup: Setup,
+}
+
+impl Plan {
+    fn new(arguments: Arguments) -> anyhow::Result<Self> {
+        let or_all = |names: &[Name]| match names {
+            [] => vec![Name::W1, Name::W2, Name::W3],
+            some => some.to_vec(),
+        };
+        let names = or_all(&arguments.names);
+        let transports = match &arguments.transport[..] {
+            [] => vec![Transport::Tcp, Transport::Ws],
+            some => some.to_vec(),
+        };
+        let subjects = match &arguments.only[..] {
+            [] => vec![Subject::Bare, Subject::Greenroom],
+            some => some.to_vec(),
+        };
+        let greenroom = match &arguments.greenroom {
+            Some(path) => path.clone(),
+            None => std::env::current_exe()
+                .context("finding our own program")?
+                .with_file_name("greenroom"),
+        };
+        let setup = Setup { greenroom, core: arguments.server_core };
+        Ok(Self { arguments, names, transports, subjects, setup })
+    }
+
+    fn run(&self) -> anyhow::Result<()> {
+        let machine = machine::describe();
+        progress(&format!("on {machine}"));
+        let most = self.names.iter().flat_map(|&name| self.sizes(name)).max().unwrap_or(0);
+        let most =
+            if self.names.contains(&Name::W2) { most.max(self.arguments.search_max) } else { most };
+        machine::allow_files(most as u64 + OTHER_FILES)?;
+        machine::pin(self.arguments.generator_core)?;
+        let mut summaries = BTreeMap::new();
+        for &name in &self.names {
+            let summary = match name {
+                Name::W1 => self.rows(name, |row| row.size == 64)?,
+                Name::W2 => self.rows(name, |row| row.size == 960)?,
+                Name::W3 => self.rows(name, |row| row.size == 10_000)?,
+            };
+            summaries.insert(self.bench(name), summary);
+        }
+        if self.arguments.json {
+            let mut last = match summaries.len() {
+                1 => summaries.into_values().next().unwrap_or_default(),
+                _ => (summaries.into_iter())
+                    .map(|(name, summary)| (name.to_owned(), Value::Object(summary)))
+                    .collect(),
+            };
+            last.insert("summary".to_owned(), true.into());
+            last.insert("machine".to_owned(), machine.into());
+            print(&Value::Object(last).to_string())?;
+        }
+        Ok(())
+    }
+
+    const fn bench(&self, name: Name) -> &'static str {
+        match name {
+            Name::W1 => "w1",
+            Name::W2 => "w2",
+            Name::W3 => "w3",
+        }
+    }
+
+    fn sizes(&self, name: Name) -> Vec<usize> {
+        let given = &self.arguments.connections;
+        let mut sizes = match name {
+            Name::W1 if given.is_empty() => vec![1, 64, 1000],
+            Name::W3 if given.is_empty() => vec![1000, 5000, 10_000],
+            Name::W1 | Name::W3 => given.clone(),
+            // What "held" is compared with.
+            Name::W2 => [&[PLAYERS_REFERENCE], &self.arguments.players[..]].concat(),
+        };
+        sizes.sort_unstable();
+        sizes.dedup();
+        sizes
+    }
+
+    /// Measures all rows of a workload. Gives the summary: the row that `is_headline` over the first transport, else
+    /// the last, with what was found over all of them.
+    fn rows(
+        &self,
+        name: Name,
+        is_headline: impl Fn(&Row) -> bool,
+    ) -> anyhow::Result<Map<String, Value>> {
+        let mut headline: Option<Map<String, Value>> = None;
+        let mut last = Map::new();
+        let mut found = Map::new();
+        for &transport in &self.transports {
+            let mut reference = BTreeMap::new();
+            let mut most_held = 0;
+            for size in self.sizes(name) {
+                let mut row =
+                    self.row(name, transport, size, self.arguments.runs, &self.subjects)?;
+                if name == Name::W2 {
+                    self.judge(&mut row, &mut reference);
+                    if row.held == Some(true) {
+                        most_held = size;
+                    }
+                }
+                self.show(&row)?;
+                last = row.json();
+                if headline.is_none() && is_headline(&row) {
+                    headline = Some(row.json());
+                }
+            }
+            if name == Name::W2 && self.arguments.search_max > 0 {
+                let held = self.search(transport, most_held, &mut reference)?;
+                if !self.arguments.json {
+                    print(&format!("\nw2, {}: {held} players are held", transport.name()))?;
+                }
+                found.insert(format!("players_held_{}", transport.name()), held.into());
+            }
+        }
+        let mut summary = headline.unwrap_or(last);
+        summary.extend(found);
+        Ok(summary)
+    }
+
+    /// All repetitions of one row, bare and Greenroom in turn, so that a slow phase of the machine hits both.
+    fn row(
+        &self,
+        name: Name,
+        transport: Transport,
+        size: usize,
+        runs: u16,
+        subjects: &[Subject],
+    ) -> anyhow::Result<Row> {
+        let counts = match name {
+            Name::W1 | Name::W3 => "connections",
+            Name::W2 => "players",
+        };
+        let mut row = Row {
+            bench: self.bench(name),
+            transport,
+            counts,
+            size,
+            bare: Vec::new(),
+            greenroom: Vec::new(),
+            held: None,
+        };
+        for run in 1..=runs {
+            for &subject in subjects {
+                let order = Order {
+                    setup: self.setup.clone(),
+                    subject,
+                    transport,
+                    size,
+                    warm_up: Duration::from_secs(if name == Name::W2 { 3 } else { 2 }),
+                    window: Duration::try_from_secs_f64(self.arguments.seconds)
+                        .context("--seconds")?,
+                    counts_calls: run == runs,
+                };
+                let subject_name = match subject {
+                    Subject::Bare => "bare",
+                    Subject::Greenroom => "greenroom",
+                };
+                let what = format!(
+                    "{} {} {size} {counts}, {subject_name}, run {run} of {runs}",
+                    row.bench,
+                    transport.name()
+                );
+                let figures = match name {
+                    Name::W1 => measure::w1(&order),
+                    Name::W2 => measure::w2(&order),
+                    Name::W3 => measure::w3(&order),
+                }
+                .with_context(|| format!("measuring {what}"))?;
+                progress(&format!("{what}: {}", first_figures(&figures)));
+                if figures
+                    .iter()
+                    .any(|&(name, value)| name == "others_cores" && value > OTHERS_CORES_MAX)
+                {
+                    progress("  others used the machine too: these figures are too high");
+                }
+                row.runs_mut(subject).push(figures);
+            }
+        }
+        Ok(row)
+    }
+
+    /// Says whether the row is held; the first row of a subject is the reference of its bytes.
+    fn judge(&self, row: &mut Row, reference: &mut BTreeMap<Subject, f64>) {
+        for &subject in &self.subjects {
+            let runs = row.runs_mut(subject).clone();
+            if runs.is_empty() {
+                continue;
+            }
+            let of = |name| report::median(&runs, name).unwrap_or(0.0);
+            let bytes = of("bytes_per_client_s");
+            let at_reference = *reference.entry(subject).or_insert(bytes);
+            let zero = ["lost", "doubled", "out_of_order", "mismatched", "closed"];
+            let held = of("p99_ms") <= HELD_P99_MS
+                && of("ticks_per_s") >= HELD_TICKS_PER_S
+                && bytes >= HELD_BYTES_SHARE * at_reference
+                && zero.iter().all(|name| report::most(&runs, name).unwrap_or(0.0) == 0.0);
+            // The subject that counts comes last: Greenroom, unless only the bare server is measured.
+            row.held = Some(held);
+        }
+    }
+
+    /// The most players that are held, from `from` up: a row that is not held gets a second chance, since one run on
+    /// a shared machine says little. Bare servers are left out, unless nothing else is measured.
+    fn search(
+        &self,
+        transport: Transport,
+        from: usize,
+        reference: &mut BTreeMap<Subject, f64>,
+    ) -> anyhow::Result<usize> {
+        let last = self.subjects.len() - 1;
+        let mut held = |size: usize| -> anyhow::Result<bool> {
+            for _ in 0..2 {
+                let mut row = self.row(Name::W2, transport, size, 1, &self.subjects[last..])?;
+                self.judge(&mut row, reference);
+                self.show(&row)?;
+                if row.held == Some(true) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        let max = self.arguments.search_max / PLAYERS_OF_A_ROOM * PLAYERS_OF_A_ROOM;
+        let (mut yes, mut no) = (from, None);
+        while no.is_none() && yes < max {
+            let next = (yes / SEARCH_STEP * SEARCH_STEP + SEARCH_STEP).min(max);
+            if held(next)? { yes = next } else { no = Some(next) }
+        }
+        while let Some(above) = no.filter(|above| above - yes > SEARCH_GRAIN) {
+            let between = (yes + above) / 2 / SEARCH_GRAIN * SEARCH_GRAIN;
+            let between = between.max(yes + PLAYERS_OF_A_ROOM);
+            if held(between)? { yes = between } else { no = Some(between) }
+        }
+        Ok(yes)
+    }
+
+    fn show(&self, row: &Row) -> anyhow::Result<()> {
+        if self.arguments.json {
+            print(&Value::Object(row.json()).to_string())
+        } else {
+            print(row.text().trim_end_matches('\n'))
+        }
+    }
+}
+
+/// The figures that say most, for the line that says a run is over.
+fn first_figures(figures: &Figures) -> String {
+    let shown = figures.iter().take(1).chain(figures.iter().filter(|(name, _)| {
+        ["p99_us", "p99_ms", "ticks_per_s", "generator_cores", "others_cores"].contains(name)
+    }));
+    shown.map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join(", ")
+}
+
+fn print(line: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("writing the result")
+}

@@ -1,0 +1,258 @@
+//! The servers under test: real processes on one core, which do not outlive us.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::{CommandExt, parent_id};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use crate::bare::Mode;
+use crate::machine;
+use crate::wire::Transport;
+
+/// The longest that a server may take to say that it is ready.
+const READY_MAX: Duration = Duration::from_secs(15);
+/// Lines of a failed server's log that are shown.
+const LOG_LINES_SHOWN: usize = 20;
+
+/// How servers are started.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    /// The program `greenroom`.
+    pub(crate) greenroom: PathBuf,
+    /// The core that all servers share.
+    pub(crate) core: usize,
+}
+
+/// One process.
+#[derive(Debug)]
+struct Server {
+    name: &'static str,
+    child: Child,
+}
+
+/// The processes of one measurement. Dropping them kills them and removes their data.
+#[derive(Debug)]
+pub(crate) struct Servers {
+    servers: Vec<Server>,
+    folder: PathBuf,
+    /// Where clients connect.
+    pub(crate) address: SocketAddr,
+    /// Where servers connect to each other.
+    pub(crate) link_ports: Vec<u16>,
+}
+
+impl Servers {
+    /// A bare server.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub(crate) fn bare(setup: &Setup, mode: Mode, transport: Transport) -> anyhow::Result<Self> {
+        let mut servers = Self::none()?;
+        let program = std::env::current_exe().context("finding our own program")?;
+        let mode = match mode {
+            Mode::Echo => "echo",
+            Mode::Rooms => "rooms",
+        };
+        let words = ["bare", mode, transport.name()].map(str::to_owned);
+        let ready = servers.start(setup, "bare", &program, &words)?;
+        servers.address = ready.trim().parse().context("the bare server's address")?;
+        Ok(servers)
+    }
+
+    /// Master, game server and session server of Greenroom, in the order in which they need each other.
+    ///
+    /// # Errors
+    /// When one does not get ready.
+    pub(crate) fn greenroom(setup: &Setup, transport: Transport) -> anyhow::Result<Self> {
+        ensure!(
+            setup.greenroom.is_file(),
+            "there is no program {}: `cargo xtask bench` builds it, --greenroom says where it is",
+            setup.greenroom.display()
+        );
+        let mut servers = Self::none()?;
+        let [master, admin, game, tcp, ws] = free_addresses()?;
+        let data = servers.folder.to_string_lossy().into_owned();
+        let mut start = |role: &'static str, flags: &[(&str, String)]| {
+            let mut words = vec![role.to_owned(), "--data".to_owned(), data.clone()];
+            for (flag, value) in flags {
+                words.extend([format!("--{flag}"), value.clone()]);
+            }
+            servers.start(setup, role, &setup.greenroom, &words)
+        };
+        start("master", &[("listen", master.to_string()), ("admin", admin.to_string())])?;
+        start("game", &[("master", master.to_string()), ("listen", game.to_string())])?;
+        start(
+            "session",
+            &[
+                ("master", master.to_string()),
+                ("tcp", tcp.to_string()),
+                ("ws", ws.to_string()),
+                ("limits", "load".to_owned()),
+            ],
+        )?;
+        servers.link_ports = vec![master.port(), game.port()];
+        servers.address = match transport {
+            Transport::Tcp => tcp,
+            Transport::Ws => ws,
+        };
+        Ok(servers)
+    }
+
+    fn none() -> anyhow::Result<Self> {
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        let folder =
+            std::env::temp_dir().join(format!("greenroom-bench-{}-{run}", std::process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Ok(Self { servers: Vec::new(), folder, address, link_ports: Vec::new() })
+    }
+
+    /// Starts a process and waits for its line `ready …`, of which it gives what follows.
+    fn start(
+        &mut self,
+        setup: &Setup,
+        name: &'static str,
+        program: &Path,
+        words: &[String],
+    ) -> anyhow::Result<String> {
+        let log = self.folder.join(format!("{name}.log"));
+        let mut child = Command::new(std::env::current_exe().context("finding our own program")?)
+            .args(["child", &setup.core.to_string(), &std::process::id().to_string()])
+            .arg(program)
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log).with_context(|| format!("making {}", log.display()))?)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        let output = child.stdout.take().context("a pipe for the server's output")?;
+        self.servers.push(Server { name, child });
+        let (to_ready, ready) = mpsc::sync_channel(1);
+        // Reads on after that line, so that the server never waits for somebody to take its output.
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(rest) = line.strip_prefix("ready") {
+                    drop(to_ready.try_send(rest.to_owned()));
+                }
+            }
+        });
+        match ready.recv_timeout(READY_MAX) {
+            Ok(rest) => Ok(rest),
+            Err(reason) => {
+                let what = match reason {
+                    RecvTimeoutError::Timeout => format!("is not ready after {READY_MAX:?}"),
+                    RecvTimeoutError::Disconnected => "ended before it was ready".to_owned(),
+                };
+                bail!("{} {} {what}{}", program.display(), words.join(" "), self.end_of_log(name))
+            }
+        }
+    }
+
+    fn end_of_log(&self, name: &str) -> String {
+        let log = fs::read_to_string(self.folder.join(format!("{name}.log"))).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+        shown.iter().map(|line| format!("\n  {name}: {line}")).collect()
+    }
+
+    /// What the servers wrote last, for somebody who looks for the reason of a failure.
+    pub(crate) fn logs(&self) -> String {
+        self.servers.iter().map(|server| self.end_of_log(server.name)).collect()
+    }
+
+    /// User and system time of all of them.
+    ///
+    /// # Errors
+    /// When one is gone.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        self.servers.iter().map(|server| server.measured(machine::cpu)).sum()
+    }
+
+    /// User and system time of the one called `name`; nothing if there is none.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn cpu_of(&self, name: &str) -> anyhow::Result<Duration> {
+        (self.servers.iter().filter(|server| server.name == name))
+            .map(|server| server.measured(machine::cpu))
+            .sum()
+    }
+
+    /// Resident bytes of all of them.
+    ///
+    /// # Errors
+    /// When one is gone.
+    pub(crate) fn rss(&self) -> anyhow::Result<u64> {
+        self.servers.iter().map(|server| server.measured(machine::rss)).sum()
+    }
+
+    /// Resident bytes of the one that holds the connections, which is the last that was started.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn rss_of_front(&self) -> anyhow::Result<u64> {
+        self.servers.last().context("no server")?.measured(machine::rss)
+    }
+
+    /// Name and process id of each.
+    pub(crate) fn processes(&self) -> Vec<(&'static str, u32)> {
+        self.servers.iter().map(|server| (server.name, server.child.id())).collect()
+    }
+}
+
+impl Server {
+    fn measured<T>(&self, measure: impl Fn(u32) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        measure(self.child.id()).with_context(|| format!("the server {} has ended", self.name))
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for server in self.servers.iter_mut().rev() {
+            // One that ended by itself has been noticed by whoever measured it.
+            drop(server.child.kill());
+            drop(server.child.wait());
+        }
+        drop(fs::remove_dir_all(&self.folder));
+    }
+}
+
+/// Becomes `program` on `core`; the kernel kills it when our parent ends, however that ends.
+///
+/// # Errors
+/// When it can't be pinned or started, or the parent has ended already.
+pub(crate) fn become_child(
+    core: usize,
+    parent: u32,
+    program: &Path,
+    words: &[OsString],
+) -> anyhow::Result<()> {
+    machine::pin(core)?;
+    set_parent_process_death_signal(Some(Signal::KILL)).context("prctl")?;
+    ensure!(parent_id() == parent, "the benchmark ended before its server began");
+    Err(Command::new(program).args(words).exec())
+        .with_context(|| format!("starting {}", program.display()))
+}
+
+/// Addresses on loopback that nobody listens on, all different.
+fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+    let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let listeners: Vec<TcpListener> =
+        (0..N).map(bind).collect::<Result<_, _>>().context("looking for free ports")?;
+    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
+    for (address, listener) in addresses.iter_mut().zip(&listeners) {
+        *address = listener.local_addr().context("looking for free ports")?;
+    }
+    Ok(addresses)
+}

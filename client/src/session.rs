@@ -1,0 +1,768 @@
+//! One session: its requests, its seats, and what every frame from the server means for them. Decides only: the
+//! shell owns the socket and tells the time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ecow::eco_format;
+use greenroom_protocol::{
+    Channel, Code, DecodeError, InstanceFrame, InstanceId, Limits, Refusal, ReplyHeader,
+    RequestHeader, RequestId, SessionId,
+    wire::{
+        Opaque, client_instance as kinds,
+        client_session::{
+            self, GoAway, Join, Joined, Leave, Listing, REPLIES, Reply, Request, SERVER_PING,
+            SERVER_PONG, SessionServers, SessionToClient,
+        },
+    },
+};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    ClientError, Status,
+    error::Misbehaved,
+    inbox::Event,
+    seat::{Answer, Hold, SeatLink, Shared, answer},
+};
+
+/// Requests that may be under way at once.
+const UNDER_WAY_MAX: usize = 8;
+/// Requests that may wait for one of them to end; more stay with their callers.
+const WAITING_MAX: usize = 64;
+/// How long an undecided request, or its answer, is kept for somebody who asks again.
+pub(crate) const KEPT: Duration = Duration::from_secs(30);
+/// Pause before a seat that was refused for a passing reason is asked for again; doubles up to the second figure.
+const REJOIN_PAUSE: Duration = Duration::from_millis(100);
+const REJOIN_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Largest number at which a seat's streams may begin.
+const NUMBER_MAX: u32 = 1 << 31;
+
+/// What a request came to.
+#[derive(Debug)]
+pub(crate) enum Done {
+    Created(InstanceId),
+    Joined(Hold),
+    Left,
+    Destroyed,
+    Listing(Listing),
+}
+
+/// What the application wants of the task.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Request { kind: u8, payload: Vec<u8>, deadline: Instant, reply: oneshot::Sender<Answer<Done>> },
+    AskAgain { id: RequestId, deadline: Instant, reply: oneshot::Sender<Answer<Done>> },
+}
+
+/// What a frame means for the shell.
+#[derive(Debug)]
+pub(crate) enum Flow {
+    GoOn,
+    /// A ping came back: how long it took is for the shell to know.
+    Pong(u64),
+    Servers(SessionServers),
+    GoAway(GoAway),
+    Closing(Refusal),
+}
+
+/// Whom an answer is for.
+#[derive(Debug)]
+enum Asker {
+    /// The application.
+    Caller(oneshot::Sender<Answer<Done>>),
+    /// The client itself, to take a seat again on a new connection.
+    Rejoin(InstanceId),
+    /// Nobody: the room's handle was dropped.
+    Nobody,
+    /// Whoever asks again in time.
+    Kept,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    kind: u8,
+    payload: Vec<u8>,
+    deadline: Instant,
+    asker: Asker,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    kind: u8,
+    payload: Vec<u8>,
+    /// Of the asker; for a kept one, when it is given up.
+    deadline: Instant,
+    asker: Asker,
+}
+
+#[derive(Debug)]
+struct Late {
+    answer: Answer<Done>,
+    until: Instant,
+}
+
+#[derive(Debug)]
+struct Seated {
+    link: Arc<SeatLink>,
+    /// What its frames carry on this connection; `None` until the seat is taken again.
+    channel: Option<Channel>,
+    rejoin_at: Option<Instant>,
+    rejoin_pause: Duration,
+}
+
+/// All that the client's task decides with.
+#[derive(Debug)]
+pub(crate) struct Session {
+    shared: Arc<Shared>,
+    id: SessionId,
+    online: bool,
+    seats: BTreeMap<InstanceId, Seated>,
+    channels: BTreeMap<Channel, InstanceId>,
+    waiting: VecDeque<Waiting>,
+    under_way: BTreeMap<RequestId, UnderWay>,
+    late: BTreeMap<RequestId, Late>,
+    last_request: RequestId,
+    /// Seats that are to be taken again before the session counts as resumed.
+    resuming: BTreeSet<InstanceId>,
+    /// Whether the session the seats are from is the one that goes on.
+    same_session: bool,
+    /// Rooms whose application does not keep up.
+    full: BTreeSet<InstanceId>,
+    /// Frames to be written.
+    out: Vec<Vec<u8>>,
+}
+
+impl Session {
+    pub(crate) fn new(shared: Arc<Shared>, id: SessionId) -> Self {
+        Self {
+            shared,
+            id,
+            online: false,
+            seats: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            under_way: BTreeMap::new(),
+            late: BTreeMap::new(),
+            last_request: RequestId(0),
+            resuming: BTreeSet::new(),
+            same_session: true,
+            full: BTreeSet::new(),
+            out: Vec::new(),
+        }
+    }
+
+    /// Whether another command can be taken; else it waits with its caller.
+    pub(crate) fn takes_commands(&self) -> bool {
+        self.waiting.len() < WAITING_MAX
+    }
+
+    /// Whether some room's application is behind: then nothing more is to be read.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.full.is_empty()
+    }
+
+    /// Whether every seat is taken again.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.resuming.is_empty()
+    }
+
+    /// Whether anything is left to do for a client that nobody holds any more.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.under_way.is_empty()
+    }
+
+    /// What is to be written.
+    pub(crate) fn take_frames(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// The client is checked in.
+    pub(crate) fn connected(&mut self, now: Instant, session: SessionId) {
+        self.online = true;
+        self.same_session = self.id == session;
+        self.id = session;
+        let under_way = std::mem::take(&mut self.under_way);
+        for (id, request) in under_way {
+            if matches!(request.asker, Asker::Rejoin(_)) {
+                continue; // Asked for again below, on this connection.
+            }
+            if self.same_session {
+                self.under_way.insert(id, request);
+            } else {
+                // The new session knows nothing of it.
+                Self::give(request.asker, Err(ClientError::Undecided { id }));
+            }
+        }
+        let again: Vec<RequestId> = self.under_way.keys().copied().collect();
+        for id in again {
+            self.write_request(id);
+        }
+        self.resuming = self.seats.keys().copied().collect();
+        for instance in self.resuming.clone() {
+            self.rejoin(now, instance);
+        }
+        self.start_requests();
+    }
+
+    /// The connection is gone.
+    pub(crate) fn disconnected(&mut self) {
+        self.online = false;
+        self.out.clear();
+        self.channels.clear();
+        self.waiting.retain(|request| !matches!(request.asker, Asker::Rejoin(_)));
+        for seated in self.seats.values_mut() {
+            seated.channel = None;
+            seated.rejoin_at = None;
+            seated.link.lock().inbox.push(Event::Status(Status::Resuming));
+            seated.link.arrived.notify_one();
+        }
+    }
+
+    /// The client is closed for good: everybody is told why.
+    pub(crate) fn close(&mut self, refusal: &Refusal) {
+        let closed = || ClientError::Closed(refusal.clone());
+        for request in std::mem::take(&mut self.waiting) {
+            Self::give(request.asker, Err(closed()));
+        }
+        for request in std::mem::take(&mut self.under_way).into_values() {
+            Self::give(request.asker, Err(closed()));
+        }
+        self.late.clear();
+        for seated in std::mem::take(&mut self.seats).into_values() {
+            seated.link.lock().end(refusal);
+            seated.link.arrived.notify_one();
+        }
+        self.channels.clear();
+        self.full.clear();
+    }
+
+    /// Takes what the application wants.
+    pub(crate) fn command(&mut self, command: Command) {
+        match command {
+            Command::Request { kind, payload, deadline, reply } => {
+                self.enqueue(Waiting { kind, payload, deadline, asker: Asker::Caller(reply) });
+            }
+            Command::AskAgain { id, deadline, reply } => self.ask_again(id, deadline, reply),
+        }
+    }
+
+    fn ask(&mut self, request: &Request, deadline: Instant, asker: Asker) {
+        let mut payload = Vec::new();
+        request.encode_into(&mut payload);
+        self.enqueue(Waiting { kind: request.kind(), payload, deadline, asker });
+    }
+
+    fn enqueue(&mut self, waiting: Waiting) {
+        if matches!(waiting.asker, Asker::Rejoin(_)) {
+            self.waiting.push_front(waiting); // A room that stands still is worse than one not yet begun.
+        } else {
+            self.waiting.push_back(waiting);
+        }
+        self.start_requests();
+    }
+
+    fn ask_again(
+        &mut self,
+        id: RequestId,
+        deadline: Instant,
+        reply: oneshot::Sender<Answer<Done>>,
+    ) {
+        if let Some(late) = self.late.remove(&id) {
+            return answer(reply, late.answer);
+        }
+        match self.under_way.get_mut(&id) {
+            Some(request) if matches!(request.asker, Asker::Kept) => {
+                request.asker = Asker::Caller(reply);
+                request.deadline = deadline;
+                self.write_request(id);
+            }
+            Some(_) | None => {
+                answer(reply, Err(ClientError::NotAsked { id, kept_s: KEPT.as_secs() }));
+            }
+        }
+    }
+
+    fn rejoin(&mut self, now: Instant, instance: InstanceId) {
+        let request = Request::from(Join { instance, options: Opaque::new() });
+        self.ask(&request, now + KEPT, Asker::Rejoin(instance));
+    }
+
+    /// Starts waiting requests while there is room for them.
+    fn start_requests(&mut self) {
+        while self.online && self.under_way.len() < UNDER_WAY_MAX {
+            let Some(Waiting { kind, payload, deadline, asker }) = self.waiting.pop_front() else {
+                break;
+            };
+            if matches!(&asker, Asker::Caller(reply) if reply.is_closed()) {
+                continue; // Nobody wants it any more, and nothing was started.
+            }
+            let id = RequestId(self.last_request.0.wrapping_add(1));
+            self.last_request = id;
+            self.under_way.insert(id, UnderWay { kind, payload, deadline, asker });
+            self.write_request(id);
+        }
+    }
+
+    fn write_request(&mut self, id: RequestId) {
+        if !self.online {
+            return; // Written when the client is connected again.
+        }
+        let answered =
+            self.under_way.keys().next().map_or(self.last_request, |id| RequestId(id.0 - 1));
+        let Some(request) = self.under_way.get(&id) else { return };
+        let header = RequestHeader { kind: request.kind, id, answered };
+        self.out.push([&header.bytes()[..], &request.payload].concat());
+    }
+
+    /// Takes a frame.
+    pub(crate) fn handle(&mut self, now: Instant, frame: &Bytes) -> Result<Flow, Misbehaved> {
+        let Some(&kind) = frame.first() else {
+            return Err(Misbehaved("an empty frame".into()));
+        };
+        if kinds::DOWN.contains(&kind) || kinds::LATEST.contains(&kind) {
+            self.handle_seat_frame(now, kind, frame)?;
+            return Ok(Flow::GoOn);
+        }
+        if REPLIES.contains(&kind) {
+            let (header, payload) = ReplyHeader::split(frame)?;
+            let reply = Reply::decode(kind, payload, Limits::SERVER)?;
+            self.handle_reply(now, header.id, reply)?;
+            return Ok(Flow::GoOn);
+        }
+        if kind == SERVER_PING || kind == SERVER_PONG {
+            let stamp = frame.get(1..9).and_then(|stamp| stamp.try_into().ok());
+            let Some(stamp) = stamp.filter(|_| frame.len() == 9) else {
+                return Err(DecodeError::ShortHeader { kind, header: 9, len: frame.len() }.into());
+            };
+            if kind == SERVER_PONG {
+                return Ok(Flow::Pong(u64::from_le_bytes(stamp)));
+            }
+            let mut pong = vec![client_session::PONG];
+            pong.extend_from_slice(&stamp);
+            self.out.push(pong);
+            return Ok(Flow::GoOn);
+        }
+        match SessionToClient::decode(kind, &frame[1..], Limits::SERVER)? {
+            SessionToClient::Closing(refusal) => Ok(Flow::Closing(refusal)),
+            SessionToClient::GoAway(go_away) => Ok(Flow::GoAway(go_away)),
+            SessionToClient::SessionServers(servers) => Ok(Flow::Servers(servers)),
+            SessionToClient::Hello(_) | SessionToClient::CheckedIn(_) => {
+                Err(Misbehaved(eco_format!("kind {kind:#04x} comes once, before everything else")))
+            }
+            SessionToClient::Unknown(_) => {
+                self.shared.stats().unknown_frames += 1;
+                Ok(Flow::GoOn)
+            }
+        }
+    }
+
+    fn handle_seat_frame(
+        &mut self,
+        now: Instant,
+        kind: u8,
+        frame: &Bytes,
+    ) -> Result<(), Misbehaved> {
+        let channel = InstanceFrame::channel(frame)?;
+        // A seat that was just given up may still be spoken to.
+        let Some(&instance) = self.channels.get(&channel) else { return Ok(()) };
+        let Some(seated) = self.seats.get(&instance) else { return Ok(()) };
+        let link = Arc::clone(&seated.link);
+        let mut state = link.lock();
+        {
+            let mut stats = self.shared.stats();
+            match kind {
+                kinds::PATCH => state.handle_patch(now, frame, &mut stats)?,
+                kinds::SNAPSHOT_PIECE => state.handle_piece(now, frame, &mut stats)?,
+                kind if kinds::DOWN.contains(&kind) => {
+                    state.handle_down(now, frame, &mut stats)?;
+                }
+                _ => stats.unknown_frames += 1,
+            }
+        }
+        if state.inbox.is_full() {
+            state.stalled = true;
+            self.full.insert(instance);
+        }
+        state.frames(now, channel, &mut self.out);
+        let ended = state.ended.is_some();
+        drop(state);
+        link.arrived.notify_one();
+        if ended {
+            self.forget(instance);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, instance: InstanceId) {
+        if let Some(channel) = self.seats.remove(&instance).and_then(|seated| seated.channel) {
+            self.channels.remove(&channel);
+        }
+        self.resuming.remove(&instance);
+        self.full.remove(&instance);
+    }
+
+    fn handle_reply(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        reply: Reply,
+    ) -> Result<(), Misbehaved> {
+        if id > self.last_request || id.0 == 0 {
+            return Err(Misbehaved(eco_format!("request {id} is answered, and was never made")));
+        }
+        let Some(request) = self.under_way.remove(&id) else {
+            // Given up. If it took a seat, nobody knows of it.
+            if let Reply::Joined(joined) = reply
+                && !self.seats.contains_key(&joined.instance)
+            {
+                let leave = Request::from(Leave { instance: joined.instance });
+                self.ask(&leave, now + KEPT, Asker::Nobody);
+            }
+            return Ok(());
+        };
+        let undecided =
+            matches!(&reply, Reply::Refused(refusal) if refusal.code == Code::Undecided);
+        if undecided && !matches!(request.asker, Asker::Rejoin(_) | Asker::Nobody) {
+            let UnderWay { kind, payload, asker, .. } = request;
+            // The answer is still to come, for who asks again; until then its number stays taken.
+            let kept = UnderWay { kind, payload, deadline: now + KEPT, asker: Asker::Kept };
+            self.under_way.insert(id, kept);
+            Self::give(asker, Err(ClientError::Undecided { id }));
+            return Ok(());
+        }
+        if let Asker::Rejoin(instance) = request.asker {
+            self.rejoined(now, instance, reply)?;
+        } else {
+            let done = self.done(now, id, reply)?;
+            if let Asker::Kept = request.asker {
+                self.late.insert(id, Late { answer: done, until: request.deadline });
+            } else {
+                Self::give(request.asker, done);
+            }
+        }
+        self.start_requests();
+        Ok(())
+    }
+
+    fn done(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        reply: Reply,
+    ) -> Result<Answer<Done>, Misbehaved> {
+        Ok(match reply {
+            Reply::Created(created) => Ok(Done::Created(created.instance)),
+            Reply::Joined(joined) => {
+                check_numbers(&joined)?;
+                self.joined(now, &joined).map(Done::Joined)
+            }
+            Reply::Left(left) => {
+                let refusal = Refusal::new(Code::Left, "the seat was given up");
+                if let Some(seated) = self.seats.get(&left.instance) {
+                    seated.link.lock().end(&refusal);
+                    seated.link.arrived.notify_one();
+                }
+                self.forget(left.instance);
+                Ok(Done::Left)
+            }
+            Reply::Destroyed(_) => Ok(Done::Destroyed),
+            Reply::Listing(listing) => Ok(Done::Listing(listing)),
+            Reply::Refused(refusal) => Err(ClientError::Refused(refusal)),
+            Reply::Unknown(kind) => Err(ClientError::Refused(Refusal::new(
+                Code::UnexpectedKind,
+                eco_format!(
+                    "request {id} is answered with a frame of kind {kind:#04x}, which is of a newer version"
+                ),
+            ))),
+        })
+    }
+
+    /// A seat is taken that the application asked for.
+    fn joined(&mut self, now: Instant, joined: &Joined) -> Answer<Hold> {
+        let instance = joined.instance;
+        if self.seats.contains_key(&instance) {
+            return Err(ClientError::AlreadyJoined { instance });
+        }
+        let link = Arc::new(SeatLink::new(joined, Arc::clone(&self.shared)));
+        link.lock().views.expect(now);
+        self.seats.insert(
+            instance,
+            Seated {
+                link: Arc::clone(&link),
+                channel: Some(joined.channel),
+                rejoin_at: None,
+                rejoin_pause: REJOIN_PAUSE,
+            },
+        );
+        self.channels.insert(joined.channel, instance);
+        Ok(Hold(link))
+    }
+
+    /// A seat is taken again, or not.
+    fn rejoined(
+        &mut self,
+        now: Instant,
+        instance: InstanceId,
+        reply: Reply,
+    ) -> Result<(), Misbehaved> {
+        let same_session = self.same_session;
+        let Some(seated) = self.seats.get_mut(&instance) else { return Ok(()) };
+        match reply {
+            Reply::Joined(joined) if joined.instance == instance => {
+                check_numbers(&joined)?;
+                let mut state = seated.link.lock();
+                state.resume(now, &joined, same_session)?;
+                state.frames(now, joined.channel, &mut self.out);
+                drop(state);
+                seated.link.arrived.notify_one();
+                seated.channel = Some(joined.channel);
+                seated.rejoin_pause = REJOIN_PAUSE;
+                self.channels.insert(joined.channel, instance);
+                self.resuming.remove(&instance);
+            }
+            Reply::Refused(refusal) if passes(&refusal.code) => {
+                seated.rejoin_at = Some(now + seated.rejoin_pause);
+                seated.rejoin_pause = (seated.rejoin_pause * 2).min(REJOIN_PAUSE_MAX);
+            }
+            Reply::Refused(refusal) => {
+                seated.link.lock().end(&refusal);
+                seated.link.arrived.notify_one();
+                self.forget(instance);
+            }
+            Reply::Joined(_)
+            | Reply::Created(_)
+            | Reply::Left(_)
+            | Reply::Destroyed(_)
+            | Reply::Listing(_)
+            | Reply::Unknown(_) => {
+                return Err(Misbehaved(eco_format!("a join of {instance} is answered otherwise")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives an answer to its asker. A seat that nobody takes is given up, as its [`Hold`] is dropped with the answer.
+    fn give(asker: Asker, done: Answer<Done>) {
+        if let Asker::Caller(reply) = asker {
+            answer(reply, done);
+        }
+    }
+
+    /// Looks at the rooms that called.
+    pub(crate) fn work(&mut self, now: Instant) {
+        for instance in self.shared.take_work() {
+            let Some(seated) = self.seats.get(&instance) else { continue };
+            let channel = seated.channel;
+            let mut state = seated.link.lock();
+            state.called();
+            if state.abandoned {
+                drop(state);
+                self.forget(instance);
+                let leave = Request::from(Leave { instance });
+                self.ask(&leave, now + KEPT, Asker::Nobody);
+                continue;
+            }
+            if !state.stalled {
+                self.full.remove(&instance);
+            }
+            if let Some(channel) = channel {
+                state.frames(now, channel, &mut self.out);
+            }
+        }
+    }
+
+    /// When [`Self::time_passed`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let requests = self.waiting.iter().map(|request| request.deadline);
+        let under_way = self.under_way.values().map(|request| request.deadline);
+        let late = self.late.values().map(|late| late.until);
+        let seats = self.seats.values().filter_map(|seated| match seated.channel {
+            Some(_) => seated.link.lock().deadline(),
+            None => seated.rejoin_at,
+        });
+        requests.chain(under_way).chain(late).chain(seats).min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn time_passed(&mut self, now: Instant) {
+        let (due, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|request| request.deadline <= now);
+        self.waiting = waiting;
+        for request in due {
+            if let Asker::Rejoin(instance) = request.asker {
+                self.rejoin(now, instance);
+            } else {
+                Self::give(request.asker, Err(ClientError::Unavailable));
+            }
+        }
+        let due: Vec<RequestId> = self
+            .under_way
+            .iter()
+            .filter(|(_, request)| request.deadline <= now)
+            .map(|(&id, _)| id)
+            .collect();
+        for id in due {
+            self.request_due(now, id);
+        }
+        self.late.retain(|_, late| late.until > now);
+        let mut rejoins = Vec::new();
+        for (&instance, seated) in &mut self.seats {
+            match seated.channel {
+                Some(channel) => {
+                    let mut state = seated.link.lock();
+                    if state.deadline().is_some_and(|at| at <= now) {
+                        state.frames(now, channel, &mut self.out);
+                    }
+                }
+                None if seated.rejoin_at.is_some_and(|at| at <= now) => {
+                    seated.rejoin_at = None;
+                    rejoins.push(instance);
+                }
+                None => {}
+            }
+        }
+        for instance in rejoins {
+            self.rejoin(now, instance);
+        }
+        self.start_requests();
+    }
+
+    /// A request has no answer by its deadline.
+    fn request_due(&mut self, now: Instant, id: RequestId) {
+        let Some(mut request) = self.under_way.remove(&id) else { return };
+        match std::mem::replace(&mut request.asker, Asker::Kept) {
+            caller @ Asker::Caller(_) => {
+                request.deadline = now + KEPT;
+                self.under_way.insert(id, request);
+                Self::give(caller, Err(ClientError::Undecided { id }));
+            }
+            Asker::Rejoin(instance) => self.rejoin(now, instance),
+            // Given up: its number counts as answered from here on.
+            Asker::Nobody | Asker::Kept => {}
+        }
+    }
+}
+
+/// No seat speaks two thousand million times: larger numbers are nonsense, and would wrap around.
+fn check_numbers(joined: &Joined) -> Result<(), Misbehaved> {
+    let Joined { instance, up_received, down_next, .. } = joined;
+    if (*up_received).max(*down_next) > NUMBER_MAX {
+        return Err(Misbehaved(eco_format!(
+            "the streams of a seat in {instance} begin at {up_received} and {down_next}"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether what was refused may be granted a little later.
+fn passes(code: &Code) -> bool {
+    matches!(
+        code,
+        Code::Busy
+            | Code::Unavailable
+            | Code::Undecided
+            | Code::RateLimited
+            | Code::Draining
+            | Code::NoCapacity
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use greenroom_protocol::{Incarnation, KindName, Seat, encode};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ARENA: InstanceId = InstanceId(1);
+
+    fn joined(up_received: u32) -> Joined {
+        Joined {
+            instance: ARENA,
+            kind: KindName::new("arena").unwrap(),
+            incarnation: Incarnation(1),
+            channel: Channel(1),
+            seat: Seat(0),
+            up_received,
+            down_next: 1,
+            tick_rate: 20,
+        }
+    }
+
+    fn reply(id: u32, kind: u8, payload: &[u8]) -> Bytes {
+        [&ReplyHeader { kind, id: RequestId(id) }.bytes()[..], payload].concat().into()
+    }
+
+    /// A session with one seat on channel 1, and what holds the seat.
+    fn seated(now: Instant) -> (Session, Hold) {
+        let mut session = Session::new(Arc::new(Shared::new()), SessionId(1));
+        session.connected(now, SessionId(1));
+        let (reply_to, mut done) = oneshot::channel();
+        session.ask(
+            &Request::from(Join { instance: ARENA, options: Opaque::new() }),
+            now + KEPT,
+            Asker::Caller(reply_to),
+        );
+        session.handle(now, &reply(1, 0x91, &encode(&joined(0)))).unwrap();
+        let Ok(Done::Joined(hold)) = done.try_recv().unwrap() else { panic!("the seat is taken") };
+        (session, hold)
+    }
+
+    #[test]
+    fn streams_that_begin_at_the_end_of_numbers_are_refused() {
+        let now = Instant::now();
+        let (mut session, _hold) = seated(now);
+        session.disconnected();
+        session.connected(now, SessionId(2));
+        let frame = reply(2, 0x91, &encode(&joined(u32::MAX)));
+        let error = session.handle(now, &frame).unwrap_err().to_string();
+        assert!(error.contains("begin at 4294967295"), "{error}");
+    }
+
+    #[test]
+    fn a_seat_that_nobody_waits_for_any_more_is_given_up() {
+        let now = Instant::now();
+        let (mut session, hold) = seated(now);
+        session.take_frames();
+        drop(hold);
+        session.work(now);
+        let frames = session.take_frames();
+        assert_eq!(frames.len(), 1);
+        assert_eq!(frames[0][0], 0x13);
+        assert!(session.seats.is_empty());
+    }
+
+    proptest! {
+        /// Whatever a server says, the session goes on or says what is wrong; nothing panics.
+        #[test]
+        fn no_frame_from_a_server_panics(
+            frames in proptest::collection::vec(
+                (any::<u8>(), 0u8..4, proptest::collection::vec(0u8..4, 0..40), any::<Vec<u8>>()),
+                1..20,
+            ),
+        ) {
+            let now = Instant::now();
+            let (mut session, hold) = seated(now);
+            for (kind, choice, header, payload) in frames {
+                // Kinds that reach far, on the channel that is there, with small numbers.
+                let kind = match choice {
+                    0 => kind,
+                    1 => 0xa0 | kind & 0x0f,
+                    2 => 0xb0 | kind & 0x01,
+                    _ => 0x90 | kind & 0x0f,
+                };
+                let frame: Bytes = [&[kind, 1, 0, 0, 0], &header[..], &payload].concat().into();
+                drop(session.handle(now, &frame));
+                drop(hold.0.lock().send(Bytes::from_static(b"x")));
+                session.time_passed(now + KEPT);
+                while hold.0.lock().inbox.pop().is_some() {}
+            }
+        }
+    }
+}

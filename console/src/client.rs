@@ -1,0 +1,136 @@
+//! The client of the admin port: what `greenroom status`, `kick` and `destroy` ask with.
+
+use std::io;
+use std::time::Duration;
+
+use greenroom_protocol::wire::admin_master::{Action, Status};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::time;
+
+use crate::{AdminToken, Problem};
+
+/// How long an answer may take, connecting included.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Longest answer: the status of a few thousand servers.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Why there is no answer, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there, or the way is cut.
+    #[error(
+        "no cluster answers at {address}: is it running? `--admin HOST:PORT` or GREENROOM_ADMIN says where its \
+         admin port is"
+    )]
+    Connect {
+        /// Where it was looked for.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It took too long.
+    #[error("the admin port at {address} did not answer within {after:?}")]
+    Timeout {
+        /// Where it was asked.
+        address: String,
+        /// The bound.
+        after: Duration,
+    },
+    /// The conversation broke off.
+    #[error("asking the admin port at {address}")]
+    Http {
+        /// Where it was asked.
+        address: String,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Something else listens there.
+    #[error(
+        "what answers at {address} is not Greenroom's admin port (status {status}): `--admin HOST:PORT` or \
+         GREENROOM_ADMIN says where that is"
+    )]
+    NotOurs {
+        /// Where it was asked.
+        address: String,
+        /// What it answered.
+        status: u16,
+    },
+    /// The cluster said no.
+    #[error("{}: {}", .0.code, .0.message)]
+    Refused(Problem),
+}
+
+/// The cluster at a glance, from the admin port at `admin`: `host:port`.
+///
+/// # Errors
+/// See [`ClientError`].
+pub async fn status(admin: &str) -> Result<Status, ClientError> {
+    ask(admin, Method::GET, "/status", None, Bytes::new()).await
+}
+
+/// Has the cluster do something. Needs its token.
+///
+/// # Errors
+/// See [`ClientError`].
+pub async fn act(admin: &str, token: &AdminToken, action: &Action) -> Result<(), ClientError> {
+    let body = serde_json::to_vec(action)
+        .map_err(|error| ClientError::Http { address: admin.into(), source: error.into() })?;
+    let done: serde_json::Map<_, _> =
+        ask(admin, Method::POST, "/actions", Some(token), body.into()).await?;
+    tracing::debug!(?done, "the cluster has acted");
+    Ok(())
+}
+
+async fn ask<T: DeserializeOwned>(
+    admin: &str,
+    method: Method,
+    path: &str,
+    token: Option<&AdminToken>,
+    body: Bytes,
+) -> Result<T, ClientError> {
+    let address = admin.trim_start_matches("http://").trim_end_matches('/');
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| ClientError::Http {
+        address: address.into(),
+        source,
+    };
+    let exchange = async {
+        let socket = TcpStream::connect(address)
+            .await
+            .map_err(|source| ClientError::Connect { address: address.into(), source })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
+            .await
+            .map_err(|error| failed(error.into()))?;
+        let mut request = Request::builder().method(method).uri(path).header(HOST, address);
+        request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
+        }
+        let request = request.body(Full::new(body)).map_err(|error| failed(error.into()))?;
+        let answer = async move {
+            let answer = sender.send_request(request).await?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await?;
+            // The sender goes here: the connection has nothing more to wait for and ends.
+            drop(sender);
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body.to_bytes()))
+        };
+        let (answer, end) = tokio::join!(answer, connection);
+        if let Err(error) = end {
+            tracing::debug!(%error, "the connection to the admin port ended");
+        }
+        answer.map_err(failed)
+    };
+    let timeout = || ClientError::Timeout { address: address.into(), after: ANSWER_MAX };
+    let (status, body) = time::timeout(ANSWER_MAX, exchange).await.map_err(|_| timeout())??;
+    let not_ours = || ClientError::NotOurs { address: address.into(), status: status.as_u16() };
+    if status == StatusCode::OK {
+        return serde_json::from_slice(&body).map_err(|_| not_ours());
+    }
+    Err(serde_json::from_slice(&body).map_or_else(|_| not_ours(), ClientError::Refused))
+}

@@ -1,0 +1,172 @@
+//! The admin port over real sockets, asked by its own client and by strangers.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use greenroom_console::client::{self, ClientError};
+use greenroom_console::{AdminToken, Cluster, Console, ConsoleConfig, ConsoleError, Reply};
+use greenroom_protocol::wire::admin_master::{Action, Status};
+use greenroom_protocol::{Code, InstanceId, Refusal, UserId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// A cluster of nobody that remembers what it was told to do.
+#[derive(Clone, Default)]
+struct Empty(Arc<Mutex<Vec<Action>>>);
+
+fn empty() -> Status {
+    Status {
+        cluster: "test".into(),
+        masters: Vec::new(),
+        sessions: Vec::new(),
+        games: Vec::new(),
+        users: 3,
+        instances: 2,
+    }
+}
+
+impl Cluster for Empty {
+    fn status(&self) -> Reply<'_, Status> {
+        Box::pin(async { Ok(empty()) })
+    }
+    fn act(&self, action: Action) -> Reply<'_, ()> {
+        Box::pin(async {
+            if let Action::Kick { .. } = action {
+                return Err(Refusal::new(Code::UserUnknown, "user ann is not checked in"));
+            }
+            self.0.lock().unwrap().push(action);
+            Ok(())
+        })
+    }
+}
+
+fn on_a_free_port() -> ConsoleConfig {
+    ConsoleConfig { listen: "127.0.0.1:0".into() }
+}
+
+/// Runs an admin port and a story beside it.
+async fn beside_a_port<F: Future<Output = ()>>(
+    story: impl FnOnce(SocketAddr, AdminToken, Empty) -> F,
+) {
+    let (cluster, token) = (Empty::default(), AdminToken::generate().unwrap());
+    let place = "/var/greenroom/admin.token";
+    let bound = Console::bind(&on_a_free_port(), cluster.clone(), token.clone(), place).await;
+    let console = bound.unwrap();
+    let (address, stop) = (console.address(), CancellationToken::new());
+    let story = async {
+        story(address, token, cluster).await;
+        stop.cancel();
+    };
+    let (ran, ()) = tokio::join!(console.run(stop.clone()), story);
+    ran.unwrap();
+}
+
+/// Says `request` as it is and gives all that comes back.
+async fn raw(address: SocketAddr, request: &str) -> String {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+fn post(headers: &str, body: &str) -> String {
+    format!(
+        "POST /actions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test]
+async fn the_status_is_read_without_a_token() {
+    beside_a_port(async |address, _, _| {
+        assert_eq!(client::status(&address.to_string()).await.unwrap(), empty());
+        assert_eq!(client::status(&format!("http://{address}/")).await.unwrap(), empty());
+        let get = |path| format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        assert!(raw(address, &get("/healthz")).await.starts_with("HTTP/1.1 200"));
+        let lost = raw(address, &get("/stauts")).await;
+        assert!(lost.starts_with("HTTP/1.1 404") && lost.contains("GET /status"), "{lost}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_action_needs_the_token_and_who_has_none_is_told_where_it_is() {
+    beside_a_port(async |address, token, cluster| {
+        let destroy = Action::Destroy { instance: InstanceId(7) };
+        let body = serde_json::to_string(&destroy).unwrap();
+        let without = raw(address, &post("", &body)).await;
+        assert!(without.starts_with("HTTP/1.1 401") && without.contains("no token"), "{without}");
+        let admin = address.to_string();
+        let wrong = AdminToken::generate().unwrap();
+        let Err(ClientError::Refused(problem)) = client::act(&admin, &wrong, &destroy).await else {
+            panic!("a wrong token was taken")
+        };
+        assert_eq!(problem.code, "unauthorized");
+        assert!(problem.message.contains("/var/greenroom/admin.token"), "{problem:?}");
+        assert!(!problem.message.contains(token.expose()));
+        assert!(cluster.0.lock().unwrap().is_empty());
+        client::act(&admin, &token, &destroy).await.unwrap();
+        assert_eq!(*cluster.0.lock().unwrap(), [destroy]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_cluster_reaches_the_operator_as_it_is() {
+    beside_a_port(async |address, token, _| {
+        let kick = Action::Kick { user: UserId::new("ann").unwrap() };
+        let refused = client::act(&address.to_string(), &token, &kick).await.unwrap_err();
+        assert_eq!(refused.to_string(), "user_unknown: user ann is not checked in");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_action_that_is_none_is_named_with_what_would_be_one() {
+    beside_a_port(async |address, token, _| {
+        let bearer = format!("authorization: Bearer {}\r\n", token.expose());
+        let answer = raw(address, &post(&bearer, r#"{"destory": {}}"#)).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(answer.contains("destory") && answer.contains("kick"), "{answer}");
+        let long = "x".repeat(20_000);
+        let answer = raw(address, &post(&bearer, &long)).await;
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("too_large"), "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_at_the_address_is_said_with_the_way_to_give_another() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let refused = client::status(&free.to_string()).await.unwrap_err().to_string();
+    assert!(refused.contains(&free.to_string()) && refused.contains("--admin"), "{refused}");
+}
+
+#[tokio::test]
+async fn another_service_at_the_address_is_not_taken_for_a_cluster() {
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let serve = async {
+        let (mut socket, _) = other.accept().await.unwrap();
+        let mut request = [0; 1024];
+        let _read = socket.read(&mut request).await.unwrap();
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
+        socket.write_all(answer.as_bytes()).await.unwrap();
+    };
+    let (asked, ()) = tokio::join!(client::status(&address), serve);
+    assert!(matches!(asked, Err(ClientError::NotOurs { status: 200, .. })), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_what_to_do() {
+    beside_a_port(async |address, token, cluster| {
+        let config = ConsoleConfig { listen: address.to_string() };
+        let failed = Console::bind(&config, cluster, token, "nowhere").await.unwrap_err();
+        assert!(matches!(failed, ConsoleError::Listen { .. }));
+        assert!(failed.to_string().contains("[console] listen"), "{failed}");
+    })
+    .await;
+}

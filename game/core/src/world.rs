@@ -1,0 +1,237 @@
+//! All of an instance but the game's own state: what handlers change through [`crate::Cx`].
+
+use std::time::Duration;
+
+use ecow::{EcoString, eco_format};
+use greenroom_protocol::wire::client_instance::{REPLY, REPLY_REFUSED};
+use greenroom_protocol::wire::client_session::Meta;
+use greenroom_protocol::{Code, Incarnation, InstanceId, Refusal, Seat, Seq, Tick};
+use serde::{Deserialize, Serialize};
+
+use crate::cx::Call;
+use crate::input::Now;
+use crate::kind::Spec;
+use crate::random::Random;
+use crate::ring::{Full, RING_BYTES_MAX};
+use crate::seat::{Inbox, Line, Seats};
+use crate::timers::Timers;
+use crate::view::View;
+use crate::{LogLevel, PayloadOut};
+
+/// Lines that one input may write to the log: the rest is counted.
+const LOG_LINES_MAX: usize = 64;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct World {
+    pub(crate) instance: InstanceId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) start: Now,
+    pub(crate) tick: Tick,
+    /// Milliseconds since the start: by the tick, or at tick rate 0 by the time of the input.
+    pub(crate) time: u64,
+    pub(crate) wall: Duration,
+    pub(crate) random: Random,
+    pub(crate) timers: Timers,
+    pub(crate) seats: Seats,
+    pub(crate) inbox: Inbox,
+    pub(crate) shared: View,
+    pub(crate) meta: Meta,
+    pub(crate) open: bool,
+    pub(crate) meta_changed: bool,
+    pub(crate) empty_since: Option<u64>,
+    /// When views were last compared, at tick rate 0.
+    pub(crate) synced_at: u64,
+    /// When views are to be compared, or whole ones sent, at tick rate 0.
+    pub(crate) sync_due: Option<u64>,
+    /// When what is owed is to be acknowledged, at tick rate 0.
+    pub(crate) ack_due: Option<u64>,
+    /// Seats with messages that leave with this step.
+    pub(crate) dirty: Vec<Seat>,
+    /// Seats that are owed an acknowledgement.
+    pub(crate) owing: Vec<Seat>,
+    /// Seats that asked for whole views.
+    pub(crate) wanting: Vec<Seat>,
+    /// Seats that end with this input.
+    #[serde(skip)]
+    pub(crate) ends: Vec<Seat>,
+    #[serde(skip)]
+    pub(crate) closing: Option<EcoString>,
+    #[serde(skip)]
+    pub(crate) log: Vec<Line>,
+    #[serde(skip)]
+    log_dropped: u32,
+    /// What a type of the game's own could not encode.
+    #[serde(skip)]
+    pub(crate) unencodable: Option<(&'static str, String)>,
+    /// The message that is being handled.
+    #[serde(skip)]
+    pub(crate) handled: Option<Handled>,
+    /// Memory for what is being sent.
+    #[serde(skip)]
+    message: Vec<u8>,
+}
+
+/// The message that is being handled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handled {
+    pub(crate) call: Call,
+    pub(crate) is_call: bool,
+    pub(crate) answered: bool,
+    /// To be answered later.
+    pub(crate) kept: bool,
+}
+
+impl World {
+    pub(crate) fn new(
+        instance: InstanceId,
+        incarnation: Incarnation,
+        seed: [u8; 32],
+        start: Now,
+    ) -> Self {
+        Self {
+            instance,
+            incarnation,
+            start,
+            tick: Tick(0),
+            time: 0,
+            wall: start.wall,
+            random: Random::new(seed),
+            timers: Timers::default(),
+            seats: Seats::default(),
+            inbox: Inbox::default(),
+            shared: View::default(),
+            meta: Meta::new(),
+            open: true,
+            meta_changed: false,
+            empty_since: Some(0),
+            synced_at: 0,
+            sync_due: None,
+            ack_due: None,
+            dirty: Vec::new(),
+            owing: Vec::new(),
+            wanting: Vec::new(),
+            ends: Vec::new(),
+            closing: None,
+            log: Vec::new(),
+            log_dropped: 0,
+            unencodable: None,
+            handled: None,
+            message: Vec::new(),
+        }
+    }
+    /// The time of an input enters.
+    pub(crate) fn begin(&mut self, spec: &Spec, now: Now) {
+        self.wall = now.wall;
+        if spec.tick_rate == 0 {
+            let since = now.moment.since(self.start.moment).as_millis();
+            self.time = self.time.max(u64::try_from(since).unwrap_or(u64::MAX));
+        }
+    }
+    /// A step begins.
+    pub(crate) fn step(&mut self, spec: &Spec) {
+        self.tick.0 += 1;
+        if let Some(time) = (self.tick.0 * 1000).checked_div(u64::from(spec.tick_rate)) {
+            self.time = time;
+        }
+    }
+    /// When timers are due now, in their unit.
+    pub(crate) fn timer_now(&self, spec: &Spec) -> u64 {
+        if spec.tick_rate == 0 { self.time } else { self.tick.0 }
+    }
+
+    /// Encodes what is to be sent next, in [`Self::message`].
+    pub(crate) fn encode<T: PayloadOut>(&mut self, what: &'static str, payload: &T) -> bool {
+        self.message.clear();
+        match payload.to_payload(&mut self.message) {
+            Ok(()) => true,
+            Err(reason) => {
+                self.unencodable.get_or_insert((what, reason));
+                false
+            }
+        }
+    }
+    /// Sends what was encoded to a seat, after `head`.
+    pub(crate) fn push(&mut self, seat: Seat, kind: u8, head: &[u8]) {
+        let Some(seated) = self.seats.get_mut(seat).filter(|seated| seated.ending.is_none()) else {
+            return;
+        };
+        let had_new = seated.ring.has_new();
+        match seated.ring.push(kind, head, &self.message, self.time) {
+            Ok(()) if had_new => {}
+            Ok(()) => self.dirty.push(seat),
+            Err(Full) => {
+                let refusal = if self.message.len() > RING_BYTES_MAX {
+                    let length = self.message.len();
+                    Refusal::new(
+                        Code::TooLarge,
+                        eco_format!(
+                            "the game sent a message of {length} bytes; {RING_BYTES_MAX} are the most"
+                        ),
+                    )
+                } else {
+                    Refusal::new(
+                        Code::SlowConsumer,
+                        "too many messages were not acknowledged; the seat is given up",
+                    )
+                };
+                self.end(seat, refusal);
+            }
+        }
+    }
+    /// Answers a call with what was encoded.
+    pub(crate) fn answer(&mut self, call: Call) {
+        if self.message.len() + 4 > RING_BYTES_MAX {
+            let length = self.message.len();
+            let text = eco_format!("the answer has {length} bytes, more than fit into a message");
+            return self.refuse(call, &Refusal::new(Code::TooLarge, text));
+        }
+        if self.settle(call) {
+            self.push(call.seat, REPLY, &call.number.0.to_le_bytes());
+        }
+    }
+    /// Refuses a call or a message.
+    pub(crate) fn refuse(&mut self, call: Call, refusal: &Refusal) {
+        if self.settle(call) && self.encode("a refusal", refusal) {
+            self.push(call.seat, REPLY_REFUSED, &call.number.0.to_le_bytes());
+        }
+    }
+    /// Marks a call as answered; false when its caller is not there any more, or it has been answered by now.
+    fn settle(&mut self, call: Call) -> bool {
+        if let Some(handled) = self.handled.as_mut().filter(|handled| handled.call == call) {
+            if handled.answered {
+                return false;
+            }
+            handled.answered = true;
+        }
+        self.seats.get(call.seat).is_some_and(|seated| seated.life == call.life)
+    }
+    /// The seat ends with this input.
+    pub(crate) fn end(&mut self, seat: Seat, refusal: Refusal) {
+        if let Some(seated) = self.seats.get_mut(seat).filter(|seated| seated.ending.is_none()) {
+            seated.ending = Some(refusal);
+            self.ends.push(seat);
+        }
+    }
+    /// The seat is owed an acknowledgement.
+    pub(crate) fn owe(&mut self, seat: Seat) {
+        if let Some(seated) = self.seats.get_mut(seat).filter(|seated| !seated.owing) {
+            seated.owing = true;
+            self.owing.push(seat);
+        }
+    }
+    /// Whether a message with this number is the next one of its seat.
+    pub(crate) fn is_next(&self, seat: Seat, number: Seq) -> bool {
+        self.seats.get(seat).is_some_and(|seated| seated.received.next() == number)
+    }
+    pub(crate) fn log(&mut self, level: LogLevel, text: EcoString) {
+        if self.log.len() < LOG_LINES_MAX {
+            self.log.push((level, text));
+        } else {
+            self.log_dropped += 1;
+        }
+    }
+    /// How many lines were dropped since this was last asked.
+    pub(crate) fn take_log_dropped(&mut self) -> u32 {
+        std::mem::take(&mut self.log_dropped)
+    }
+}

@@ -1,0 +1,769 @@
+//! The instances of a server, and who is attached to their seats over which link. No task and no socket here: what is
+//! to be sent is appended to the links' buffers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use ecow::{EcoString, eco_format};
+use greenroom_game_core::{Core, Effect, Effects, Input, LogLevel, Now, Registry};
+use greenroom_link::{Full, Outgoing};
+use greenroom_protocol::wire::client_instance::QUERY_REFUSED;
+use greenroom_protocol::wire::master_game::{
+    CreateInstance, CreateRefused, GameLoad, GameReport, GameToMaster, MasterToGame, MetaChanged,
+    Running,
+};
+use greenroom_protocol::wire::session_game::{
+    self, Attach, AttachRefused, Attached, Ended, GameToSession, SessionToGame,
+};
+use greenroom_protocol::{
+    Channel, Code, DecodeError, DownHeader, Generation, Incarnation, InstanceId, Limits,
+    LinkHeader, MemberId, Moment, Refusal, Seat, Seq, StampedHeader, UpHeader, ViewId, encode,
+};
+use slab::Slab;
+
+use crate::Metrics;
+use crate::clockwork::{Clockwork, Ticks};
+use crate::upward::{Upward, Verdict};
+
+/// Everything that a game server has.
+pub(crate) struct Host {
+    registry: Registry,
+    /// What the master is told of this server.
+    address: EcoString,
+    build: EcoString,
+    instances_max: u32,
+    labels: Vec<EcoString>,
+    instances: Slab<Hosted>,
+    by_id: BTreeMap<InstanceId, usize>,
+    links: Slab<SessionLink>,
+    pub(crate) upward: Upward,
+    clockwork: Clockwork,
+    effects: Effects,
+    header: Vec<u8>,
+    started: Instant,
+    draining: bool,
+    /// Processor time of this thread, and when it was read.
+    busy: (Duration, Instant),
+    /// Of links that are gone.
+    counted: [u64; 3],
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// A key of a session server's link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkKey(usize);
+
+/// An instance, and who follows it.
+struct Hosted {
+    core: Core,
+    /// By seat.
+    attached: Vec<Option<Attachment>>,
+    /// Where patches go, once each.
+    routes: Vec<Route>,
+    /// At a fixed rate.
+    ticks: Option<Ticks>,
+    /// Its entry in the clockwork.
+    due: Option<u64>,
+}
+
+#[derive(Clone, Copy)]
+struct Attachment {
+    link: LinkKey,
+    member: MemberId,
+    channel: Channel,
+}
+
+struct Route {
+    link: LinkKey,
+    channel: Channel,
+    members: u32,
+    follows: Follows,
+}
+
+/// Whether what goes over a route is whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follows {
+    Every,
+    /// A patch was dropped: none is of use until the views came anew.
+    Missed,
+    /// The views are on their way.
+    Refreshing,
+}
+
+struct SessionLink {
+    outgoing: Outgoing,
+    members: Members,
+    /// Somebody waits for room, to refresh members.
+    waits_for_room: bool,
+}
+
+/// Who is attached over a link, at the place that a member's number names.
+#[derive(Default)]
+struct Members(Vec<Option<(MemberId, Membership)>>);
+
+impl Members {
+    /// Whoever is at the place of this member: itself, or one that its session server has forgotten.
+    fn at_place(&self, member: MemberId) -> Option<(MemberId, Membership)> {
+        *self.0.get(member.place())?
+    }
+    fn get(&self, member: MemberId) -> Option<Membership> {
+        self.at_place(member).filter(|(of, _)| *of == member).map(|(_, membership)| membership)
+    }
+    fn get_mut(&mut self, member: MemberId) -> Option<&mut Membership> {
+        let (of, membership) = self.0.get_mut(member.place())?.as_mut()?;
+        (*of == member).then_some(membership)
+    }
+    fn set(&mut self, member: MemberId, membership: Membership) {
+        if self.0.len() <= member.place() {
+            self.0.resize(member.place() + 1, None);
+        }
+        self.0[member.place()] = Some((member, membership));
+    }
+    fn take(&mut self, member: MemberId) -> Option<Membership> {
+        let membership = self.get(member)?;
+        self.0[member.place()] = None;
+        Some(membership)
+    }
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Membership> {
+        self.0.iter_mut().flatten().map(|(_, membership)| membership)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Membership {
+    instance: usize,
+    seat: Seat,
+    generation: Generation,
+    /// Pieces of a snapshot for it were dropped.
+    missed: bool,
+}
+
+/// Who asked for a seat that is being attached.
+#[derive(Clone, Copy)]
+struct Asking {
+    to: Attachment,
+    generation: Generation,
+}
+
+/// What a game server is, beside what it runs.
+pub(crate) struct Settings {
+    pub(crate) address: EcoString,
+    pub(crate) build: EcoString,
+    pub(crate) instances_max: u32,
+    pub(crate) labels: Vec<EcoString>,
+    pub(crate) tick_grid: Duration,
+}
+
+impl Host {
+    pub(crate) fn new(registry: Registry, settings: Settings, metrics: Arc<Metrics>) -> Self {
+        let started = Instant::now();
+        Self {
+            registry,
+            address: settings.address,
+            build: settings.build,
+            instances_max: settings.instances_max,
+            labels: settings.labels,
+            instances: Slab::new(),
+            by_id: BTreeMap::new(),
+            links: Slab::new(),
+            upward: Upward::default(),
+            clockwork: Clockwork::new(micros(settings.tick_grid).max(1)),
+            effects: Effects::new(),
+            header: Vec::new(),
+            started,
+            draining: false,
+            busy: (Duration::ZERO, started),
+            counted: [0; 3],
+            metrics,
+        }
+    }
+    fn micros(&self) -> u64 {
+        micros(self.started.elapsed())
+    }
+    fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Now { moment: Moment(self.micros() / 1_000), wall }
+    }
+    /// While this server stops: whether nobody is there any more. Who is away could only come back to a server that
+    /// is gone by then.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.draining
+            && self.instances.iter().all(|(_, hosted)| hosted.attached.iter().all(Option::is_none))
+    }
+
+    // Session servers.
+
+    pub(crate) fn link_opened(&mut self, outgoing: Outgoing) -> LinkKey {
+        Metrics::add(&self.metrics.links, 1);
+        let link = SessionLink { outgoing, members: Members::default(), waits_for_room: false };
+        LinkKey(self.links.insert(link))
+    }
+    /// A link is gone: its members are away.
+    pub(crate) fn link_lost(&mut self, key: LinkKey) {
+        let Some(link) = self.links.get_mut(key.0) else { return };
+        let mut members = std::mem::take(&mut link.members);
+        let counters = link.outgoing.counters();
+        self.counted[0] += counters.frames;
+        self.counted[1] += counters.writes;
+        self.counted[2] += counters.bytes;
+        for membership in members.all_mut() {
+            self.detached(*membership);
+        }
+        self.links.remove(key.0);
+    }
+    /// Handles a frame of a session server.
+    ///
+    /// # Errors
+    /// When it can't be read: the link can't go on.
+    pub(crate) fn hear_session(
+        &mut self,
+        key: LinkKey,
+        header: LinkHeader,
+        payload: &[u8],
+    ) -> Result<(), DecodeError> {
+        match header.kind {
+            session_game::UP => self.frame(key, header.member(), payload),
+            session_game::REFRESH => self.refresh(key, header.member()),
+            kind => match SessionToGame::decode(kind, payload, Limits::SERVER)? {
+                SessionToGame::Attach(attach) => self.attach(key, &attach),
+                SessionToGame::Detach(detach) => {
+                    if let Some(membership) = self.forget(key, detach.member) {
+                        self.detached(membership);
+                    }
+                }
+                SessionToGame::Unknown(kind) => {
+                    tracing::warn!(kind, "a session server said what this build does not know");
+                }
+            },
+        }
+        Ok(())
+    }
+    fn frame(&mut self, key: LinkKey, member: MemberId, payload: &[u8]) {
+        Metrics::add(&self.metrics.frames_up, 1);
+        let Some(Membership { instance, seat, .. }) = self.membership(key, member) else {
+            return Metrics::add(&self.metrics.late, 1);
+        };
+        match UpHeader::split(payload) {
+            Ok((header, payload)) => {
+                let UpHeader { kind, number, ack, .. } = header;
+                self.tell(instance, Input::Frame { seat, kind, number, ack, payload });
+            }
+            Err(error) => self.refuse_frame(key, member, &error),
+        }
+    }
+    /// Tells a client that its frame is none, as the core does with what has no number.
+    fn refuse_frame(&self, key: LinkKey, member: MemberId, error: &DecodeError) {
+        let Some(Membership { instance, seat, .. }) = self.membership(key, member) else { return };
+        let Some(to) = self.attachment(instance, seat) else { return };
+        let Some(link) = self.links.get(to.link.0) else { return };
+        let (channel, number, ack) = (to.channel, Seq(0), Seq(0));
+        let down = DownHeader { kind: QUERY_REFUSED, channel, number, ack, tick: 0 };
+        let refusal = encode(&Refusal::new(Code::Malformed, eco_format!("{error}")));
+        let header = LinkHeader { kind: session_game::UNICAST, target: member.0 };
+        link.outgoing.push(header, &[&down.bytes(), &refusal]);
+    }
+    fn refresh(&mut self, key: LinkKey, member: MemberId) {
+        if let Some(Membership { instance, seat, .. }) = self.membership(key, member) {
+            Metrics::add(&self.metrics.refreshes, 1);
+            self.tell(instance, Input::Refresh { seat });
+        }
+    }
+    fn attach(&mut self, key: LinkKey, attach: &Attach) {
+        let Attach { member, channel, instance, incarnation, seat, generation, .. } = *attach;
+        let at = self.running(instance, incarnation);
+        // A session server that uses the place for somebody else has forgotten the one before.
+        let before = self.links.get(key.0).and_then(|link| link.members.at_place(member));
+        if let Some((before, membership)) = before
+            && (before, Some(membership.instance), membership.seat) != (member, at, seat)
+        {
+            self.forget(key, before);
+            self.detached(membership);
+        }
+        let Some(at) = at else {
+            let text = "this server does not run the instance: join or create another";
+            let refusal = Refusal::new(Code::InstanceUnknown, text);
+            return self.control(key, &AttachRefused { member, refusal }.into());
+        };
+        let to = Attachment { link: key, member, channel };
+        let input = Input::Attach {
+            seat,
+            user: attach.user.clone(),
+            name: attach.name.clone(),
+            session: attach.session,
+            generation,
+            options: &attach.options,
+        };
+        self.tell_asked(at, input, Some(Asking { to, generation }));
+    }
+    fn detached(&mut self, membership: Membership) {
+        let Membership { instance, seat, generation, .. } = membership;
+        self.unroute(instance, seat);
+        self.tell(instance, Input::Lost { seat, generation });
+    }
+    fn membership(&self, key: LinkKey, member: MemberId) -> Option<Membership> {
+        self.links.get(key.0)?.members.get(member)
+    }
+    fn forget(&mut self, key: LinkKey, member: MemberId) -> Option<Membership> {
+        self.links.get_mut(key.0)?.members.take(member)
+    }
+    fn attachment(&self, instance: usize, seat: Seat) -> Option<Attachment> {
+        *self.instances.get(instance)?.attached.get(usize::from(seat.0))?
+    }
+    /// Says something to a session server that is not lost while its link lives.
+    fn control(&self, key: LinkKey, message: &GameToSession) {
+        let Some(link) = self.links.get(key.0) else { return };
+        let mut payload = Vec::with_capacity(128);
+        message.encode_into(&mut payload);
+        link.outgoing.push(LinkHeader { kind: message.kind(), target: 0 }, &[&payload]);
+    }
+
+    // Links with too much in them.
+
+    /// Links on which something was dropped, and for which nobody waits yet until there is room.
+    pub(crate) fn take_full(&mut self) -> Vec<(LinkKey, Outgoing)> {
+        let full = self.links.iter_mut().filter(|(_, link)| link.waits_for_room);
+        let full = full.map(|(key, link)| {
+            link.waits_for_room = false;
+            (LinkKey(key), link.outgoing.clone())
+        });
+        full.collect()
+    }
+    /// There is room again: who missed something gets its views anew.
+    pub(crate) fn has_room(&mut self, key: LinkKey) {
+        let Some(link) = self.links.get_mut(key.0) else { return };
+        let mut members: Vec<Membership> = Vec::new();
+        for membership in link.members.all_mut() {
+            let hosted = &self.instances[membership.instance];
+            let missed = hosted.attached[usize::from(membership.seat.0)].is_some_and(|to| {
+                hosted.routes.iter().any(|route| {
+                    (route.link, route.channel) == (key, to.channel)
+                        && route.follows == Follows::Missed
+                })
+            });
+            if missed || std::mem::take(&mut membership.missed) {
+                members.push(*membership);
+            }
+        }
+        let instances: BTreeSet<usize> = members.iter().map(|member| member.instance).collect();
+        for at in instances {
+            for route in &mut self.instances[at].routes {
+                if route.link == key && route.follows == Follows::Missed {
+                    route.follows = Follows::Refreshing;
+                }
+            }
+        }
+        for Membership { instance, seat, .. } in members {
+            Metrics::add(&self.metrics.refreshes, 1);
+            self.tell(instance, Input::Refresh { seat });
+        }
+    }
+
+    // The master.
+
+    /// A link to a master is open.
+    pub(crate) fn master_linked(&mut self, outgoing: Outgoing) {
+        let report = GameReport {
+            address: self.address.clone(),
+            build: self.build.clone(),
+            kinds: self.registry.kinds(),
+            instances_max: self.instances_max,
+            labels: self.labels.clone(),
+            instances: self.instances.iter().map(|(_, hosted)| hosted.core.held()).collect(),
+        };
+        self.upward.linked(outgoing, report);
+    }
+    /// Handles a message of a master; true if it was taken from its stream, so that it is to be acknowledged.
+    ///
+    /// # Errors
+    /// When it can't be read: the link can't go on.
+    pub(crate) fn hear_master(&mut self, kind: u8, payload: &[u8]) -> Result<bool, DecodeError> {
+        let (header, body) = StampedHeader::split(payload)?;
+        let message = MasterToGame::decode(kind, body, Limits::SERVER)?;
+        match self.upward.take(header) {
+            Verdict::Take => {}
+            // It is acknowledged again: the sender does not know that it came.
+            Verdict::Drop => return Ok(true),
+            Verdict::Deposed => {
+                Metrics::add(&self.metrics.deposed, 1);
+                return Ok(false);
+            }
+        }
+        match message {
+            MasterToGame::Create(order) => self.create(&order),
+            MasterToGame::FreeSeat(free) => {
+                if let Some(at) = self.running(free.instance, free.incarnation) {
+                    let (seat, session, refusal) = (free.seat, free.session, free.refusal);
+                    self.tell(at, Input::Free { seat, session, refusal });
+                }
+            }
+            MasterToGame::Destroy(destroy) => {
+                if let Some(at) = self.running(destroy.instance, destroy.incarnation) {
+                    self.tell(at, Input::Destroy { refusal: destroy.refusal });
+                }
+            }
+            MasterToGame::Received(received) => self.upward.acknowledged(received.n),
+            MasterToGame::Welcome(welcome) => self.welcomed(welcome.master),
+            MasterToGame::Unknown(kind) => {
+                tracing::warn!(kind, "the master said what this build does not know");
+            }
+        }
+        Ok(header.n > 0)
+    }
+    fn running(&self, instance: InstanceId, incarnation: Incarnation) -> Option<usize> {
+        let at = *self.by_id.get(&instance)?;
+        (self.instances[at].core.incarnation() == incarnation).then_some(at)
+    }
+    fn welcomed(&mut self, master: Incarnation) {
+        let (mut changed, is_new) = self.upward.welcome(master);
+        if is_new {
+            // A report does not say which instances take nobody.
+            let shut = self.instances.iter().filter(|(_, hosted)| !hosted.core.is_open());
+            changed.extend(shut.map(|(_, hosted)| hosted.core.instance()));
+        }
+        for instance in changed {
+            if let Some(&at) = self.by_id.get(&instance) {
+                self.report_meta(at);
+            }
+        }
+        self.report_load();
+    }
+    fn report_meta(&mut self, at: usize) {
+        let core = &self.instances[at].core;
+        let (instance, incarnation) = (core.instance(), core.incarnation());
+        let (meta, open) = (core.meta().clone(), core.is_open());
+        self.upward.push(&MetaChanged { instance, incarnation, meta, open }.into());
+    }
+    fn create(&mut self, order: &CreateInstance) {
+        let (instance, incarnation) = (order.instance, order.incarnation);
+        if self.running(instance, incarnation).is_some() {
+            return; // The stream brings each order once; this would be a master that repeats itself.
+        }
+        if let Err(refusal) = self.try_create(order) {
+            Metrics::add(&self.metrics.create_refused, 1);
+            tracing::debug!(%instance, kind = %order.kind, %refusal, "refused to make an instance");
+            self.upward.push(&CreateRefused { instance, incarnation, refusal }.into());
+        }
+    }
+    fn try_create(&mut self, order: &CreateInstance) -> Result<(), Refusal> {
+        let (instance, incarnation) = (order.instance, order.incarnation);
+        if self.draining {
+            return Err(Refusal::new(Code::Draining, "the game server is stopping"));
+        }
+        if self.instances.len() >= self.instances_max as usize {
+            let text = eco_format!("this server runs {} instances already", self.instances_max);
+            return Err(Refusal::new(Code::NoCapacity, text));
+        }
+        if self.by_id.contains_key(&instance) {
+            return Err(Refusal::new(Code::Busy, "another life of the instance runs here"));
+        }
+        let core = self.registry.create(order, self.now())?;
+        let (meta, is_open) = (core.meta().clone(), core.is_open());
+        let now = self.micros();
+        let ticks = match core.tick_rate() {
+            0 => None,
+            rate => Some(self.clockwork.ticks(rate, now)),
+        };
+        let hosted = Hosted { core, attached: Vec::new(), routes: Vec::new(), ticks, due: None };
+        let at = self.instances.insert(hosted);
+        self.by_id.insert(instance, at);
+        self.schedule(at);
+        Metrics::add(&self.metrics.created, 1);
+        self.upward.push(&Running { instance, incarnation, meta }.into());
+        if !is_open {
+            self.report_meta(at);
+        }
+        Ok(())
+    }
+    /// Tells the master the load, and the metrics what the links have done.
+    pub(crate) fn report_load(&mut self) {
+        let seats: u32 = self.instances.iter().map(|(_, hosted)| hosted.core.seats_held()).sum();
+        Metrics::set(&self.metrics.seats, u64::from(seats));
+        Metrics::set(&self.metrics.instances, self.instances.len() as u64);
+        let [mut frames, mut writes, mut bytes] = self.counted;
+        for (_, link) in &self.links {
+            let counters = link.outgoing.counters();
+            frames += counters.frames;
+            writes += counters.writes;
+            bytes += counters.bytes;
+        }
+        Metrics::set(&self.metrics.link_frames, frames);
+        Metrics::set(&self.metrics.link_writes, writes);
+        Metrics::set(&self.metrics.link_bytes, bytes);
+        let load = GameLoad {
+            instances: u32::try_from(self.instances.len()).unwrap_or(u32::MAX),
+            seats,
+            busy_permille: self.busy_permille(),
+            draining: self.draining,
+        };
+        self.upward.say_outside(&GameToMaster::Load(load));
+    }
+    fn busy_permille(&mut self) -> u16 {
+        let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let nanos = u32::try_from(spent.tv_nsec).unwrap_or(0);
+        let spent = Duration::new(spent.tv_sec.unsigned_abs(), nanos);
+        let (before, at) = std::mem::replace(&mut self.busy, (spent, Instant::now()));
+        let wall = at.elapsed().as_micros().max(1);
+        let permille = spent.saturating_sub(before).as_micros() * 1_000 / wall;
+        u16::try_from(permille).unwrap_or(1_000).min(1_000)
+    }
+    /// Takes nothing new from here on.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+        self.report_load();
+    }
+    /// Ends every instance that is left.
+    pub(crate) fn close_all(&mut self) {
+        let all: Vec<usize> = self.instances.iter().map(|(at, _)| at).collect();
+        for at in all {
+            let refusal = Refusal::new(Code::Draining, "the game server is stopping");
+            self.tell(at, Input::Destroy { refusal });
+        }
+    }
+    /// Ends every link after what waits has been written.
+    pub(crate) fn close_links(&self) {
+        for (_, link) in &self.links {
+            link.outgoing.close();
+        }
+        self.upward.close();
+    }
+
+    // Time.
+
+    /// When something is due next.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        Some(self.started + Duration::from_micros(self.clockwork.next()?))
+    }
+    /// Makes every step that is due. Those that fall due meanwhile come after what else waits.
+    pub(crate) fn make_due(&mut self) {
+        let now = self.micros();
+        while let Some((due, at)) = self.clockwork.take_due(now) {
+            let hosted = &mut self.instances[at];
+            hosted.due = None;
+            let Some(ticks) = &mut hosted.ticks else {
+                self.tell(at, Input::Wake);
+                continue;
+            };
+            let lateness = ticks.make(due, micros(self.started.elapsed()));
+            Metrics::add(&self.metrics.ticks, 1);
+            Metrics::raise(&self.metrics.tick_lateness_us_max, lateness.late);
+            if lateness.late > self.clockwork.grid() {
+                Metrics::add(&self.metrics.ticks_late, 1);
+                tracing::debug!(late_us = lateness.late, "a tick began late");
+            }
+            if lateness.given_up > 0 {
+                Metrics::add(&self.metrics.ticks_given_up, lateness.given_up);
+                let instance = hosted.core.instance();
+                let ticks = lateness.given_up;
+                tracing::warn!(%instance, ticks, "an instance is too far behind to catch up");
+            }
+            self.tell(at, Input::Tick);
+        }
+    }
+    /// Puts an instance where it belongs in the clockwork.
+    fn schedule(&mut self, at: usize) {
+        let hosted = &mut self.instances[at];
+        let due = match &hosted.ticks {
+            Some(ticks) => Some(self.clockwork.on_grid(ticks.next())),
+            None => hosted.core.next_due().map(|due| due.0.saturating_mul(1_000)),
+        };
+        if due != hosted.due {
+            if let Some(before) = std::mem::replace(&mut hosted.due, due) {
+                self.clockwork.unset(at, before);
+            }
+            if let Some(due) = due {
+                self.clockwork.set(at, due);
+            }
+        }
+    }
+
+    // Instances.
+
+    fn tell(&mut self, at: usize, input: Input<'_>) {
+        self.tell_asked(at, input, None);
+    }
+    fn tell_asked(&mut self, at: usize, input: Input<'_>, asking: Option<Asking>) {
+        let now = self.now();
+        let Some(hosted) = self.instances.get_mut(at) else { return };
+        hosted.core.handle(now, input, &mut self.effects);
+        let is_closed = hosted.core.is_closed();
+        // Taken out while they are performed; both keep their memory.
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.items.drain(..) {
+            self.perform(at, effect, &effects.bytes, asking);
+        }
+        effects.clear();
+        self.effects = effects;
+        if is_closed {
+            self.remove(at);
+        } else {
+            self.schedule(at);
+        }
+    }
+    fn perform(&mut self, at: usize, effect: Effect, bytes: &[u8], asking: Option<Asking>) {
+        match effect {
+            Effect::ToSeat { seat, .. } => {
+                let Some(to) = self.attachment(at, seat) else { return };
+                Metrics::add(&self.metrics.frames_down, 1);
+                let Some(link) = self.links.get(to.link.0) else { return };
+                let header = LinkHeader { kind: session_game::UNICAST, target: to.member.0 };
+                self.header.clear();
+                if let Some(payload) = effect.frame_header(to.channel, &mut self.header) {
+                    link.outgoing.push(header, &[&self.header, &bytes[payload]]);
+                }
+            }
+            Effect::Patch { to: None, .. } => self.fan_out(at, &effect, bytes),
+            Effect::Patch { to: Some(seat), .. } | Effect::Piece { seat, .. } => {
+                self.latest(at, seat, &effect, bytes);
+            }
+            Effect::Attached { seat, generation, up_received, down_next, tick_rate } => {
+                let Some(asking) = asking else { return };
+                let member = asking.to.member;
+                self.route(at, seat, generation, asking.to);
+                let (up_received, down_next) = (up_received.0, down_next.0);
+                let attached = Attached { member, up_received, down_next, tick_rate };
+                self.control(asking.to.link, &attached.into());
+            }
+            Effect::AttachRefused { generation, refusal, .. } => {
+                if let Some(asking) = asking.filter(|asking| asking.generation == generation) {
+                    let member = asking.to.member;
+                    self.control(asking.to.link, &AttachRefused { member, refusal }.into());
+                }
+            }
+            Effect::SeatEnded { seat, refusal } => self.end(at, seat, refusal),
+            Effect::Report(report) => {
+                if let GameToMaster::Closed(closed) = &*report {
+                    Metrics::add(&self.metrics.closed, 1);
+                    let is_failure = closed.refusal.code == Code::InstanceFailed;
+                    Metrics::add(&self.metrics.failed, u64::from(is_failure));
+                }
+                self.upward.push(&report);
+            }
+            Effect::Log { level, text } => self.log(at, level, &text),
+        }
+    }
+    fn fan_out(&mut self, at: usize, effect: &Effect, bytes: &[u8]) {
+        for route in &mut self.instances[at].routes {
+            let Some(link) = self.links.get_mut(route.link.0) else { continue };
+            if route.follows != Follows::Every {
+                Metrics::add(&self.metrics.patches_dropped, 1);
+                continue;
+            }
+            self.header.clear();
+            let Some(payload) = effect.frame_header(route.channel, &mut self.header) else {
+                continue;
+            };
+            let header = LinkHeader { kind: session_game::FANOUT, target: route.channel.0 };
+            let length = self.header.len() + payload.len();
+            match link.outgoing.append(header, &[&self.header, &bytes[payload]]) {
+                Ok(()) => {
+                    Metrics::add(&self.metrics.fanouts, 1);
+                    Metrics::add(&self.metrics.fanout_bytes, length as u64);
+                }
+                Err(Full) => {
+                    Metrics::add(&self.metrics.patches_dropped, 1);
+                    route.follows = Follows::Missed;
+                    link.waits_for_room = true;
+                }
+            }
+        }
+    }
+    /// Sends a patch of a private view, or a piece of a snapshot.
+    fn latest(&mut self, at: usize, seat: Seat, effect: &Effect, bytes: &[u8]) {
+        let Some(to) = self.attachment(at, seat) else { return };
+        let Some(link) = self.links.get_mut(to.link.0) else { return };
+        let header = LinkHeader { kind: session_game::UNICAST, target: to.member.0 };
+        self.header.clear();
+        let Some(payload) = effect.frame_header(to.channel, &mut self.header) else { return };
+        if link.outgoing.append(header, &[&self.header, &bytes[payload]]).is_err() {
+            Metrics::add(&self.metrics.patches_dropped, 1);
+            link.waits_for_room = true;
+            if let Some(membership) = link.members.get_mut(to.member) {
+                membership.missed = true;
+            }
+            return;
+        }
+        Metrics::add(&self.metrics.frames_down, 1);
+        if matches!(effect, Effect::Piece { view: ViewId::SHARED, .. }) {
+            for route in &mut self.instances[at].routes {
+                if (route.link, route.channel) == (to.link, to.channel)
+                    && route.follows == Follows::Refreshing
+                {
+                    route.follows = Follows::Every;
+                }
+            }
+        }
+    }
+    /// A seat follows this member from here on.
+    fn route(&mut self, at: usize, seat: Seat, generation: Generation, to: Attachment) {
+        if let Some(before) = self.attachment(at, seat) {
+            if (before.link, before.member) != (to.link, to.member) {
+                self.forget(before.link, before.member);
+                let text = "the seat follows a newer connection";
+                let ended =
+                    Ended { member: before.member, refusal: Refusal::new(Code::Superseded, text) };
+                self.control(before.link, &ended.into());
+            }
+            self.unroute(at, seat);
+        }
+        let Some(link) = self.links.get_mut(to.link.0) else { return };
+        link.members.set(to.member, Membership { instance: at, seat, generation, missed: false });
+        let hosted = &mut self.instances[at];
+        let place = usize::from(seat.0);
+        if hosted.attached.len() <= place {
+            hosted.attached.resize(place + 1, None);
+        }
+        hosted.attached[place] = Some(to);
+        let same = |route: &&mut Route| (route.link, route.channel) == (to.link, to.channel);
+        match hosted.routes.iter_mut().find(same) {
+            Some(route) => route.members += 1,
+            None => hosted.routes.push(Route {
+                link: to.link,
+                channel: to.channel,
+                members: 1,
+                follows: Follows::Every,
+            }),
+        }
+    }
+    /// A seat follows nobody.
+    fn unroute(&mut self, at: usize, seat: Seat) -> Option<Attachment> {
+        let hosted = self.instances.get_mut(at)?;
+        let to = hosted.attached.get_mut(usize::from(seat.0))?.take()?;
+        let place = hosted
+            .routes
+            .iter()
+            .position(|route| (route.link, route.channel) == (to.link, to.channel))?;
+        hosted.routes[place].members -= 1;
+        if hosted.routes[place].members == 0 {
+            hosted.routes.swap_remove(place);
+        }
+        Some(to)
+    }
+    fn end(&mut self, at: usize, seat: Seat, refusal: Refusal) {
+        let Some(to) = self.unroute(at, seat) else { return };
+        self.forget(to.link, to.member);
+        self.control(to.link, &Ended { member: to.member, refusal }.into());
+    }
+    fn remove(&mut self, at: usize) {
+        let hosted = self.instances.remove(at);
+        self.by_id.remove(&hosted.core.instance());
+        if let Some(due) = hosted.due {
+            self.clockwork.unset(at, due);
+        }
+        debug_assert!(hosted.attached.iter().all(Option::is_none), "every seat was ended");
+    }
+    fn log(&self, at: usize, level: LogLevel, text: &str) {
+        let core = &self.instances[at].core;
+        let (instance, kind) = (core.instance(), core.kind_name());
+        match level {
+            LogLevel::Error => tracing::error!(%instance, kind, "{text}"),
+            LogLevel::Warn => tracing::warn!(%instance, kind, "{text}"),
+            LogLevel::Info => tracing::info!(%instance, kind, "{text}"),
+            LogLevel::Debug => tracing::debug!(%instance, kind, "{text}"),
+        }
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}

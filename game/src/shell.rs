@@ -1,0 +1,377 @@
+//! Sockets, tasks and clocks around the host. One thread; nothing is awaited while it is borrowed.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ecow::{EcoString, eco_format};
+use greenroom_game_core::Registry;
+use greenroom_link::{ClusterKey, Link, LinkError, Me, Outgoing, Writer, accept, dial};
+use greenroom_protocol::wire::server_server::{Identity, Role};
+use greenroom_protocol::{Incarnation, ServerName};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::host::{Host, LinkKey, Settings};
+use crate::{GameConfig, GameError, Metrics};
+
+/// How long a link may take for what is still to be written when the server stops.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+/// How long a master may take to answer the report of a new link.
+const WELCOME_MAX: Duration = Duration::from_secs(5);
+/// Between two rounds of dialling every master: doubles from the first to the last.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// A pause after an accept that failed, for want of files or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A game server that has its port and is not running yet. It can be sent to the thread that runs it.
+pub struct Game {
+    registry: Registry,
+    me: Me,
+    masters: Vec<String>,
+    listener: StdListener,
+    address: SocketAddr,
+    settings: Settings,
+    report_interval: Duration,
+    drain_timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for Game {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Game({}, {})", self.me.identity.name, self.address)
+    }
+}
+
+/// Takes the port of a game server. It accepts nobody until [`Game::run`].
+///
+/// # Errors
+/// When the port can't be used, there is no kind to run, or the grid of ticks is none.
+pub fn bind(
+    config: &GameConfig,
+    cluster: &EcoString,
+    key: &ClusterKey,
+    build: &EcoString,
+    registry: Registry,
+) -> Result<Game, GameError> {
+    if registry.kinds().is_empty() {
+        return Err(GameError::NoKinds);
+    }
+    if !(Duration::from_millis(1)..=Duration::from_millis(20)).contains(&config.tick_grid) {
+        return Err(GameError::TickGrid(config.tick_grid));
+    }
+    let failed = |source| GameError::Listen { address: config.listen, source };
+    let listener = StdListener::bind(config.listen).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let name = config.name.clone().unwrap_or_else(|| {
+        ServerName::new(eco_format!("game-{}", address.port()))
+            .expect("a short name without control characters")
+    });
+    let identity = Identity {
+        cluster: cluster.clone(),
+        role: Role::Game,
+        name,
+        incarnation: Incarnation(
+            getrandom::u64().expect("randomness: the cluster's key was made from it"),
+        ),
+        build: build.clone(),
+    };
+    let settings = Settings {
+        address: config.public_address.clone().unwrap_or_else(|| eco_format!("{address}")),
+        build: build.clone(),
+        instances_max: config.instances_max,
+        labels: config.labels.clone(),
+        tick_grid: config.tick_grid,
+    };
+    Ok(Game {
+        registry,
+        me: Me { identity, key: key.clone() },
+        masters: config.masters.clone(),
+        listener,
+        address,
+        settings,
+        report_interval: config.report_interval.max(Duration::from_millis(10)),
+        drain_timeout: config.drain_timeout,
+        metrics: Arc::default(),
+    })
+}
+
+impl Game {
+    /// Its name in the cluster.
+    pub const fn name(&self) -> &ServerName {
+        &self.me.identity.name
+    }
+    /// Where session servers reach it.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+    /// What it counts.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+    /// Runs until `stop`, then takes nothing new and returns when nobody is connected any more or the drain's time is
+    /// over; whoever is still there then is told. To be called on the thread that is to be this server, inside a
+    /// runtime of that thread only.
+    ///
+    /// # Errors
+    /// When the port can't be used after all.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), GameError> {
+        LocalSet::new().run_until(self.run_locally(stop)).await
+    }
+    async fn run_locally(self, stop: CancellationToken) -> Result<(), GameError> {
+        let address = self.address;
+        let listener = TcpListener::from_std(self.listener)
+            .map_err(|source| GameError::Listen { address, source })?;
+        let shell = Rc::new(Shell {
+            host: RefCell::new(Host::new(self.registry, self.settings, self.metrics)),
+            me: self.me,
+            rescheduled: Notify::new(),
+            emptied: Notify::new(),
+            tasks: TaskTracker::new(),
+            stopped: CancellationToken::new(),
+        });
+        shell.spawn(Rc::clone(&shell).listen(listener));
+        shell.spawn(Rc::clone(&shell).keep_time());
+        shell.spawn(Rc::clone(&shell).report(self.report_interval));
+        shell.spawn(Rc::clone(&shell).stay_with_a_master(self.masters));
+        stop.cancelled().await;
+        shell.with_host(Host::drain);
+        if time::timeout(self.drain_timeout, shell.deserted()).await.is_err() {
+            tracing::warn!(
+                "players are still there after the drain's time: their instances are closed"
+            );
+        }
+        shell.with_host(Host::close_all);
+        let told = async {
+            while shell.host.borrow().upward.is_waiting_for_word() {
+                shell.emptied.notified().await;
+            }
+        };
+        if time::timeout(FAREWELL_MAX, told).await.is_err() {
+            tracing::debug!("the master did not acknowledge everything before the server stopped");
+        }
+        shell.host.borrow().close_links();
+        shell.stopped.cancel();
+        shell.tasks.close();
+        if time::timeout(FAREWELL_MAX, shell.tasks.wait()).await.is_err() {
+            tracing::debug!("some links took no farewell");
+        }
+        Ok(())
+    }
+}
+
+struct Shell {
+    host: RefCell<Host>,
+    me: Me,
+    /// Something may be due earlier than it was.
+    rescheduled: Notify,
+    /// An instance has ended, or the master has acknowledged something.
+    emptied: Notify,
+    tasks: TaskTracker,
+    stopped: CancellationToken,
+}
+
+impl Shell {
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn_local(task);
+    }
+    /// Lets the host work, and does afterwards what only tasks can.
+    fn with_host<T>(self: &Rc<Self>, work: impl FnOnce(&mut Host) -> T) -> T {
+        let mut host = self.host.borrow_mut();
+        let due = host.next_due();
+        let result = work(&mut host);
+        if host.next_due() < due || (due.is_none() && host.next_due().is_some()) {
+            self.rescheduled.notify_one();
+        }
+        let full = host.take_full();
+        if host.is_deserted() || !host.upward.is_waiting_for_word() {
+            self.emptied.notify_one();
+        }
+        drop(host);
+        for (key, outgoing) in full {
+            self.spawn(Rc::clone(self).refresh(key, outgoing));
+        }
+        result
+    }
+    /// Waits until a link that was full has room, and sends its members what they missed.
+    async fn refresh(self: Rc<Self>, key: LinkKey, outgoing: Outgoing) {
+        if self.stopped.run_until_cancelled(outgoing.room()).await.is_some() {
+            self.with_host(|host| host.has_room(key));
+        }
+    }
+    async fn deserted(&self) {
+        while !self.host.borrow().is_deserted() {
+            self.emptied.notified().await;
+        }
+    }
+
+    /// Makes steps when they are due: one timer for the whole thread.
+    async fn keep_time(self: Rc<Self>) {
+        loop {
+            let next = self.host.borrow().next_due().map(Instant::from_std);
+            let rescheduled = self.rescheduled.notified();
+            let waited = async {
+                match next {
+                    None => rescheduled.await,
+                    // In time or earlier than thought: either way the next look says what is due.
+                    Some(next) => drop(time::timeout_at(next, rescheduled).await),
+                }
+            };
+            if self.stopped.run_until_cancelled(waited).await.is_none() {
+                return;
+            }
+            self.with_host(Host::make_due);
+        }
+    }
+    async fn report(self: Rc<Self>, interval: Duration) {
+        let mut interval = time::interval(interval);
+        while self.stopped.run_until_cancelled(interval.tick()).await.is_some() {
+            self.with_host(Host::report_load);
+        }
+    }
+
+    // Session servers.
+
+    async fn listen(self: Rc<Self>, listener: TcpListener) {
+        while let Some(accepted) = self.stopped.run_until_cancelled(listener.accept()).await {
+            match accepted {
+                Ok((socket, _)) => self.spawn(Rc::clone(&self).serve(socket)),
+                Err(error) => {
+                    tracing::warn!(%error, "a link could not be accepted");
+                    time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+    async fn serve(self: Rc<Self>, socket: TcpStream) {
+        let opened = accept(socket, &self.me, &[Role::Session]);
+        let Link { peer, mut incoming, outgoing, writer, .. } =
+            match self.stopped.run_until_cancelled(opened).await {
+                None => return,
+                Some(Ok(link)) => link,
+                Some(Err(error)) => return tracing::warn!(%error, "a link was not opened"),
+            };
+        tracing::info!(session = %peer.name, "a session server linked");
+        self.spawn(write(writer));
+        let key = self.with_host(|host| host.link_opened(outgoing.clone()));
+        let ended = loop {
+            let filled = self.stopped.run_until_cancelled(incoming.fill()).await;
+            match filled {
+                None => break LinkError::Closed,
+                Some(Err(error)) => break error,
+                Some(Ok(())) => {}
+            }
+            let handled = self.with_host(|host| {
+                while let Some(frame) = incoming.next_frame()? {
+                    host.hear_session(key, frame.header, &incoming.bytes()[frame.payload])?;
+                }
+                Ok(())
+            });
+            if let Err(error) = handled {
+                break error;
+            }
+        };
+        outgoing.close();
+        self.with_host(|host| host.link_lost(key));
+        if !self.stopped.is_cancelled() {
+            tracing::warn!(session = %peer.name, error = %ended, "the link of a session server ended");
+        }
+    }
+
+    // The master.
+
+    /// Dials the masters in turn until one welcomes this server, and again when that link ends.
+    async fn stay_with_a_master(self: Rc<Self>, masters: Vec<String>) {
+        let mut pause = PAUSE.0;
+        while !self.stopped.is_cancelled() {
+            for address in &masters {
+                let Some(linked) = self.stopped.run_until_cancelled(self.dial(address)).await
+                else {
+                    return;
+                };
+                match linked {
+                    Ok(link) => {
+                        if Rc::clone(&self).listen_to_master(link, address).await {
+                            pause = PAUSE.0;
+                        }
+                    }
+                    Err(error) => tracing::warn!(address, %error, "no link to the master"),
+                }
+            }
+            // Up to half as long again, so that servers that lost a master together do not come back together.
+            let jitter = pause.mul_f64(
+                f64::from(u16::try_from(getrandom::u64().unwrap_or(0) & 0xffff).unwrap_or(0))
+                    / 131_072.0,
+            );
+            let slept = self.stopped.run_until_cancelled(time::sleep(pause + jitter)).await;
+            if slept.is_none() {
+                return;
+            }
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+    async fn dial(&self, address: &str) -> Result<Link, LinkError> {
+        dial(address, &self.me, &[Role::Master]).await
+    }
+    /// Whether the master welcomed this server.
+    async fn listen_to_master(self: Rc<Self>, link: Link, address: &str) -> bool {
+        let Link { peer, mut incoming, outgoing, writer, .. } = link;
+        self.spawn(write(writer));
+        self.with_host(|host| host.master_linked(outgoing.clone()));
+        let welcome_by = Instant::now() + WELCOME_MAX;
+        let mut welcomed = false;
+        let ended = loop {
+            let filled = self.stopped.run_until_cancelled(async {
+                if welcomed {
+                    return Some(incoming.fill().await);
+                }
+                time::timeout_at(welcome_by, incoming.fill()).await.ok()
+            });
+            match filled.await {
+                None => break LinkError::Closed,
+                Some(None) => break LinkError::Silent(WELCOME_MAX),
+                Some(Some(Err(error))) => break error,
+                Some(Some(Ok(()))) => {}
+            }
+            let handled = self.with_host(|host| {
+                let mut acknowledge = false;
+                while let Some(frame) = incoming.next_frame()? {
+                    let payload = &incoming.bytes()[frame.payload];
+                    acknowledge |= host.hear_master(frame.header.kind, payload)?;
+                }
+                if acknowledge {
+                    host.upward.acknowledge();
+                }
+                Ok(host.upward.is_welcomed())
+            });
+            match handled {
+                Ok(true) if !welcomed => {
+                    welcomed = true;
+                    tracing::info!(master = %peer.name, "linked to the master");
+                }
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        outgoing.close();
+        self.with_host(|host| host.upward.lost());
+        if !self.stopped.is_cancelled() {
+            tracing::warn!(address, error = %ended, "the link to the master ended");
+        }
+        welcomed
+    }
+}
+
+async fn write(writer: Writer) {
+    if let Err(error) = writer.run().await {
+        tracing::debug!(%error, "writing to a link ended");
+    }
+}

@@ -1,0 +1,739 @@
+//! A game server between a master and a session server that are made of bare links, over real sockets.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test waits for one thing among all others")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use greenroom_game::{Game, GameConfig, GameError, Metrics, Registry, bind};
+use greenroom_game_core::{Cx, Instance, Kind, Never, Raw, Reject, Seat};
+use greenroom_games::{Arena, Crowd, Echo};
+use greenroom_link::{ClusterKey, Incoming, Link, Me, Outgoing, accept, dial};
+use greenroom_protocol::wire::client_instance::{
+    CALL, DOWN_ACK, EVENT, MESSAGE, PATCH, REPLY, SNAPSHOT_PIECE,
+};
+use greenroom_protocol::wire::master_game::{
+    CreateInstance, DestroyInstance, FreeSeat, GameReport, GameToMaster, MasterToGame, SeatState,
+};
+use greenroom_protocol::wire::server_server::{Identity, Role};
+use greenroom_protocol::wire::session_game::{
+    Attach, Detach, FANOUT, GameToSession, SessionToGame, UNICAST, UP,
+};
+use greenroom_protocol::wire::session_master::{Received, Welcome};
+use greenroom_protocol::{
+    Channel, Code, DownHeader, Epoch, Generation, Inbound, Incarnation, InstanceId, KindName,
+    Limits, LinkHeader, MemberId, PatchHeader, PieceHeader, Refusal, Seq, ServerName, SessionId,
+    StampedHeader, UpHeader, UserId,
+};
+use tokio::net::TcpListener;
+use tokio::task::LocalSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes; a test that waits as long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn key() -> ClusterKey {
+    "11".repeat(32).parse().unwrap()
+}
+
+fn me(role: Role, name: &str) -> Me {
+    let identity = Identity {
+        cluster: "test".into(),
+        role,
+        name: ServerName::new(name).unwrap(),
+        incarnation: Incarnation(9),
+        build: "test".into(),
+    };
+    Me { identity, key: key() }
+}
+
+/// A game server on its thread, and the port of the master that it dials.
+struct Server {
+    master: TcpListener,
+    address: SocketAddr,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<Result<(), GameError>>>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        Self::start_with(GameConfig::default()).await
+    }
+    async fn start_with(config: GameConfig) -> Self {
+        let master = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let masters = vec![master.local_addr().unwrap().to_string()];
+        let config = GameConfig { masters, ..config };
+        let registry = Registry::new().with::<Arena>().with::<Crowd>().with::<Echo>();
+        let registry = registry.with::<Flood>().with::<Tellall>();
+        let game: Game = bind(&config, &"test".into(), &key(), &"test".into(), registry).unwrap();
+        let (address, metrics) = (game.address(), game.metrics());
+        let stop = CancellationToken::new();
+        let stopping = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(game.run(stopping))
+        });
+        Self { master, address, metrics, stop, thread: Some(thread) }
+    }
+    /// The next link that the server dials.
+    async fn master(&self, life: u64) -> Master {
+        let (socket, _) = timeout(PATIENCE, self.master.accept()).await.unwrap().unwrap();
+        let link = accept(socket, &me(Role::Master, "m1"), &[Role::Game]).await.unwrap();
+        let Link { incoming, outgoing, writer, .. } = link;
+        tokio::task::spawn_local(writer.run());
+        let mut master = Master {
+            incoming,
+            outgoing,
+            sent: 0,
+            epoch: Epoch { era: 1, epoch: 1 },
+            inbound: Inbound::default(),
+            report: None,
+        };
+        let GameToMaster::Report(report) = master.hear().await else { panic!("no report") };
+        master.report = Some(report);
+        master.say_outside(&Welcome { master: Incarnation(life) }.into());
+        master
+    }
+    async fn session(&self, name: &str) -> Session {
+        let address = self.address.to_string();
+        let link = dial(&address, &me(Role::Session, name), &[Role::Game]).await.unwrap();
+        let Link { incoming, outgoing, writer, .. } = link;
+        tokio::task::spawn_local(writer.run());
+        Session { incoming, outgoing }
+    }
+    /// Waits until the server has stopped.
+    async fn stopped(&mut self) -> Result<(), GameError> {
+        let thread = self.thread.take().unwrap();
+        timeout(PATIENCE, tokio::task::spawn_blocking(|| thread.join().unwrap()))
+            .await
+            .unwrap()
+            .unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Master {
+    incoming: Incoming,
+    outgoing: Outgoing,
+    sent: u64,
+    epoch: Epoch,
+    inbound: Inbound,
+    report: Option<GameReport>,
+}
+
+impl Master {
+    /// The next message but loads and acknowledgements.
+    async fn hear(&mut self) -> GameToMaster {
+        loop {
+            let message = self.hear_any().await;
+            if !matches!(message, GameToMaster::Load(_) | GameToMaster::Received(_)) {
+                return message;
+            }
+        }
+    }
+    async fn hear_any(&mut self) -> GameToMaster {
+        loop {
+            if let Some(frame) = self.incoming.next_frame().unwrap() {
+                let payload = &self.incoming.bytes()[frame.payload];
+                let (header, body) = StampedHeader::split(payload).unwrap();
+                let message =
+                    GameToMaster::decode(frame.header.kind, body, Limits::SERVER).unwrap();
+                if header.n > 0 {
+                    assert!(self.inbound.accept(header.n), "{} is not next: {message:?}", header.n);
+                    self.say_outside(&Received { n: header.n }.into());
+                }
+                return message;
+            }
+            timeout(PATIENCE, self.incoming.fill()).await.expect("the server says more").unwrap();
+        }
+    }
+    fn say_outside(&self, message: &MasterToGame) {
+        self.say(message, 0);
+    }
+    fn order(&mut self, message: &MasterToGame) {
+        self.sent += 1;
+        self.say(message, self.sent);
+    }
+    fn say(&self, message: &MasterToGame, n: u64) {
+        let mut payload = StampedHeader { epoch: self.epoch, n }.bytes().to_vec();
+        message.encode_into(&mut payload);
+        self.outgoing.push(LinkHeader { kind: message.kind(), target: 0 }, &[&payload]);
+    }
+    /// Has an instance made.
+    async fn create(&mut self, kind: &str, id: u128) -> GameToMaster {
+        self.order(&order(kind, id).into());
+        self.hear().await
+    }
+    /// Waits for what is said of a seat.
+    async fn seat(&mut self) -> (Seat, SeatState) {
+        loop {
+            if let GameToMaster::SeatChanged(changed) = self.hear().await {
+                return (changed.seat, changed.state);
+            }
+        }
+    }
+}
+
+fn order(kind: &str, id: u128) -> CreateInstance {
+    CreateInstance {
+        instance: InstanceId(id),
+        incarnation: Incarnation(1),
+        kind: KindName::new(kind).unwrap(),
+        params: Default::default(),
+        seed: [1; 32],
+        owner: None,
+    }
+}
+
+struct Session {
+    incoming: Incoming,
+    outgoing: Outgoing,
+}
+
+/// What a session server hears.
+#[derive(Debug)]
+enum Heard {
+    Control(GameToSession),
+    /// A frame for a member: kind, header, payload.
+    Down(MemberId, DownHeader, Vec<u8>),
+    Piece(PieceHeader, usize),
+    OwnPatch,
+    Fanout(Channel, PatchHeader),
+}
+
+impl Session {
+    fn say(&self, message: &SessionToGame) {
+        let mut payload = Vec::new();
+        message.encode_into(&mut payload);
+        self.outgoing.push(LinkHeader { kind: message.kind(), target: 0 }, &[&payload]);
+    }
+    fn attach(&self, member: u32, channel: u32, instance: u128, seat: u16, generation: u32) {
+        self.say(&SessionToGame::Attach(Attach {
+            member: MemberId(member),
+            channel: Channel(channel),
+            instance: InstanceId(instance),
+            incarnation: Incarnation(1),
+            seat: Seat(seat),
+            user: UserId::new(format!("user-{seat}")).unwrap(),
+            name: "Somebody".into(),
+            session: SessionId(u64::from(seat) + 100),
+            generation: Generation(generation),
+            options: Default::default(),
+        }));
+    }
+    fn up(&self, member: u32, kind: u8, number: u32, ack: u32, payload: &[u8]) {
+        let up = UpHeader { kind, channel: Channel(0), number: Seq(number), ack: Seq(ack) };
+        let header = LinkHeader { kind: UP, target: member };
+        self.outgoing.push(header, &[&up.bytes(), payload]);
+    }
+    async fn hear(&mut self) -> Heard {
+        loop {
+            if let Some(frame) = self.incoming.next_frame().unwrap() {
+                let payload = &self.incoming.bytes()[frame.payload];
+                let member = frame.header.member();
+                return match frame.header.kind {
+                    FANOUT => {
+                        let (header, _) = PatchHeader::split(payload).unwrap();
+                        assert_eq!(header.channel, frame.header.channel());
+                        Heard::Fanout(header.channel, header)
+                    }
+                    UNICAST if payload[0] == SNAPSHOT_PIECE => {
+                        let (header, piece) = PieceHeader::split(payload).unwrap();
+                        Heard::Piece(header, piece.len())
+                    }
+                    UNICAST if payload[0] == PATCH => Heard::OwnPatch,
+                    UNICAST => {
+                        let (header, payload) = DownHeader::split(payload).unwrap();
+                        Heard::Down(member, header, payload.to_vec())
+                    }
+                    kind => Heard::Control(
+                        GameToSession::decode(kind, payload, Limits::SERVER).unwrap(),
+                    ),
+                };
+            }
+            timeout(PATIENCE, self.incoming.fill()).await.expect("the server says more").unwrap();
+        }
+    }
+    async fn control(&mut self) -> GameToSession {
+        loop {
+            if let Heard::Control(message) = self.hear().await {
+                return message;
+            }
+        }
+    }
+    /// The next frame for a member that is not only an acknowledgement.
+    async fn down(&mut self) -> (MemberId, DownHeader, Vec<u8>) {
+        loop {
+            match self.hear().await {
+                Heard::Down(member, header, payload) if header.kind != DOWN_ACK => {
+                    return (member, header, payload);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs a test on one thread, as links want it.
+fn run<F: Future<Output = ()>>(test: F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async { timeout(PATIENCE * 3, test).await.unwrap() });
+}
+
+/// A view of 200 kB that is another one at each of 128 ticks a second: no link takes that for long.
+struct Flood(Vec<u64>);
+
+impl Instance for Flood {
+    const KIND: Kind<Self> =
+        Kind::new("flood").tick_rate(128).patch_interval(Duration::from_millis(7));
+    type Params = ();
+    type Meta = ();
+    type In = Raw;
+    type Query = Never;
+    type Reply = Raw;
+    type Out = Never;
+    type Timer = Never;
+    type View<'a> = &'a [u64];
+    type PrivateView<'a> = ();
+
+    fn create((): (), _: &mut Cx<Self>) -> Result<Self, Reject> {
+        Ok(Self(vec![u64::MAX; 22_000]))
+    }
+    fn message(&mut self, _: Seat, input: Raw, cx: &mut Cx<Self>) {
+        cx.reply(input);
+    }
+    fn tick(&mut self, cx: &mut Cx<Self>) {
+        for n in &mut self.0 {
+            *n = u64::from(cx.random().below(u32::MAX)) << 32 | 1 << 63;
+        }
+    }
+    fn view(&self) -> &[u64] {
+        &self.0
+    }
+}
+
+/// Tells everybody what it hears, at once.
+struct Tellall;
+
+impl Instance for Tellall {
+    const KIND: Kind<Self> = Kind::new("tellall");
+    type Params = ();
+    type Meta = ();
+    type In = u32;
+    type Query = Never;
+    type Reply = ();
+    type Out = u32;
+    type Timer = Never;
+    type View<'a> = ();
+    type PrivateView<'a> = ();
+
+    fn create((): (), cx: &mut Cx<Self>) -> Result<Self, Reject> {
+        cx.set_open(false);
+        Ok(Self)
+    }
+    fn message(&mut self, _: Seat, input: u32, cx: &mut Cx<Self>) {
+        assert_ne!(input, 13, "told to panic");
+        cx.broadcast(input);
+    }
+    fn view(&self) {}
+}
+
+#[test]
+fn an_instance_is_made_and_a_seat_is_answered() {
+    run(async {
+        let server = Server::start().await;
+        let mut master = server.master(1).await;
+        let report = master.report.take().unwrap();
+        assert_eq!(report.address, server.address.to_string());
+        assert!(
+            report.kinds.iter().any(|kind| kind.name.as_str() == "arena" && kind.tick_rate == 20)
+        );
+        assert!(matches!(master.create("echo", 5).await, GameToMaster::Running(_)));
+
+        let mut session = server.session("s1").await;
+        session.attach(3, 8, 5, 0, 1);
+        let GameToSession::Attached(attached) = session.control().await else { panic!() };
+        assert_eq!(
+            (attached.member, attached.up_received, attached.down_next),
+            (MemberId(3), 0, 1)
+        );
+        assert_eq!(master.seat().await, (Seat(0), SeatState::Taken));
+        session.up(3, CALL, 1, 0, b"hello");
+        let (member, header, payload) = session.down().await;
+        assert_eq!((member, header.kind, header.number), (MemberId(3), REPLY, Seq(1)));
+        assert_eq!((header.channel, header.ack), (Channel(8), Seq(1)));
+        assert_eq!(payload, b"\x01\0\0\0hello");
+
+        session.say(&Detach { member: MemberId(3) }.into());
+        assert_eq!(master.seat().await, (Seat(0), SeatState::Away));
+        session.up(3, CALL, 2, 0, b"anybody?"); // Nobody: it is dropped and counted.
+        session.attach(4, 9, 5, 0, 2);
+        assert_eq!(master.seat().await, (Seat(0), SeatState::Taken));
+        assert_eq!(server.metrics.late.load(Relaxed), 1);
+    });
+}
+
+/// A session server uses a member's place again, with another number: what was under way to the one before reaches
+/// nobody, however high numbers get.
+#[test]
+fn a_place_that_is_used_again_is_another_member() {
+    run(async {
+        let server = Server::start().await;
+        let mut master = server.master(1).await;
+        master.create("echo", 5).await;
+        let mut session = server.session("s1").await;
+        let numbers = [7, 1 << 20 | 7, 0xfff << 20 | 7];
+        for (seat, number) in (0u16..).zip(numbers) {
+            session.attach(number, 8, 5, seat, 1);
+            let attached = loop {
+                if let GameToSession::Attached(attached) = session.control().await {
+                    break attached;
+                }
+            };
+            assert_eq!(attached.member, MemberId(number));
+            for old in numbers.into_iter().take_while(|&old| old != number) {
+                session.up(old, CALL, 1, 0, b"late");
+            }
+            session.up(number, CALL, 1, 0, b"mine");
+            let (member, _, payload) = session.down().await;
+            assert_eq!((member, &payload[4..]), (MemberId(number), &b"mine"[..]));
+        }
+        assert_eq!(server.metrics.late.load(Relaxed), 3);
+    });
+}
+
+#[test]
+fn a_patch_goes_once_to_each_channel_and_fits_the_snapshot() {
+    run(async {
+        let server = Server::start().await;
+        let mut master = server.master(1).await;
+        master.create("crowd", 5).await;
+        let (mut one, mut other) = (server.session("s1").await, server.session("s2").await);
+        for seat in 0..3 {
+            one.attach(u32::from(seat), 8, 5, seat, 1);
+        }
+        other.attach(0, 80, 5, 3, 1);
+        for (session, channel, members) in [(&mut one, 8, 3), (&mut other, 80, 1)] {
+            let mut versions = Vec::new();
+            while versions.len() < members {
+                if let Heard::Piece(header, bytes) = session.hear().await {
+                    assert_eq!(header.total as usize, bytes);
+                    versions.push(header.version);
+                }
+            }
+            let mut patches: Vec<PatchHeader> = Vec::new();
+            while patches.len() < 4 {
+                if let Heard::Fanout(of, header) = session.hear().await {
+                    assert_eq!(of, Channel(channel));
+                    patches.push(header);
+                }
+            }
+            let follow = patches.windows(2).all(|pair| pair[0].version == pair[1].base);
+            assert!(follow, "no patch comes twice and none is missing: {patches:?}");
+            assert!(patches.windows(2).all(|pair| pair[1].tick == pair[0].tick + 1));
+        }
+        assert!(server.metrics.ticks.load(Relaxed) > 0);
+        assert_eq!(server.metrics.ticks_given_up.load(Relaxed), 0);
+    });
+}
+
+#[test]
+fn what_was_not_acknowledged_is_sent_again_over_a_new_link() {
+    run(async {
+        let server = Server::start().await;
+        let mut master = server.master(1).await;
+        master.create("tellall", 5).await;
+        let mut session = server.session("s1").await;
+        session.attach(1, 8, 5, 0, 1);
+        session.control().await;
+        for n in 1..=5 {
+            session.up(1, MESSAGE, n, 0, &[u8::try_from(n).unwrap()]);
+        }
+        for _ in 1..=5 {
+            assert_eq!(session.down().await.1.kind, EVENT);
+        }
+        session.up(1, MESSAGE, 6, 2, &[6]); // It has the first two.
+        session.outgoing.close();
+        let states = [master.seat().await, master.seat().await];
+        assert_eq!(states, [(Seat(0), SeatState::Taken), (Seat(0), SeatState::Away)]);
+
+        let mut session = server.session("s2").await;
+        session.attach(70, 9, 5, 0, 2);
+        let GameToSession::Attached(attached) = session.control().await else { panic!() };
+        assert_eq!((attached.up_received, attached.down_next), (6, 3));
+        for n in 3..=6u8 {
+            let (member, header, payload) = session.down().await;
+            assert_eq!((member, header.number), (MemberId(70), Seq(n.into())));
+            assert_eq!(payload, [n]);
+        }
+    });
+}
+
+#[test]
+fn a_seat_that_moves_to_another_link_is_told_on_the_old_one() {
+    run(async {
+        let server = Server::start().await;
+        let mut master = server.master(1).await;
+        master.create("echo", 5).await;
+        let mut old = server.session("s1").await;
+        old.attach(1, 8, 5, 0, 1);
+        old.control().await;
+        let mut new = server.session("s2").await;
+        new.attach(2, 9, 5, 0, 2);
+        new.control().await;
+        let GameToSession::Ended(ended) = old.control().await else { panic!() };
+        assert_eq!((ended.member, ended.refusal.code), (MemberId(1), Code::Superseded));
+        new.up(2, CALL, 1, 0, b"x");
+        assert_eq!(new.down().await.0, MemberId(2));
+    });
+}
+
+#[test]
+fn a_lost_master_stops_nothing_and_the_next_one_learns_everything() {
+    run(async {
+        let server = Server::start().await;
+        let mut master = server.master(1).await;
+        assert!(matches!(master.create("tellall", 5).await, GameToMaster::Running(_)));
+        let GameToMaster::MetaChanged(changed) = master.hear().await else { panic!() };
+        assert!(!changed.open);
+        let mut session = server.session("s1").await;
+        session.attach(1, 8, 5, 0, 1);
+        session.control().await;
+        master.outgoing.close();
+        drop(master);
+        session.up(1, MESSAGE, 1, 0, &[7]);
+        assert_eq!(session.down().await.2, [7]);
+
+        let mut master = server.master(2).await;
+        let report = master.report.take().unwrap();
+        let [held] = &report.instances[..] else { panic!("{report:?}") };
+        assert_eq!((held.instance, held.seats.len()), (InstanceId(5), 1));
+        let GameToMaster::MetaChanged(changed) = master.hear().await else { panic!() };
+        assert!(!changed.open, "the report does not say it, so it comes after");
+        assert!(matches!(master.create("echo", 6).await, GameToMaster::Running(_)));
+
+        // The same master over a new link: both streams go on.
+        let (sent, inbound) = (master.sent, master.inbound);
+        master.outgoing.close();
+        drop(master);
+        session.attach(2, 9, 6, 0, 1);
+        let mut master = server.master(2).await;
+        (master.sent, master.inbound) = (sent, inbound);
+        assert_eq!(master.seat().await, (Seat(0), SeatState::Taken));
+    });
+}
+
+#[test]
+fn a_master_that_is_not_the_newest_is_not_obeyed() {
+    run(async {
+        let server = Server::start().await;
+        let mut master = server.master(1).await;
+        master.epoch = Epoch { era: 1, epoch: 7 };
+        assert!(matches!(master.create("echo", 5).await, GameToMaster::Running(_)));
+        master.epoch = Epoch { era: 1, epoch: 6 };
+        let refusal = Refusal::new(Code::Destroyed, "no");
+        let (instance, incarnation) = (InstanceId(5), Incarnation(1));
+        master.say(&DestroyInstance { instance, incarnation, refusal }.into(), 2);
+        master.epoch = Epoch { era: 1, epoch: 7 };
+        assert!(matches!(master.create("echo", 6).await, GameToMaster::Running(_)));
+        assert_eq!(server.metrics.deposed.load(Relaxed), 1);
+        assert_eq!(server.metrics.closed.load(Relaxed), 0);
+    });
+}
+
+#[test]
+fn what_can_not_be_is_refused_by_name() {
+    run(async {
+        let config = GameConfig { instances_max: 1, ..GameConfig::default() };
+        let server = Server::start_with(config).await;
+        let mut master = server.master(1).await;
+        let GameToMaster::CreateRefused(refused) = master.create("chess", 4).await else {
+            panic!()
+        };
+        assert_eq!(refused.refusal.code, Code::KindUnknown);
+        assert!(
+            refused.refusal.message.contains("chess") && refused.refusal.message.contains("arena")
+        );
+        master.create("echo", 5).await;
+        let GameToMaster::CreateRefused(refused) = master.create("echo", 6).await else { panic!() };
+        assert_eq!(refused.refusal.code, Code::NoCapacity);
+        let mut session = server.session("s1").await;
+        session.attach(1, 8, 99, 0, 1);
+        let GameToSession::AttachRefused(refused) = session.control().await else { panic!() };
+        assert_eq!(refused.refusal.code, Code::InstanceUnknown);
+
+        let taken = GameConfig { listen: server.address, ..GameConfig::default() };
+        let registry = Registry::new().with::<Echo>();
+        let error = bind(&taken, &"test".into(), &key(), &"test".into(), registry).unwrap_err();
+        assert!(error.to_string().contains("is the port in use?"), "{error}");
+        let none = bind(&taken, &"test".into(), &key(), &"test".into(), Registry::new());
+        assert!(matches!(none, Err(GameError::NoKinds)));
+    });
+}
+
+#[test]
+fn a_freed_seat_and_a_destroyed_instance_end_their_members() {
+    run(async {
+        let server = Server::start().await;
+        let mut master = server.master(1).await;
+        master.create("arena", 5).await;
+        let mut session = server.session("s1").await;
+        for seat in 0..2 {
+            session.attach(u32::from(seat), 8, 5, seat, 1);
+            session.control().await;
+        }
+        let (instance, incarnation) = (InstanceId(5), Incarnation(1));
+        let refusal = Refusal::new(Code::Left, "bye");
+        let session_of_0 = SessionId(100);
+        master.order(
+            &FreeSeat { instance, incarnation, seat: Seat(0), session: session_of_0, refusal }
+                .into(),
+        );
+        let GameToSession::Ended(ended) = session.control().await else { panic!() };
+        assert_eq!((ended.member, ended.refusal.code), (MemberId(0), Code::Left));
+        let refusal = Refusal::new(Code::Destroyed, "an operator did it");
+        master.order(&DestroyInstance { instance, incarnation, refusal }.into());
+        let GameToSession::Ended(ended) = session.control().await else { panic!() };
+        assert_eq!((ended.member, ended.refusal.code), (MemberId(1), Code::Destroyed));
+        loop {
+            if let GameToMaster::Closed(closed) = master.hear().await {
+                break assert_eq!(closed.refusal.code, Code::Destroyed);
+            }
+        }
+    });
+}
+
+#[test]
+fn an_instance_that_panics_takes_nobody_with_it() {
+    run(async {
+        let server = Server::start().await;
+        let mut master = server.master(1).await;
+        master.create("tellall", 5).await;
+        master.hear().await;
+        master.create("tellall", 6).await;
+        let mut session = server.session("s1").await;
+        session.attach(1, 8, 5, 0, 1);
+        session.attach(2, 9, 6, 0, 1);
+        session.up(1, MESSAGE, 1, 0, &[13]);
+        session.up(2, MESSAGE, 1, 0, &[14]);
+        let (mut failed, mut told) = (false, false);
+        while !failed || !told {
+            match session.hear().await {
+                Heard::Control(GameToSession::Ended(ended)) => {
+                    assert_eq!(
+                        (ended.member, ended.refusal.code),
+                        (MemberId(1), Code::InstanceFailed)
+                    );
+                    failed = true;
+                }
+                Heard::Down(MemberId(2), header, payload) if header.kind == EVENT => {
+                    assert_eq!(payload, [14]);
+                    told = true;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(server.metrics.failed.load(Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_server_that_stops_tells_the_master_and_its_members_and_ends() {
+    run(async {
+        let config =
+            GameConfig { drain_timeout: Duration::from_millis(300), ..GameConfig::default() };
+        let mut server = Server::start_with(config).await;
+        let mut master = server.master(1).await;
+        master.create("arena", 5).await;
+        let mut session = server.session("s1").await;
+        session.attach(1, 8, 5, 0, 1);
+        session.control().await;
+        server.stop.cancel();
+        loop {
+            if let GameToMaster::Load(load) = master.hear_any().await
+                && load.draining
+            {
+                break;
+            }
+        }
+        master.order(&order("echo", 6).into());
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            match master.hear().await {
+                GameToMaster::CreateRefused(refused) => seen.push(refused.refusal.code),
+                GameToMaster::Closed(closed) => seen.push(closed.refusal.code),
+                _ => {}
+            }
+        }
+        assert_eq!(seen, [Code::Draining, Code::Draining]);
+        let GameToSession::Ended(ended) = session.control().await else { panic!() };
+        assert_eq!((ended.member, ended.refusal.code), (MemberId(1), Code::Draining));
+        server.stopped().await.unwrap();
+    });
+}
+
+/// Nobody is connected any more, so a server that stops waits for nobody, however long it may.
+#[test]
+fn a_server_that_stops_does_not_wait_for_who_is_away() {
+    run(async {
+        let config =
+            GameConfig { drain_timeout: Duration::from_secs(86_400), ..GameConfig::default() };
+        let mut server = Server::start_with(config).await;
+        let mut master = server.master(1).await;
+        master.create("arena", 5).await;
+        let mut session = server.session("s1").await;
+        session.attach(1, 8, 5, 0, 1);
+        session.control().await;
+        assert_eq!(master.seat().await, (Seat(0), SeatState::Taken));
+        server.stop.cancel();
+        session.say(&Detach { member: MemberId(1) }.into());
+        loop {
+            if let GameToMaster::Closed(closed) = master.hear().await {
+                assert_eq!(closed.refusal.code, Code::Draining);
+                break;
+            }
+        }
+        server.stopped().await.unwrap();
+    });
+}
+
+/// Method: a session server reads nothing until patches were dropped for it, while another one reads on; then it reads
+/// again, and its views come anew and go on from there.
+#[test]
+fn a_session_server_that_reads_too_slowly_misses_patches_and_is_refreshed() {
+    run(async {
+        let server = Server::start().await;
+        let mut master = server.master(1).await;
+        master.create("flood", 5).await;
+        let (mut slow, mut quick) = (server.session("slow").await, server.session("quick").await);
+        slow.attach(1, 8, 5, 0, 1);
+        slow.control().await;
+        quick.attach(1, 9, 5, 1, 1);
+        while server.metrics.patches_dropped.load(Relaxed) == 0 {
+            quick.hear().await;
+        }
+        let (mut whole, mut last) = (None, 0);
+        let next = loop {
+            match slow.hear().await {
+                Heard::Piece(header, _) if server.metrics.refreshes.load(Relaxed) > 0 => {
+                    whole = Some(header.version);
+                }
+                Heard::Fanout(_, header) if Some(header.base) == whole => break header,
+                Heard::Fanout(_, header) => last = header.version,
+                _ => {}
+            }
+        };
+        assert!(next.base > last, "patches between {last} and {next:?} were dropped");
+        slow.up(1, CALL, 1, 0, b"still there?");
+        assert_eq!(slow.down().await.2, b"\x01\0\0\0still there?");
+    });
+}

@@ -1,0 +1,14 @@
+//! The demo games: arena, which a game developer reads first, and the small kinds that tests and benchmarks use.
+//!
+//! - *Takes* what players send.
+//! - *Gives* what they see, and what happens to them.
+//! - *Owns* the rules.
+//! - *Never* more than a game of your own could do: this crate knows Greenroom by its public door only.
+
+pub mod arena;
+pub mod crowd;
+pub mod echo;
+
+pub use arena::Arena;
+pub use crowd::Crowd;
+pub use echo::Echo;

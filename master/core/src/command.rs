@@ -1,0 +1,125 @@
+//! What goes into the core and what comes out: entries of the log, and what the shell must do after them.
+
+use greenroom_protocol::wire::admin_master::Action;
+use greenroom_protocol::wire::client_session::Request;
+use greenroom_protocol::wire::master_game::{
+    Closed, CreateRefused, GameLoad, GameReport, MetaChanged, Running, SeatChanged,
+};
+use greenroom_protocol::wire::server_server::Role;
+use greenroom_protocol::wire::session_master::{
+    Bind, MasterToSession, SessionLoad, SessionReport, Unbind,
+};
+use greenroom_protocol::{Epoch, Incarnation, Refusal, RequestId, ServerName, SessionId};
+
+/// What the active stamps on a command before it is appended: all that `apply` may know of the world outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Number of the command in the log, from 1.
+    pub lsn: u64,
+    /// The term in which it was appended.
+    pub epoch: Epoch,
+    /// The active's clock in milliseconds, never less than that of the command before.
+    pub now_ms: u64,
+    /// Random bits of the active's own.
+    pub seed: u64,
+}
+
+/// Which process says it: a name alone would let an earlier life of the process speak.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its name.
+    pub server: ServerName,
+    /// This life of its process.
+    pub incarnation: Incarnation,
+}
+
+/// An entry of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// A session server is there and says what it is and whom it has. First on every link.
+    SessionUp(Origin, SessionReport),
+    /// Load of a session server.
+    SessionLoad(Origin, SessionLoad),
+    /// A session server has the master's stream up to this number.
+    SessionReceived(Origin, u64),
+    /// A user has proved who it is.
+    Bind(Origin, Bind),
+    /// A connection is gone. With its place in the session server's stream.
+    Unbind(Origin, u64, Unbind),
+    /// A client's request. `List` changes nothing and is not a command: see [`crate::State::list`].
+    Ask {
+        /// The session server that carries it.
+        origin: Origin,
+        /// Whose.
+        session: SessionId,
+        /// The client's number.
+        id: RequestId,
+        /// Cached answers up to this one may go.
+        answered: RequestId,
+        /// What is asked.
+        request: Request,
+    },
+    /// A game server is there and says what it is and what it runs. First on every link.
+    GameUp(Origin, GameReport),
+    /// Load of a game server.
+    GameLoad(Origin, GameLoad),
+    /// A game server has the master's stream up to this number.
+    GameReceived(Origin, u64),
+    /// Something happened to an instance. With its place in the game server's stream.
+    Happened(Origin, u64, Event),
+    /// The link to a server is gone: it is suspect until it reports again or its time is up.
+    LinkLost(Role, Origin),
+    /// Time has passed: what is due at the header's time happens, at most [`crate::State::EXPIRED_MAX`] of it.
+    Expire,
+    /// An operator acts.
+    Act {
+        /// The shell's number of this question.
+        number: u64,
+        /// What to do.
+        action: Action,
+    },
+}
+
+/// What a game server reports of an instance.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// It runs.
+    Running(Running),
+    /// It was not made.
+    CreateRefused(CreateRefused),
+    /// A seat of it changes.
+    SeatChanged(SeatChanged),
+    /// The game changed what it says of it.
+    MetaChanged(MetaChanged),
+    /// It is closed.
+    Closed(Closed),
+}
+
+/// What the shell must do once a command is committed. What must not be lost is not here but in the receivers' streams:
+/// see [`crate::State::session_stream`] and [`crate::State::game_stream`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Tell a server that its link is in use. Goes out before anything of its stream.
+    Welcome(Role, ServerName),
+    /// Tell a session server. If it is lost, the session server asks again.
+    ToSession(ServerName, MasterToSession),
+    /// Answer an operator.
+    Acted {
+        /// As in [`Command::Act`].
+        number: u64,
+        /// What became of it.
+        result: Result<(), Refusal>,
+    },
+    /// A server said what it may not say, or what can't be. Nothing was changed.
+    Illegal {
+        /// Its role.
+        role: Role,
+        /// Which.
+        server: ServerName,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+/// The effects of one command, in order.
+pub type Effects = Vec<Effect>;

@@ -1,0 +1,27 @@
+//! The decisions of the master: the directories of users, servers and instances as a deterministic state machine.
+//!
+//! [`State::apply`] takes one command of the log at a time. Whoever applies the same headers and commands to the same
+//! state gets the same state and the same effects; nothing in here knows how many masters there are.
+//!
+//! *Takes*: a [`Header`] (number, epoch, time, seed) and a [`Command`].
+//! *Gives*: [`Effects`], and per receiver a numbered stream of what must not be lost.
+//! *Owns*: who is connected where, which instances run where, who sits in them, which requests were answered how.
+//! *Never*: a clock, randomness, a socket, a task; never an iteration whose order is random.
+
+mod command;
+mod deadlines;
+mod digest;
+mod directory;
+mod index;
+mod log;
+mod mint;
+mod report;
+mod servers;
+mod state;
+mod users;
+mod verbs;
+
+pub use command::{Command, Effect, Effects, Event, Header, Origin};
+pub use log::{Log, replay};
+pub use mint::ClusterSecret;
+pub use state::{Settings, State};

@@ -1,0 +1,562 @@
+//! What servers say of themselves and of what they have, and what happens when they fall silent.
+
+use ecow::EcoString;
+use greenroom_protocol::wire::client_session::{Meta, MetaValue};
+use greenroom_protocol::wire::master_game::{
+    Closed, CreateRefused, DestroyInstance, FreeSeat, GameReport, HeldInstance, HeldSeat,
+    MetaChanged, Running, SeatChanged, SeatState,
+};
+use greenroom_protocol::wire::server_server::Role;
+use greenroom_protocol::wire::session_master::{
+    EndSession, HeldSession, Outcome, SessionLoad, SessionReport, Unbind,
+};
+use greenroom_protocol::{
+    Code, Generation, Incarnation, InstanceId, Refusal, Seat, ServerName, SessionId,
+};
+
+use crate::command::{Effect, Event, Origin};
+use crate::deadlines::{Due, NEVER};
+use crate::directory::{At, Instance, SeatRecord, SeatStage, Stage, Waiter, Wants};
+use crate::servers::{GameSlot, Health, Peer, SessionSlot};
+use crate::state::{State, Step, bounded};
+use crate::users::{Life, Session};
+
+/// What a reporting server is to this master.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// It goes on where it was: both streams have everything, its lists say nothing new.
+    SameLife,
+    /// It was given up and comes back: what it had is lost already.
+    GivenUp,
+    /// It was never heard of in this life, or the master has lost its memory: what it has is taken over.
+    New,
+}
+
+impl State {
+    pub(crate) fn session_up(
+        &mut self,
+        step: &mut Step<'_>,
+        origin: &Origin,
+        report: &SessionReport,
+    ) {
+        let slot = self.session_servers.named_or_new(origin);
+        let known = known(&self.session_servers.get(slot).peer, origin);
+        if known == Known::New {
+            // An earlier life of the process took its connections with it.
+            let lost: Vec<SessionId> =
+                self.session_servers.get(slot).sessions.iter().copied().collect();
+            self.unbind_each(&lost);
+            let peer = &mut self.session_servers.get_mut(slot).peer;
+            let due = Due::Server(Role::Session, origin.server.clone());
+            self.deadlines.set(&mut peer.until_ms, NEVER, due);
+            self.session_servers.renew(slot, origin);
+        }
+        let server = self.session_servers.get_mut(slot);
+        server.urls.clone_from(&report.urls);
+        server.connections_max = report.connections_max;
+        server.load.draining = false;
+        server.peer.build = report.build.clone();
+        server.peer.health = Health::Up;
+        let due = Due::Server(Role::Session, origin.server.clone());
+        self.deadlines.set(&mut server.peer.until_ms, NEVER, due);
+        step.effects.push(Effect::Welcome(Role::Session, origin.server.clone()));
+
+        // A binding whose answer was lost with the link is not on the server's list: the connection may be gone.
+        let mut missing = self.session_servers.get(slot).sessions.clone();
+        for held in &report.sessions {
+            if self.session_held(step, slot, held, known) {
+                missing.remove(&held.session);
+            }
+        }
+        let missing: Vec<SessionId> = missing.into_iter().collect();
+        self.unbind_each(&missing);
+        self.announce(step, Some(&origin.server));
+    }
+
+    /// Takes a session over that a server says it has, or tells the server to end it. Whether it has it now.
+    fn session_held(
+        &mut self,
+        step: &mut Step<'_>,
+        server: SessionSlot,
+        held: &HeldSession,
+        known: Known,
+    ) -> bool {
+        let over = |code, message| Err(Refusal::new(code, message));
+        let verdict = match self.users.find(held.session) {
+            Some(slot) => {
+                let session = self.users.session(slot);
+                match &session.life {
+                    Life::Ended(refusal) => Err((**refusal).clone()),
+                    Life::Live { user } if self.users.user(*user).id != held.user => {
+                        let name = self.session_server_name(server).clone();
+                        step.illegal(Role::Session, &name, "a session of another user");
+                        over(Code::SessionExpired, "the session belongs to another user")
+                    }
+                    Life::Live { .. } => {
+                        let is_elsewhere = session.binding.is_some_and(|binding| binding != server);
+                        if held.generation < session.generation || is_elsewhere {
+                            over(Code::Superseded, "the session has a newer connection")
+                        } else {
+                            Ok(slot)
+                        }
+                    }
+                }
+            }
+            None if known != Known::New => {
+                over(Code::SessionExpired, "the session was without a connection for too long")
+            }
+            None if self.users.find_user(&held.user).is_some() => {
+                over(Code::Superseded, "the user has another session")
+            }
+            None if self.users.sessions_len() >= self.settings.sessions_max => {
+                over(Code::Busy, "there are as many sessions as there may be")
+            }
+            None => {
+                let session = Session::new(held.session, None, held.generation);
+                Ok(self.users.insert(session, &held.user, EcoString::new()))
+            }
+        };
+        match verdict {
+            Ok(slot) => {
+                let session = self.users.session_mut(slot);
+                session.generation = held.generation;
+                session.bound_by = None;
+                self.rebind(slot, server);
+                true
+            }
+            Err(refusal) => {
+                let told =
+                    EndSession { session: held.session, generation: held.generation, refusal };
+                self.session_servers.get_mut(server).peer.out.push(told.into());
+                false
+            }
+        }
+    }
+
+    fn unbind_each(&mut self, sessions: &[SessionId]) {
+        for session in sessions {
+            if let Some(slot) = self.users.find(*session) {
+                self.unbind(slot);
+            }
+        }
+    }
+
+    pub(crate) fn session_load(
+        &mut self,
+        step: &mut Step<'_>,
+        origin: &Origin,
+        load: &SessionLoad,
+    ) {
+        let Some(slot) = self.session_servers.speaker(origin) else { return };
+        let server = self.session_servers.get_mut(slot);
+        let drains = server.load.draining != load.draining;
+        server.load = load.clone();
+        if drains {
+            self.announce(step, None);
+        }
+    }
+
+    pub(crate) fn unbound(
+        &mut self,
+        step: &mut Step<'_>,
+        origin: &Origin,
+        n: u64,
+        unbind: &Unbind,
+    ) {
+        let Some(server) = self.session_servers.speaker(origin) else { return };
+        if !self.session_servers.get_mut(server).peer.inbound.accept(n) {
+            return;
+        }
+        let Some(slot) = self.users.find(unbind.session) else { return };
+        let session = self.users.session(slot);
+        if session.generation != unbind.generation {
+            return;
+        }
+        match session.binding {
+            Some(binding) if binding == server => self.unbind(slot),
+            Some(_) => step.illegal(Role::Session, &origin.server, "another server's binding"),
+            None => {}
+        }
+    }
+
+    pub(crate) fn game_up(&mut self, step: &mut Step<'_>, origin: &Origin, report: &GameReport) {
+        let slot = self.game_servers.named_or_new(origin);
+        let known = known(&self.game_servers.get(slot).peer, origin);
+        if known == Known::New {
+            let lost: Vec<InstanceId> =
+                self.game_servers.get(slot).instances.iter().copied().collect();
+            for id in lost {
+                self.lose(step, id);
+            }
+            let peer = &mut self.game_servers.get_mut(slot).peer;
+            let due = Due::Server(Role::Game, origin.server.clone());
+            self.deadlines.set(&mut peer.until_ms, NEVER, due);
+            self.game_servers.renew(slot, origin);
+        }
+        let server = self.game_servers.get_mut(slot);
+        server.address = report.address.clone();
+        server.kinds = report.kinds.iter().map(|kind| (kind.name.clone(), kind.clone())).collect();
+        server.instances_max = report.instances_max;
+        server.labels.clone_from(&report.labels);
+        server.load.draining = false;
+        server.peer.build = report.build.clone();
+        server.peer.health = Health::Up;
+        let due = Due::Server(Role::Game, origin.server.clone());
+        self.deadlines.set(&mut server.peer.until_ms, NEVER, due);
+        self.suspect(slot, false);
+        step.effects.push(Effect::Welcome(Role::Game, origin.server.clone()));
+
+        match known {
+            Known::SameLife => {}
+            Known::GivenUp => {
+                for held in &report.instances {
+                    self.stop(slot, held.instance, held.incarnation);
+                }
+            }
+            Known::New => {
+                for held in &report.instances {
+                    self.adopt(slot, held);
+                }
+            }
+        }
+    }
+
+    /// Takes an instance over that a game server says it runs and that this master does not know. Its unique key and
+    /// its owner are not known to the game server, so it has none.
+    fn adopt(&mut self, server: GameSlot, held: &HeldInstance) {
+        let kind = self.game_servers.get(server).kinds.get(&held.kind);
+        let (Some(kind), None) = (kind, self.directory.find(held.instance)) else {
+            return self.stop(server, held.instance, held.incarnation);
+        };
+        let mut instance =
+            Instance::granted(held.instance, held.incarnation, server, kind.seats_max);
+        instance.stage = Stage::Running;
+        if is_bounded(&held.meta) {
+            instance.meta = held.meta.clone();
+        }
+        let at = self.directory.insert(&held.kind, instance);
+        self.game_servers.get_mut(server).instances.insert(held.instance);
+        for seat in &held.seats {
+            self.adopt_seat(at, seat);
+        }
+    }
+
+    /// Takes a seat over. Its session may be told of by its session server later: it waits for that as for any
+    /// session without a connection.
+    fn adopt_seat(&mut self, at: At, held: &HeldSeat) {
+        if self.users.find(held.session).is_none()
+            && self.users.find_user(&held.user).is_none()
+            && self.users.sessions_len() < self.settings.sessions_max
+        {
+            let session = Session::new(held.session, None, Generation(0));
+            let slot = self.users.insert(session, &held.user, EcoString::new());
+            self.unbind(slot);
+        }
+        let stage = if held.away { SeatStage::Away } else { SeatStage::Taken };
+        self.seated_there(at, held.seat, held.session, stage);
+    }
+
+    /// Tells a game server to stop what it should not run.
+    fn stop(&mut self, server: GameSlot, instance: InstanceId, incarnation: Incarnation) {
+        let refusal = Refusal::new(Code::InstanceLost, "the directory gave this instance up");
+        let told = DestroyInstance { instance, incarnation, refusal };
+        self.game_servers.get_mut(server).peer.out.push(told.into());
+    }
+
+    /// Closes an instance whose game server is gone. Should the server come back, it is told to stop it.
+    fn lose(&mut self, step: &mut Step<'_>, id: InstanceId) {
+        let Some(at) = self.directory.find(id) else { return };
+        let &Instance { server, incarnation, .. } = self.directory.get(at);
+        self.stop(server, id, incarnation);
+        let refusal = Refusal::new(Code::InstanceLost, Code::InstanceLost.meaning());
+        self.close(step, at, &refusal);
+    }
+
+    /// The instances of a server are avoided while it is suspect.
+    fn suspect(&mut self, server: GameSlot, suspect: bool) {
+        for &id in &self.game_servers.get(server).instances {
+            if let Some(at) = self.directory.find(id) {
+                self.directory.edit(at, |instance| instance.suspect = suspect);
+            }
+        }
+    }
+
+    pub(crate) fn link_lost(&mut self, role: Role, origin: &Origin) {
+        let until_ms = self.now_ms.saturating_add(self.settings.server_grace_ms);
+        let due = Due::Server(role, origin.server.clone());
+        match role {
+            Role::Session => {
+                let Some(slot) = self.session_servers.speaker(origin) else { return };
+                let peer = &mut self.session_servers.get_mut(slot).peer;
+                peer.health = Health::Suspect;
+                self.deadlines.set(&mut peer.until_ms, until_ms, due);
+            }
+            Role::Game => {
+                let Some(slot) = self.game_servers.speaker(origin) else { return };
+                let peer = &mut self.game_servers.get_mut(slot).peer;
+                peer.health = Health::Suspect;
+                self.deadlines.set(&mut peer.until_ms, until_ms, due);
+                self.suspect(slot, true);
+            }
+            Role::Master => {}
+        }
+    }
+
+    /// A suspect session server is given up, some of its sessions at a time; one that is down is forgotten.
+    pub(crate) fn session_server_over(
+        &mut self,
+        step: &mut Step<'_>,
+        name: &ServerName,
+        left: &mut usize,
+    ) {
+        let slot = self.session_servers.named(name).expect("a server took its deadline with it");
+        let due = Due::Server(Role::Session, name.clone());
+        let server = self.session_servers.get_mut(slot);
+        if server.peer.health == Health::Down {
+            self.deadlines.set(&mut server.peer.until_ms, NEVER, due);
+            return self.session_servers.remove(slot);
+        }
+        let some: Vec<SessionId> = server.sessions.iter().copied().take(*left).collect();
+        *left -= some.len();
+        self.unbind_each(&some);
+        let server = self.session_servers.get_mut(slot);
+        if server.sessions.is_empty() {
+            server.peer.health = Health::Down;
+            let until_ms = self.now_ms.saturating_add(self.settings.server_memory_ms);
+            self.deadlines.set(&mut server.peer.until_ms, until_ms, due);
+            self.announce(step, None);
+        }
+    }
+
+    /// A suspect game server is given up, some of its instances at a time; one that is down is forgotten.
+    pub(crate) fn game_server_over(
+        &mut self,
+        step: &mut Step<'_>,
+        name: &ServerName,
+        left: &mut usize,
+    ) {
+        let slot = self.game_servers.named(name).expect("a server took its deadline with it");
+        let due = Due::Server(Role::Game, name.clone());
+        let server = self.game_servers.get_mut(slot);
+        if server.peer.health == Health::Down {
+            self.deadlines.set(&mut server.peer.until_ms, NEVER, due);
+            return self.game_servers.remove(slot);
+        }
+        let some: Vec<InstanceId> = server.instances.iter().copied().take(*left).collect();
+        *left -= some.len();
+        for id in some {
+            self.lose(step, id);
+        }
+        let server = self.game_servers.get_mut(slot);
+        if server.instances.is_empty() {
+            server.peer.health = Health::Down;
+            let until_ms = self.now_ms.saturating_add(self.settings.server_memory_ms);
+            self.deadlines.set(&mut server.peer.until_ms, until_ms, due);
+        }
+    }
+
+    /// A game server's word about an instance. It speaks for its own instances only, and each word counts once.
+    pub(crate) fn happened(&mut self, step: &mut Step<'_>, origin: &Origin, n: u64, event: &Event) {
+        let Some(server) = self.game_servers.speaker(origin) else { return };
+        if !self.game_servers.get_mut(server).peer.inbound.accept(n) {
+            return;
+        }
+        let (id, incarnation) = match event {
+            Event::Running(Running { instance, incarnation, .. })
+            | Event::CreateRefused(CreateRefused { instance, incarnation, .. })
+            | Event::SeatChanged(SeatChanged { instance, incarnation, .. })
+            | Event::MetaChanged(MetaChanged { instance, incarnation, .. })
+            | Event::Closed(Closed { instance, incarnation, .. }) => (*instance, *incarnation),
+        };
+        let Some(at) = self.directory.find(id) else {
+            // Given up while its word was on the way: what still runs is stopped.
+            if matches!(event, Event::Running(_)) {
+                self.stop(server, id, incarnation);
+            }
+            return;
+        };
+        let instance = self.directory.get(at);
+        if instance.server != server {
+            return step.illegal(Role::Game, &origin.server, "another server's instance");
+        }
+        if instance.incarnation != incarnation {
+            return step.illegal(Role::Game, &origin.server, "another life of the instance");
+        }
+        match event {
+            Event::Running(running) => self.running(step, origin, at, &running.meta),
+            Event::CreateRefused(CreateRefused { refusal, .. })
+            | Event::Closed(Closed { refusal, .. }) => self.close(step, at, &bounded(refusal)),
+            Event::SeatChanged(change) => self.seat_changed(step, origin, at, change),
+            Event::MetaChanged(MetaChanged { meta, open, .. }) => {
+                let keeps = !is_bounded(meta);
+                self.directory.edit(at, |instance| {
+                    instance.open = *open;
+                    if !keeps {
+                        instance.meta.clone_from(meta);
+                    }
+                });
+                if keeps {
+                    step.illegal(Role::Game, &origin.server, "metadata over its size");
+                }
+            }
+        }
+    }
+
+    /// A granted instance runs: its reserved seats may be taken from here on, and who waits for it is answered.
+    fn running(&mut self, step: &mut Step<'_>, origin: &Origin, at: At, meta: &Meta) {
+        if self.directory.get(at).stage != Stage::Granted {
+            return;
+        }
+        let is_bounded = is_bounded(meta);
+        if !is_bounded {
+            step.illegal(Role::Game, &origin.server, "metadata over its size");
+        }
+        let waiters = self.directory.edit(at, |instance| {
+            instance.stage = Stage::Running;
+            if is_bounded {
+                instance.meta.clone_from(meta);
+            }
+            std::mem::take(&mut instance.waiters)
+        });
+        let reserved: Vec<(Seat, SeatRecord)> = self
+            .directory
+            .get(at)
+            .seats()
+            .filter(|(_, record)| record.stage == SeatStage::Reserved)
+            .map(|(seat, record)| (seat, *record))
+            .collect();
+        let until_ms = self.now_ms.saturating_add(self.settings.reservation_ms);
+        for (seat, record) in reserved {
+            self.set_seat(at, seat, SeatRecord { until_ms, ..record });
+        }
+        for Waiter { session, id, wants } in waiters {
+            let outcome = match wants {
+                Wants::Created => self.created(at),
+                Wants::Seat(seat) => self.promised(at, seat, session),
+                // Only what closes is waited for in this way.
+                Wants::Destroyed => continue,
+            };
+            self.resolve(step, session, id, outcome);
+        }
+    }
+
+    fn seat_changed(&mut self, step: &mut Step<'_>, origin: &Origin, at: At, change: &SeatChanged) {
+        let SeatChanged { seat, session, state, .. } = *change;
+        if seat.0 >= self.directory.get(at).seats_max {
+            return step.illegal(Role::Game, &origin.server, "a seat that the kind does not have");
+        }
+        let instance = self.directory.get(at);
+        let record = instance.seat(seat);
+        let is_vacating = instance.vacating.contains(&(seat, session));
+        match state {
+            // Said before the game server knew that the seat is not this session's any more.
+            SeatState::Taken | SeatState::Away if is_vacating => {}
+            SeatState::Free if is_vacating => self.vacant(step, at, seat, session),
+            SeatState::Taken => self.seated_there(at, seat, session, SeatStage::Taken),
+            SeatState::Away => self.seated_there(at, seat, session, SeatStage::Away),
+            SeatState::Free if !record.is_free() && record.session == session => {
+                self.set_seat(at, seat, SeatRecord::FREE);
+            }
+            SeatState::Free => {}
+        }
+    }
+
+    /// A game server has a session in a seat: it is written down, or the session is sent away again.
+    fn seated_there(&mut self, at: At, seat: Seat, session: SessionId, stage: SeatStage) {
+        if !self.take_seat(at, seat, session, stage) {
+            self.evict(at, seat, session);
+        }
+    }
+
+    /// The holder before is out of a seat: whoever was promised it may take it.
+    fn vacant(&mut self, step: &mut Step<'_>, at: At, seat: Seat, before: SessionId) {
+        let waiters = self.directory.edit(at, |instance| {
+            instance.vacating.retain(|vacating| *vacating != (seat, before));
+            if instance.is_vacating(seat) {
+                return Vec::new();
+            }
+            instance.waiters.extract_if(.., |waiter| waiter.wants == Wants::Seat(seat)).collect()
+        });
+        let record = self.directory.get(at).seat(seat);
+        if record.stage == SeatStage::Reserved && !self.directory.get(at).is_vacating(seat) {
+            let until_ms = self.now_ms.saturating_add(self.settings.reservation_ms);
+            self.set_seat(at, seat, SeatRecord { until_ms, ..record });
+        }
+        for Waiter { session, id, .. } in waiters {
+            let outcome = self.promised(at, seat, session);
+            self.resolve(step, session, id, outcome);
+        }
+    }
+
+    /// The answer to who waited for a seat.
+    fn promised(&self, at: At, seat: Seat, session: SessionId) -> Outcome {
+        let record = self.directory.get(at).seat(seat);
+        if !record.is_free() && record.session == session {
+            self.granted(at, seat)
+        } else {
+            Outcome::Refused(Refusal::new(Code::Left, Code::Left.meaning()))
+        }
+    }
+
+    /// Writes down that a session is in a seat; false if it may not be. A free seat is taken on the game server's word
+    /// alone where the master has lost its memory of giving it.
+    fn take_seat(&mut self, at: At, seat: Seat, session: SessionId, stage: SeatStage) -> bool {
+        let instance = self.directory.get(at);
+        let record = instance.seat(seat);
+        let is_holder = !record.is_free() && record.session == session;
+        if !is_holder {
+            let Some(slot) = self.users.find(session) else { return false };
+            let holder = self.users.session(slot);
+            let may_take = record.stage == SeatStage::Free
+                && seat.0 < instance.seats_max
+                && holder.user().is_some()
+                && holder.seats.len() < self.settings.seats_max
+                && instance.seat_of(session).is_none();
+            if !may_take {
+                return false;
+            }
+        }
+        self.set_seat(at, seat, SeatRecord { stage, session, until_ms: NEVER });
+        true
+    }
+
+    /// Sends a session away from a seat that a game server has it in.
+    fn evict(&mut self, at: At, seat: Seat, session: SessionId) {
+        let instance = self.directory.get(at);
+        let (id, incarnation, server) = (instance.id, instance.incarnation, instance.server);
+        let refusal = Refusal::new(Code::NotSeated, "the seat is not this session's any more");
+        let told = FreeSeat { instance: id, incarnation, seat, session, refusal };
+        self.directory.edit(at, |instance| {
+            // Each seat has a holder, and one on the way out: more is a game server that makes sessions up.
+            if instance.vacating.len() < usize::from(instance.seats_max) {
+                instance.vacating.push((seat, session));
+            }
+        });
+        self.game_servers.get_mut(server).peer.out.push(told.into());
+    }
+}
+
+fn known<M>(peer: &Peer<M>, origin: &Origin) -> Known {
+    // A record that was made a moment ago is down without a deadline.
+    let is_fresh = peer.health == Health::Down && peer.until_ms == NEVER;
+    match peer.health {
+        _ if is_fresh || peer.incarnation != origin.incarnation => Known::New,
+        Health::Up | Health::Suspect => Known::SameLife,
+        Health::Down => Known::GivenUp,
+    }
+}
+
+/// Whether metadata is small enough to be kept for every instance.
+fn is_bounded(meta: &Meta) -> bool {
+    const FIELDS_MAX: usize = 64;
+    const BYTES_MAX: usize = 4_096;
+    let bytes = |(name, value): (&EcoString, &MetaValue)| {
+        name.len()
+            + match value {
+                MetaValue::Bool(_) => 1,
+                MetaValue::Int(_) => 8,
+                MetaValue::Text(text) => text.len(),
+            }
+    };
+    meta.len() <= FIELDS_MAX && meta.iter().map(bytes).sum::<usize>() <= BYTES_MAX
+}

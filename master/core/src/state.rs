@@ -1,0 +1,581 @@
+//! The state of the master and the one way to change it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ecow::{EcoString, eco_format};
+use greenroom_protocol::wire::admin_master::{Action, ServerStatus};
+use greenroom_protocol::wire::client_session::{self, Destroyed};
+use greenroom_protocol::wire::master_game::{DestroyInstance, FreeSeat, MasterToGame};
+use greenroom_protocol::wire::server_server::Role;
+use greenroom_protocol::wire::session_master::{Answer, EndSession, MasterToSession, Outcome};
+use greenroom_protocol::{
+    Code, Epoch, InstanceId, Outbound, Refusal, RequestId, Seat, ServerName, SessionId,
+};
+
+use crate::command::{Command, Effect, Effects, Header};
+use crate::deadlines::{Deadlines, Due, NEVER};
+use crate::directory::{At, Directory, Instance, SeatRecord, SeatStage, Stage, Wants};
+use crate::mint::{ClusterSecret, Mint};
+use crate::servers::{GameServer, Health, Servers, SessionServer, SessionSlot};
+use crate::users::Users;
+
+/// What the core measures by. Part of the state: every master has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a session without a connection keeps its seats, in milliseconds.
+    pub session_grace_ms: u64,
+    /// How long a reserved seat waits to be taken, in milliseconds.
+    pub reservation_ms: u64,
+    /// How long a server without a link keeps what it has, in milliseconds.
+    pub server_grace_ms: u64,
+    /// How long a server that is down is remembered, in milliseconds.
+    pub server_memory_ms: u64,
+    /// Sessions in all; past it a check-in is refused as `Busy`.
+    pub sessions_max: usize,
+    /// Seats that one session may hold.
+    pub seats_max: usize,
+    /// Requests of one session whose answers it has not acknowledged.
+    pub requests_max: usize,
+    /// Messages that one server has not acknowledged; past it nothing new is sent there.
+    pub stream_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            session_grace_ms: 120_000,
+            reservation_ms: 15_000,
+            server_grace_ms: 15_000,
+            server_memory_ms: 24 * 3_600_000,
+            sessions_max: 2_000_000,
+            seats_max: 8,
+            requests_max: 8,
+            stream_max: 65_536,
+        }
+    }
+}
+
+/// Why an instance is gone, for as long as somebody may still ask for it.
+#[derive(Debug, Default)]
+pub(crate) struct Departed {
+    codes: BTreeMap<InstanceId, Code>,
+    order: VecDeque<InstanceId>,
+}
+
+impl Departed {
+    /// Enough for the players of a lost game server to hear what became of their instances.
+    const LEN_MAX: usize = 8_192;
+
+    fn push(&mut self, id: InstanceId, code: Code) {
+        if self.codes.insert(id, code).is_none() {
+            self.order.push_back(id);
+        }
+        if self.order.len() > Self::LEN_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.codes.remove(&oldest);
+        }
+    }
+    /// What somebody hears who asks for an instance that is not there.
+    pub(crate) fn refusal(&self, id: InstanceId) -> Refusal {
+        match self.codes.get(&id) {
+            Some(code) => {
+                Refusal::new(code.clone(), eco_format!("instance {id} is gone: {}", code.meaning()))
+            }
+            None => Refusal::new(Code::InstanceUnknown, eco_format!("there is no instance {id}")),
+        }
+    }
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (InstanceId, &Code)> {
+        self.order.iter().filter_map(|id| Some((*id, self.codes.get(id)?)))
+    }
+}
+
+/// What one command may use while it is applied.
+pub(crate) struct Step<'a> {
+    pub(crate) mint: Mint,
+    pub(crate) effects: &'a mut Effects,
+}
+
+impl Step<'_> {
+    pub(crate) fn illegal(&mut self, role: Role, server: &ServerName, what: &'static str) {
+        self.effects.push(Effect::Illegal { role, server: server.clone(), what });
+    }
+}
+
+/// Everything that the master knows.
+#[derive(Debug)]
+pub struct State {
+    pub(crate) secret: ClusterSecret,
+    pub(crate) settings: Settings,
+    pub(crate) epoch: Epoch,
+    pub(crate) lsn: u64,
+    pub(crate) now_ms: u64,
+    pub(crate) session_servers: Servers<SessionServer>,
+    pub(crate) game_servers: Servers<GameServer>,
+    pub(crate) users: Users,
+    pub(crate) directory: Directory,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) departed: Departed,
+    /// The list of session servers as it was last told.
+    pub(crate) announced: Vec<client_session::SessionServer>,
+}
+
+impl State {
+    /// How much one `Expire` does at most: more is left to the next, so that no command takes long.
+    pub const EXPIRED_MAX: usize = 1_000;
+
+    /// A master that knows nobody yet.
+    pub fn new(secret: &ClusterSecret, settings: Settings) -> Self {
+        Self {
+            secret: secret.clone(),
+            settings,
+            epoch: Epoch::default(),
+            lsn: 0,
+            now_ms: 0,
+            session_servers: Servers::default(),
+            game_servers: Servers::default(),
+            users: Users::new(secret),
+            directory: Directory::new(secret),
+            deadlines: Deadlines::default(),
+            departed: Departed::default(),
+            announced: Vec::new(),
+        }
+    }
+
+    /// Applies one command of the log and appends what the shell must do. Total: any command in any state, and the
+    /// same one everywhere. A refusal is an effect too.
+    pub fn apply(&mut self, header: &Header, command: &Command, effects: &mut Effects) {
+        self.lsn = header.lsn;
+        self.epoch = self.epoch.max(header.epoch);
+        self.now_ms = self.now_ms.max(header.now_ms);
+        let mut step = Step { mint: Mint::new(&self.secret, header), effects };
+        let step = &mut step;
+        match command {
+            Command::SessionUp(origin, report) => self.session_up(step, origin, report),
+            Command::SessionLoad(origin, load) => self.session_load(step, origin, load),
+            Command::SessionReceived(origin, n) => {
+                if let Some(slot) = self.session_servers.speaker(origin) {
+                    self.session_servers.get_mut(slot).peer.out.acknowledge(*n);
+                }
+            }
+            Command::Bind(origin, bind) => self.bind(step, origin, bind),
+            Command::Unbind(origin, n, unbind) => self.unbound(step, origin, *n, unbind),
+            Command::Ask { origin, session, id, answered, request } => {
+                self.ask(step, origin, *session, *id, *answered, request);
+            }
+            Command::GameUp(origin, report) => self.game_up(step, origin, report),
+            Command::GameLoad(origin, load) => {
+                if let Some(slot) = self.game_servers.speaker(origin) {
+                    self.game_servers.get_mut(slot).load = load.clone();
+                }
+            }
+            Command::GameReceived(origin, n) => {
+                if let Some(slot) = self.game_servers.speaker(origin) {
+                    self.game_servers.get_mut(slot).peer.out.acknowledge(*n);
+                }
+            }
+            Command::Happened(origin, n, event) => self.happened(step, origin, *n, event),
+            Command::LinkLost(role, origin) => self.link_lost(*role, origin),
+            Command::Expire => self.expire(step),
+            Command::Act { number, action } => {
+                let result = self.act(action, step);
+                step.effects.push(Effect::Acted { number: *number, result });
+            }
+        }
+    }
+
+    /// Number of the last command.
+    pub fn lsn(&self) -> u64 {
+        self.lsn
+    }
+    /// The largest epoch of any command.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+    /// When `Expire` has something to do next, in the time of the headers.
+    pub fn due_ms(&self) -> Option<u64> {
+        self.deadlines.next()
+    }
+    /// Users that are checked in and connected.
+    pub fn users(&self) -> u64 {
+        self.users.bound() as u64
+    }
+    /// Instances that exist, in whatever stage.
+    pub fn instances(&self) -> u64 {
+        self.directory.len() as u64
+    }
+
+    /// What goes to a session server and must not be lost.
+    pub fn session_stream(&self, server: &ServerName) -> Option<&Outbound<MasterToSession>> {
+        let slot = self.session_servers.named(server)?;
+        Some(&self.session_servers.get(slot).peer.out)
+    }
+    /// What goes to a game server and must not be lost.
+    pub fn game_stream(&self, server: &ServerName) -> Option<&Outbound<MasterToGame>> {
+        let slot = self.game_servers.named(server)?;
+        Some(&self.game_servers.get(slot).peer.out)
+    }
+    /// The number up to which a server's own stream has been applied: what to acknowledge.
+    pub fn received(&self, role: Role, server: &ServerName) -> u64 {
+        let inbound = match role {
+            Role::Session => {
+                let slot = self.session_servers.named(server);
+                slot.map(|slot| self.session_servers.get(slot).peer.inbound)
+            }
+            Role::Game => {
+                let slot = self.game_servers.named(server);
+                slot.map(|slot| self.game_servers.get(slot).peer.inbound)
+            }
+            Role::Master => None,
+        };
+        inbound.unwrap_or_default().received()
+    }
+
+    /// The session servers, for operators.
+    pub fn session_status(&self) -> Vec<ServerStatus> {
+        let status = |server: &SessionServer| ServerStatus {
+            name: server.peer.name.clone(),
+            state: server.peer.health.text(server.load.draining).into(),
+            addresses: server.urls.clone(),
+            build: server.peer.build.clone(),
+            load: server.load.connections,
+            capacity: server.connections_max,
+            busy_permille: server.load.busy_permille,
+        };
+        self.session_servers.iter().map(|(_, server)| status(server)).collect()
+    }
+    /// The game servers, for operators.
+    pub fn game_status(&self) -> Vec<ServerStatus> {
+        let status = |server: &GameServer| ServerStatus {
+            name: server.peer.name.clone(),
+            state: server.peer.health.text(server.load.draining).into(),
+            addresses: vec![server.address.clone()],
+            build: server.peer.build.clone(),
+            load: u32::try_from(server.instances.len()).unwrap_or(u32::MAX),
+            capacity: server.instances_max,
+            busy_permille: server.load.busy_permille,
+        };
+        self.game_servers.iter().map(|(_, server)| status(server)).collect()
+    }
+
+    fn act(&mut self, action: &Action, step: &mut Step<'_>) -> Result<(), Refusal> {
+        match action {
+            Action::Destroy { instance } => {
+                let at = self.directory.find(*instance);
+                let at = at.ok_or_else(|| self.departed.refusal(*instance))?;
+                self.destroy(at, Refusal::new(Code::Destroyed, "an operator closed the instance"));
+                Ok(())
+            }
+            Action::Kick { user } => {
+                let session = self.users.find_user(user).map(|user| user.session);
+                let session = session.ok_or_else(|| {
+                    Refusal::new(Code::UserUnknown, eco_format!("user {user} is not checked in"))
+                })?;
+                self.end(
+                    step,
+                    session,
+                    &Refusal::new(Code::Kicked, "an operator ended the session"),
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// What is due happens, oldest deadline first.
+    fn expire(&mut self, step: &mut Step<'_>) {
+        let mut left = Self::EXPIRED_MAX;
+        while left > 0
+            && let Some(due) = self.deadlines.due(self.now_ms)
+        {
+            left -= 1;
+            match due {
+                Due::Seat(id, seat) => self.reservation_over(id, seat),
+                Due::Session(id) => self.session_over(step, id),
+                Due::Server(Role::Session, name) => {
+                    self.session_server_over(step, &name, &mut left)
+                }
+                Due::Server(Role::Game | Role::Master, name) => {
+                    self.game_server_over(step, &name, &mut left);
+                }
+            }
+        }
+    }
+
+    fn reservation_over(&mut self, id: InstanceId, seat: Seat) {
+        let at = self.directory.find(id).expect("a removed instance took its deadlines with it");
+        let session = self.directory.get(at).seat(seat).session;
+        let refusal =
+            Refusal::new(Code::GraceOver, "the seat was not taken within the time it was reserved");
+        self.free_seat(at, seat, session, &refusal);
+    }
+
+    fn session_over(&mut self, step: &mut Step<'_>, id: SessionId) {
+        let slot = self.users.find(id).expect("a removed session took its deadline with it");
+        let refusal =
+            Refusal::new(Code::SessionExpired, "the session was without a connection for too long");
+        self.leave_all(step, slot, &refusal);
+        let session = self.users.session_mut(slot);
+        self.deadlines.set(&mut session.until_ms, NEVER, Due::Session(id));
+        self.users.remove(slot);
+    }
+
+    /// Ends a session for `refusal`, tells its session server, and remembers it for a while.
+    pub(crate) fn end(&mut self, step: &mut Step<'_>, slot: u32, refusal: &Refusal) {
+        self.leave_all(step, slot, refusal);
+        let session = self.users.session(slot);
+        if let Some(server) = session.binding {
+            let told = EndSession {
+                session: session.id,
+                generation: session.generation,
+                refusal: refusal.clone(),
+            };
+            self.session_servers.get_mut(server).peer.out.push(told.into());
+        }
+        self.unbind(slot);
+        self.users.end(slot, refusal.clone());
+    }
+
+    /// Takes the connection from a session. It keeps its seats until its time is up.
+    pub(crate) fn unbind(&mut self, slot: u32) {
+        let session = self.users.session_mut(slot);
+        let (id, binding) = (session.id, session.binding);
+        let until_ms = self.now_ms.saturating_add(self.settings.session_grace_ms);
+        self.deadlines.set(&mut session.until_ms, until_ms, Due::Session(id));
+        if let Some(server) = binding {
+            self.session_servers.get_mut(server).sessions.remove(&id);
+            self.users.bind(slot, None);
+        }
+    }
+
+    /// Gives a session its connection.
+    pub(crate) fn rebind(&mut self, slot: u32, server: SessionSlot) {
+        let session = self.users.session_mut(slot);
+        let (id, binding) = (session.id, session.binding);
+        self.deadlines.set(&mut session.until_ms, NEVER, Due::Session(id));
+        if let Some(before) = binding {
+            self.session_servers.get_mut(before).sessions.remove(&id);
+        }
+        self.session_servers.get_mut(server).sessions.insert(id);
+        self.users.bind(slot, Some(server));
+    }
+
+    /// Frees every seat of a session.
+    fn leave_all(&mut self, _step: &mut Step<'_>, slot: u32, refusal: &Refusal) {
+        let session = self.users.session(slot);
+        let (id, seats) = (session.id, session.seats.clone());
+        for (instance, seat) in seats {
+            let at = self.directory.find(instance).expect("a session's seats are in instances");
+            self.free_seat(at, seat, id, refusal);
+        }
+    }
+
+    /// Frees a seat that `session` holds and tells the game server.
+    pub(crate) fn free_seat(&mut self, at: At, seat: Seat, session: SessionId, refusal: &Refusal) {
+        let instance = self.directory.get(at);
+        let (id, incarnation, server) = (instance.id, instance.incarnation, instance.server);
+        let is_running = instance.stage != Stage::Granted;
+        let is_there = matches!(instance.seat(seat).stage, SeatStage::Taken | SeatStage::Away);
+        self.set_seat(at, seat, SeatRecord::FREE);
+        if is_there {
+            self.directory.edit(at, |instance| instance.vacating.push((seat, session)));
+        }
+        // A reserved seat may be taken just now. But nobody was sent to an instance that does not run yet.
+        if is_running {
+            let told =
+                FreeSeat { instance: id, incarnation, seat, session, refusal: refusal.clone() };
+            self.game_servers.get_mut(server).peer.out.push(told.into());
+        }
+    }
+
+    /// Writes a seat: its record, its deadline, and its holder's list of seats. The one place where they change.
+    pub(crate) fn set_seat(&mut self, at: At, seat: Seat, mut record: SeatRecord) {
+        let before = self.directory.get(at).seat(seat);
+        let id = self.directory.get(at).id;
+        let until_ms = std::mem::replace(&mut record.until_ms, before.until_ms);
+        self.deadlines.set(&mut record.until_ms, until_ms, Due::Seat(id, seat));
+        let is_same = before.session == record.session && before.is_free() == record.is_free();
+        if !is_same && !before.is_free() {
+            self.forget_seat(before.session, id, seat);
+        }
+        if !is_same
+            && !record.is_free()
+            && let Some(slot) = self.users.find(record.session)
+        {
+            self.users.session_mut(slot).seats.push((id, seat));
+        }
+        self.directory.edit(at, |instance| instance.seat_set(seat, record));
+    }
+
+    fn forget_seat(&mut self, session: SessionId, instance: InstanceId, seat: Seat) {
+        if let Some(slot) = self.users.find(session) {
+            self.users.session_mut(slot).seats.retain(|held| *held != (instance, seat));
+        }
+    }
+
+    /// Tells the game server to close an instance. It is gone when the game server says so.
+    pub(crate) fn destroy(&mut self, at: At, refusal: Refusal) {
+        if self.directory.get(at).stage == Stage::Closing {
+            return;
+        }
+        self.directory.edit(at, |instance| instance.stage = Stage::Closing);
+        let instance = self.directory.get(at);
+        let told =
+            DestroyInstance { instance: instance.id, incarnation: instance.incarnation, refusal };
+        self.game_servers.get_mut(instance.server).peer.out.push(told.into());
+    }
+
+    /// Removes an instance that does not run any more, with its seats, and answers who waits for it.
+    pub(crate) fn close(&mut self, step: &mut Step<'_>, at: At, refusal: &Refusal) {
+        let Instance { id, server, .. } = *self.directory.get(at);
+        let held: Vec<Seat> = (self.directory.get(at).seats())
+            .filter(|(_, seat)| !seat.is_free())
+            .map(|(n, _)| n)
+            .collect();
+        for seat in held {
+            self.set_seat(at, seat, SeatRecord::FREE);
+        }
+        let instance = self.directory.remove(at);
+        self.game_servers.get_mut(server).instances.remove(&id);
+        self.departed.push(id, refusal.code.clone());
+        for waiter in &instance.waiters {
+            let outcome = match waiter.wants {
+                Wants::Destroyed => Outcome::Destroyed(Destroyed { instance: id }),
+                Wants::Created | Wants::Seat(_) => Outcome::Refused(refusal.clone()),
+            };
+            self.resolve(step, waiter.session, waiter.id, outcome);
+        }
+    }
+
+    /// Answers a request that waited, at the session server that has the session now. If none has, the answer waits
+    /// to be asked for again.
+    pub(crate) fn resolve(
+        &mut self,
+        step: &mut Step<'_>,
+        session: SessionId,
+        id: RequestId,
+        outcome: Outcome,
+    ) {
+        let Some(slot) = self.users.find(session) else { return };
+        if !self.users.session_mut(slot).requests.decide(id, &outcome) {
+            return;
+        }
+        if let Some(server) = self.users.session(slot).binding {
+            let server = self.session_servers.get(server).peer.name.clone();
+            let answer = Answer { session, id, outcome };
+            step.effects.push(Effect::ToSession(server, answer.into()));
+        }
+    }
+
+    /// Tells every session server the list of session servers, if it has changed; in any case `also`.
+    pub(crate) fn announce(&mut self, step: &mut Step<'_>, also: Option<&ServerName>) {
+        let session_servers = self.session_servers.open();
+        let has_changed = session_servers != self.announced;
+        if has_changed {
+            self.announced = session_servers;
+        }
+        for (_, server) in self.session_servers.iter() {
+            let name = &server.peer.name;
+            if server.peer.health == Health::Up && (has_changed || also == Some(name)) {
+                let list =
+                    client_session::SessionServers { session_servers: self.announced.clone() };
+                step.effects
+                    .push(Effect::ToSession(name.clone(), MasterToSession::SessionServers(list)));
+            }
+        }
+    }
+
+    /// Walks everything and says what contradicts itself, if anything does. For tests and simulations.
+    ///
+    /// # Errors
+    /// The first contradiction, in words.
+    pub fn audit(&self) -> Result<(), String> {
+        self.users.audit()?;
+        self.directory.audit()?;
+        let mut deadlines = 0;
+        let (mut seats, mut placed) = (0, 0);
+        for (at, _, instance) in self.directory.iter() {
+            let id = instance.id;
+            placed += 1;
+            if !self.game_servers.get(instance.server).instances.contains(&id) {
+                return Err(format!("instance {id} is not on its server's list"));
+            }
+            for (number, seat) in instance.seats() {
+                let is_due = seat.until_ms != NEVER;
+                deadlines += usize::from(is_due);
+                let may_be_due =
+                    seat.stage == SeatStage::Reserved && instance.stage != Stage::Granted;
+                if is_due && !self.deadlines.contains(seat.until_ms, Due::Seat(id, number)) {
+                    return Err(format!("seat {number} of {id} has a deadline that is not kept"));
+                }
+                if is_due && !may_be_due {
+                    return Err(format!("seat {number} of {id} has a deadline in vain"));
+                }
+                if seat.is_free() {
+                    continue;
+                }
+                seats += 1;
+                let holder = self.users.find(seat.session).map(|slot| self.users.session(slot));
+                if holder.is_none_or(|holder| !holder.seats.contains(&(id, number))) {
+                    return Err(format!("seat {number} of {id} is not on its holder's list"));
+                }
+            }
+            if self.directory.find(id) != Some(at) {
+                return Err(format!("instance {id} is not found"));
+            }
+        }
+        let mut bound = 0;
+        for (_, session) in self.users.iter() {
+            let is_due = session.until_ms != NEVER;
+            deadlines += usize::from(is_due);
+            seats -= session.seats.len().min(seats);
+            if is_due && !self.deadlines.contains(session.until_ms, Due::Session(session.id)) {
+                return Err(format!("session {} has a deadline that is not kept", session.id));
+            }
+            if session.seats.len() > self.settings.seats_max {
+                return Err(format!("session {} has too many seats", session.id));
+            }
+            if let Some(server) = session.binding {
+                bound += 1;
+                if !self.session_servers.get(server).sessions.contains(&session.id) {
+                    return Err(format!("session {} is not on its server's list", session.id));
+                }
+            }
+        }
+        let mut server = |role, name: &ServerName, health, until_ms| {
+            deadlines += usize::from(until_ms != NEVER);
+            let is_kept = (health == Health::Up) == (until_ms == NEVER)
+                && (until_ms == NEVER
+                    || self.deadlines.contains(until_ms, Due::Server(role, name.clone())));
+            if is_kept { Ok(()) } else { Err(format!("server {name} has a wrong deadline")) }
+        };
+        for (_, SessionServer { peer, sessions, .. }) in self.session_servers.iter() {
+            server(Role::Session, &peer.name, peer.health, peer.until_ms)?;
+            bound -= sessions.len().min(bound);
+        }
+        for (_, GameServer { peer, instances, .. }) in self.game_servers.iter() {
+            server(Role::Game, &peer.name, peer.health, peer.until_ms)?;
+            placed -= instances.len().min(placed);
+        }
+        let left = [seats, bound, placed, deadlines - self.deadlines.len().min(deadlines)];
+        if left == [0; 4] && deadlines == self.deadlines.len() {
+            Ok(())
+        } else {
+            Err(format!("lists disagree about seats, bindings, instances or deadlines: {left:?}"))
+        }
+    }
+
+    pub(crate) fn session_server_name(&self, slot: SessionSlot) -> &ServerName {
+        &self.session_servers.get(slot).peer.name
+    }
+}
+
+/// A refusal that servers wrote, cut to a length that can be kept for every request.
+pub(crate) fn bounded(refusal: &Refusal) -> Refusal {
+    const BYTES_MAX: usize = 512;
+    let mut refusal = refusal.clone();
+    if refusal.message.len() > BYTES_MAX {
+        let end = (0..=BYTES_MAX).rev().find(|&end| refusal.message.is_char_boundary(end));
+        refusal.message = EcoString::from(&refusal.message[..end.unwrap_or(0)]);
+    }
+    refusal
+}

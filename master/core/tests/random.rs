@@ -1,0 +1,274 @@
+//! Whatever comes in whatever order: no panic, no contradiction, and a replay that ends where the original did.
+
+mod world;
+
+use greenroom_master_core::{Command, Event, Settings, State, replay};
+use greenroom_protocol::wire::admin_master::Action;
+use greenroom_protocol::wire::client_session::Request;
+use greenroom_protocol::wire::master_game::{
+    Closed, CreateRefused, GameLoad, HeldInstance, HeldSeat, MasterToGame, MetaChanged, Running,
+    SeatChanged, SeatState,
+};
+use greenroom_protocol::wire::server_server::Role;
+use greenroom_protocol::wire::session_master::{
+    Bind, HeldSession, MasterToSession, SessionLoad, SessionReport, Unbind,
+};
+use greenroom_protocol::{
+    Code, Generation, Incarnation, InstanceId, Refusal, RequestId, Seat, SessionId, SessionKey,
+    UserId,
+};
+use proptest::prelude::*;
+use world::{World, create, destroy, join, join_or_create, leave, server};
+
+/// One thing that happens, in small numbers that are looked up among what is there when it happens.
+#[derive(Clone, Debug)]
+struct Act {
+    what: u8,
+    server: u8,
+    a: u8,
+    b: u8,
+    c: u8,
+    stale: bool,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    (0u8..24, 0u8..2, any::<u8>(), 0u8..6, any::<u8>(), prop::bool::weighted(0.1))
+        .prop_map(|(what, server, a, b, c, stale)| Act { what, server, a, b, c, stale })
+}
+
+/// What servers and clients have heard, from which random acts choose.
+#[derive(Default)]
+struct Heard {
+    sessions: Vec<(SessionId, Generation)>,
+    instances: Vec<(InstanceId, Incarnation)>,
+}
+
+/// Numbers of the servers' streams, by name.
+type Streams = std::collections::BTreeMap<String, u64>;
+
+impl Heard {
+    fn session(&self, number: u8) -> (SessionId, Generation) {
+        let known = self.sessions.len();
+        if known == 0 || number == 255 {
+            return (SessionId(u64::from(number)), Generation(1));
+        }
+        self.sessions[known - 1 - usize::from(number) % known.min(8)]
+    }
+    fn instance(&self, number: u8) -> (InstanceId, Incarnation) {
+        let known = self.instances.len();
+        if known == 0 || number == 255 {
+            return (InstanceId(u128::from(number)), Incarnation(1));
+        }
+        self.instances[known - 1 - usize::from(number) % known.min(8)]
+    }
+    fn listen(&mut self, world: &mut World) {
+        for effect in &world.effects {
+            if let greenroom_master_core::Effect::ToSession(_, MasterToSession::Bound(bound)) =
+                effect
+            {
+                self.sessions.push((bound.session, bound.generation));
+            }
+        }
+        for game in ["g1", "g2"] {
+            if world.state.game_stream(&server(game)).is_some() {
+                for message in world.told(game) {
+                    if let MasterToGame::Create(create) = message {
+                        self.instances.push((create.instance, create.incarnation));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Command {
+    let Act { what, server, a, b, c, stale } = *act;
+    let session_server = if server == 0 { "s1" } else { "s2" };
+    let game_server = if server == 0 { "g1" } else { "g2" };
+    let origin = |name: &str| {
+        let mut origin = world.origin(name);
+        // A report of another life is believed, so that nobody listens to this one any more: rarely.
+        origin.incarnation.0 += u64::from(stale && (what > 1 || c < 20));
+        origin
+    };
+    let mut next = |name: &str| {
+        let n = streams.entry(name.to_owned()).or_default();
+        // Sometimes one comes again, sometimes one is missing.
+        *n = if stale { n.saturating_sub(1) } else { *n + 1 };
+        *n
+    };
+    let refusal = || Refusal::new(Code::Rejected, "as you like it ".repeat(usize::from(c)));
+    let user = |number: u8| UserId::new(format!("user {}", number % 6)).expect("it is short");
+    match what {
+        0 => {
+            let sessions = (0..b).map(|number| {
+                let (session, generation) = heard.session(a.wrapping_add(number));
+                HeldSession { session, generation, user: user(a.wrapping_add(c)) }
+            });
+            let report = SessionReport {
+                urls: vec![session_server.into()],
+                build: "test".into(),
+                connections_max: 10,
+                sessions: sessions.collect(),
+            };
+            Command::SessionUp(origin(session_server), report)
+        }
+        1 => {
+            let mut report = World::game_report(game_server, u32::from(c % 12));
+            report.instances = (0..b)
+                .map(|number| {
+                    let (instance, incarnation) = heard.instance(a.wrapping_add(number));
+                    let (session, _) = heard.session(number);
+                    HeldInstance {
+                        instance,
+                        incarnation,
+                        kind: world::kind(if c % 3 == 0 { "arena" } else { "duel" }),
+                        seats: vec![HeldSeat {
+                            seat: Seat(u16::from(c % 4)),
+                            user: user(number),
+                            session,
+                            away: c % 2 == 0,
+                        }],
+                        meta: Default::default(),
+                    }
+                })
+                .collect();
+            Command::GameUp(origin(game_server), report)
+        }
+        2 => Command::LinkLost(Role::Session, origin(session_server)),
+        3 => Command::LinkLost(Role::Game, origin(game_server)),
+        4 => {
+            let load = SessionLoad { connections: 1, busy_permille: 2, draining: a < 60 };
+            Command::SessionLoad(origin(session_server), load)
+        }
+        5 => {
+            let load = GameLoad { instances: 1, seats: 1, busy_permille: 9, draining: a < 60 };
+            Command::GameLoad(origin(game_server), load)
+        }
+        6 => Command::SessionReceived(origin(session_server), u64::from(a)),
+        7 => Command::GameReceived(origin(game_server), u64::from(a)),
+        8 | 9 => {
+            let bind = Bind {
+                number: u64::from(c),
+                session_key: SessionKey([a % 8; 16]),
+                user: user(if c < 200 { a } else { b }),
+                name: "a name".into(),
+            };
+            Command::Bind(origin(session_server), bind)
+        }
+        10 => {
+            let (session, generation) = heard.session(a);
+            let unbind = Unbind { session, generation };
+            Command::Unbind(origin(session_server), next(session_server), unbind)
+        }
+        11..=16 => {
+            let (session, _) = heard.session(a);
+            let instance = heard.instance(c).0;
+            let key = ["x", "y", "z"].get(usize::from(b)).copied();
+            let kind = ["arena", "duel", "duel", "chess"][usize::from(c % 4)];
+            let request = match what {
+                11 => create(kind, key),
+                12 => join(instance),
+                13 | 14 => join_or_create(kind, key),
+                15 => leave(instance),
+                _ if c % 2 == 0 => destroy(instance),
+                _ => Request::Unknown(c),
+            };
+            Command::Ask {
+                origin: origin(session_server),
+                session,
+                id: RequestId(u32::from(c % 32)),
+                answered: RequestId(u32::from((c % 32).saturating_sub(b))),
+                request,
+            }
+        }
+        17..=21 => {
+            let (instance, incarnation) = heard.instance(a);
+            let event = match what {
+                17 | 18 => {
+                    Event::Running(Running { instance, incarnation, meta: Default::default() })
+                }
+                19 => {
+                    let state = [SeatState::Taken, SeatState::Away, SeatState::Free];
+                    Event::SeatChanged(SeatChanged {
+                        instance,
+                        incarnation,
+                        seat: Seat(u16::from(b)),
+                        session: heard.session(c).0,
+                        state: state[usize::from(c % 3)],
+                    })
+                }
+                20 => {
+                    let open = c % 3 != 0;
+                    let meta =
+                        [("a".into(), greenroom_protocol::wire::client_session::MetaValue::Int(3))];
+                    Event::MetaChanged(MetaChanged {
+                        instance,
+                        incarnation,
+                        meta: meta.into(),
+                        open,
+                    })
+                }
+                _ if c % 2 == 0 => Event::CreateRefused(CreateRefused {
+                    instance,
+                    incarnation,
+                    refusal: refusal(),
+                }),
+                _ => Event::Closed(Closed { instance, incarnation, refusal: refusal() }),
+            };
+            Command::Happened(origin(game_server), next(game_server), event)
+        }
+        22 => Command::Expire,
+        _ if c % 2 == 0 => Command::Act { number: 1, action: Action::Kick { user: user(a) } },
+        _ => {
+            let action = Action::Destroy { instance: heard.instance(a).0 };
+            Command::Act { number: 2, action }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    /// Method: random acts on two session servers and two game servers, which now and then restart. After each, every
+    /// list and index is compared with the records; at the end, a fresh core replays the log.
+    #[test]
+    fn a_replay_of_any_log_gives_the_same_state_and_the_same_effects(
+        acts in prop::collection::vec((act(), 0u64..40_000), 1..160),
+        settings in any::<bool>(),
+    ) {
+        let settings = if settings {
+            Settings::default()
+        } else {
+            Settings { sessions_max: 3, seats_max: 2, requests_max: 2, stream_max: 4, ..Settings::default() }
+        };
+        let mut world = World::with(settings);
+        world.session_up("s1");
+        world.game_up("g1");
+        let mut heard = Heard::default();
+        let mut streams = Streams::new();
+        for (act, wait) in acts {
+            world.now_ms += wait / 10;
+            if act.c == 77 {
+                let name = ["s1", "s2", "g1", "g2"][usize::from(act.b % 4)];
+                world.restart(name);
+                streams.remove(name);
+            }
+            let command = command(&world, &heard, &mut streams, &act);
+            world.apply(command);
+            heard.listen(&mut world);
+        }
+        let (again, effects) = replay(State::new(&world::secret(), settings), &world.log);
+        prop_assert_eq!(again.state_hash(), world.state.state_hash());
+        prop_assert_eq!(effects, world.all);
+    }
+}
+
+#[test]
+fn the_state_hash_sees_a_change() {
+    let mut world = World::small();
+    let before = world.state.state_hash();
+    assert_eq!(before, world.state.state_hash());
+    world.user(1);
+    assert_ne!(before, world.state.state_hash());
+}

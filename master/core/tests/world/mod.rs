@@ -1,0 +1,348 @@
+//! A master's core among servers that do as they are told, for tests to speak through.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test's helpers may fail as a test does, and look for one message among all"
+)]
+
+use std::collections::BTreeMap;
+
+use greenroom_master_core::{
+    ClusterSecret, Command, Effect, Effects, Event, Header, Log, Origin, Settings, State,
+};
+use greenroom_protocol::wire::admin_master::Action;
+use greenroom_protocol::wire::client_session::{
+    Create, Destroy, Join, JoinOrCreate, Leave, List, Listing, Request,
+};
+use greenroom_protocol::wire::master_game::{
+    Closed, CreateInstance, CreateRefused, GameLoad, GameReport, KindInfo, MasterToGame, Running,
+    SeatChanged, SeatState,
+};
+use greenroom_protocol::wire::server_server::Role;
+use greenroom_protocol::wire::session_master::{
+    Answer, Bind, Bound, EndSession, Granted, MasterToSession, Outcome, SessionReport, Unbind,
+};
+use greenroom_protocol::{
+    Code, Epoch, Incarnation, InstanceId, Key, KindName, Refusal, RequestId, ServerName, SessionId,
+    SessionKey, UserId,
+};
+
+pub(crate) struct World {
+    pub(crate) state: State,
+    pub(crate) log: Log,
+    pub(crate) now_ms: u64,
+    /// Effects of the last command.
+    pub(crate) effects: Effects,
+    /// Every effect since the beginning.
+    pub(crate) all: Effects,
+    incarnations: BTreeMap<String, u64>,
+    /// Number of the last check-in.
+    checked_in: u64,
+    /// How far each server's own stream is, and how far it has read the master's.
+    streams: BTreeMap<String, (u64, u64)>,
+}
+
+pub(crate) fn secret() -> ClusterSecret {
+    ClusterSecret::from_key(b"a test's key")
+}
+
+pub(crate) fn kind(name: &str) -> KindName {
+    KindName::new(name).unwrap()
+}
+
+pub(crate) fn server(name: &str) -> ServerName {
+    ServerName::new(name).unwrap()
+}
+
+/// A client's request, by what a client would write.
+pub(crate) fn create(of: &str, key: Option<&str>) -> Request {
+    let key = key.map(|key| Key::new(key).unwrap());
+    Create { kind: kind(of), key, params: Default::default() }.into()
+}
+pub(crate) fn join(instance: InstanceId) -> Request {
+    Join { instance, options: Default::default() }.into()
+}
+pub(crate) fn join_or_create(of: &str, key: Option<&str>) -> Request {
+    let key = key.map(|key| Key::new(key).unwrap());
+    JoinOrCreate { kind: kind(of), key, params: Default::default(), options: Default::default() }
+        .into()
+}
+pub(crate) fn leave(instance: InstanceId) -> Request {
+    Leave { instance }.into()
+}
+pub(crate) fn destroy(instance: InstanceId) -> Request {
+    Destroy { instance }.into()
+}
+
+pub(crate) fn code(outcome: &Outcome) -> Code {
+    match outcome {
+        Outcome::Refused(refusal) => refusal.code.clone(),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+pub(crate) fn seat(outcome: &Outcome) -> Granted {
+    match outcome {
+        Outcome::Granted(granted) => granted.clone(),
+        other => panic!("no seat: {other:?}"),
+    }
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(Settings::default())
+    }
+    pub(crate) fn with(settings: Settings) -> Self {
+        Self {
+            state: State::new(&secret(), settings),
+            log: Log::new(1 << 20),
+            now_ms: 1_000,
+            effects: Vec::new(),
+            all: Vec::new(),
+            incarnations: BTreeMap::new(),
+            checked_in: 0,
+            streams: BTreeMap::new(),
+        }
+    }
+    /// One session server `s1`, one game server `g1` with room for the kinds `arena` (16 seats) and `duel` (2).
+    pub(crate) fn small() -> Self {
+        let mut world = Self::new();
+        world.session_up("s1");
+        world.game_up("g1");
+        world
+    }
+
+    pub(crate) fn apply(&mut self, command: Command) -> Effects {
+        let header = Header {
+            lsn: self.state.lsn() + 1,
+            epoch: Epoch { era: 1, epoch: 1 },
+            now_ms: self.now_ms,
+            seed: 7,
+        };
+        let (header, command) = self.log.append(header, command);
+        self.effects.clear();
+        self.state.apply(header, command, &mut self.effects);
+        self.all.extend(self.effects.iter().cloned());
+        if let Err(contradiction) = self.state.audit() {
+            panic!("after {command:?}: {contradiction}");
+        }
+        self.effects.clone()
+    }
+
+    /// Time passes, and what is due happens.
+    pub(crate) fn pass(&mut self, ms: u64) {
+        self.now_ms += ms;
+        while self.state.due_ms().is_some_and(|due| due <= self.now_ms) {
+            self.apply(Command::Expire);
+        }
+    }
+
+    pub(crate) fn origin(&self, name: &str) -> Origin {
+        let life = self.incarnations.get(name).copied().unwrap_or(1);
+        Origin { server: server(name), incarnation: Incarnation(life) }
+    }
+    /// The process was started anew: its next words come from another life.
+    pub(crate) fn restart(&mut self, name: &str) {
+        *self.incarnations.entry(name.to_owned()).or_insert(1) += 1;
+        self.streams.remove(name);
+    }
+    fn next(&mut self, name: &str) -> u64 {
+        let stream = self.streams.entry(name.to_owned()).or_default();
+        stream.0 += 1;
+        stream.0
+    }
+
+    pub(crate) fn session_up(&mut self, name: &str) -> Effects {
+        let report = SessionReport {
+            urls: vec![format!("tcp://{name}:4000").into()],
+            build: "test".into(),
+            connections_max: 1_000,
+            sessions: Vec::new(),
+        };
+        self.session_report(name, report)
+    }
+    pub(crate) fn session_report(&mut self, name: &str, report: SessionReport) -> Effects {
+        self.apply(Command::SessionUp(self.origin(name), report))
+    }
+    pub(crate) fn game_report(name: &str, instances_max: u32) -> GameReport {
+        let info =
+            |name, seats_max| KindInfo { name: kind(name), seats_max, tick_rate: 20, version: 1 };
+        GameReport {
+            address: format!("{name}:4200").into(),
+            build: "test".into(),
+            kinds: vec![info("arena", 16), info("duel", 2)],
+            instances_max,
+            labels: Vec::new(),
+            instances: Vec::new(),
+        }
+    }
+    pub(crate) fn game_up(&mut self, name: &str) -> Effects {
+        self.apply(Command::GameUp(self.origin(name), Self::game_report(name, 1_000)))
+    }
+    pub(crate) fn link_lost(&mut self, role: Role, name: &str) {
+        self.apply(Command::LinkLost(role, self.origin(name)));
+    }
+    pub(crate) fn game_load(&mut self, name: &str, busy_permille: u16) {
+        let load = GameLoad { instances: 0, seats: 0, busy_permille, draining: false };
+        self.apply(Command::GameLoad(self.origin(name), load));
+    }
+
+    pub(crate) fn bind(&mut self, at: &str, key: u8, user: &str) -> Result<Bound, Refusal> {
+        self.checked_in += 1;
+        let bind = Bind {
+            number: self.checked_in,
+            session_key: SessionKey([key; 16]),
+            user: UserId::new(user).unwrap(),
+            name: user.into(),
+        };
+        let effects = self.apply(Command::Bind(self.origin(at), bind));
+        let answer = effects.into_iter().find_map(|effect| match effect {
+            Effect::ToSession(_, MasterToSession::Bound(bound)) => Some(Ok(bound)),
+            Effect::ToSession(_, MasterToSession::BindRefused(no)) => Some(Err(no.refusal)),
+            _ => None,
+        });
+        answer.expect("every check-in is answered")
+    }
+    /// A user checks in at `s1`.
+    pub(crate) fn user(&mut self, number: u8) -> SessionId {
+        self.bind("s1", number, &format!("user {number}")).unwrap().session
+    }
+    pub(crate) fn unbind(&mut self, at: &str, bound: &Bound) {
+        let n = self.next(at);
+        let unbind = Unbind { session: bound.session, generation: bound.generation };
+        self.apply(Command::Unbind(self.origin(at), n, unbind));
+    }
+
+    /// A request over `s1`; nothing if it is not decided yet.
+    pub(crate) fn ask(&mut self, session: SessionId, id: u32, request: Request) -> Option<Outcome> {
+        self.ask_at("s1", session, id, 0, request)
+    }
+    pub(crate) fn ask_at(
+        &mut self,
+        at: &str,
+        session: SessionId,
+        id: u32,
+        answered: u32,
+        request: Request,
+    ) -> Option<Outcome> {
+        self.apply(Command::Ask {
+            origin: self.origin(at),
+            session,
+            id: RequestId(id),
+            answered: RequestId(answered),
+            request,
+        });
+        self.answers().into_iter().find(|answer| answer.id.0 == id).map(|answer| answer.outcome)
+    }
+    /// What the last command answered to clients.
+    pub(crate) fn answers(&self) -> Vec<Answer> {
+        let answers = self.effects.iter().filter_map(|effect| match effect {
+            Effect::ToSession(_, MasterToSession::Answer(answer)) => Some(answer.clone()),
+            _ => None,
+        });
+        answers.collect()
+    }
+
+    /// What a game server is told and has not read yet.
+    pub(crate) fn told(&mut self, game: &str) -> Vec<MasterToGame> {
+        let stream = self.streams.entry(game.to_owned()).or_default();
+        let out = self.state.game_stream(&server(game)).expect("the server has reported");
+        let told = out.after(stream.1).map(|(_, message)| message.clone()).collect();
+        stream.1 = out.last();
+        told
+    }
+    /// What a session server must not miss and has not read yet.
+    pub(crate) fn ended(&mut self, session_server: &str) -> Vec<EndSession> {
+        let stream = self.streams.entry(session_server.to_owned()).or_default();
+        let out =
+            self.state.session_stream(&server(session_server)).expect("the server has reported");
+        let told = out.after(stream.1).map(|(_, message)| match message {
+            MasterToSession::EndSession(end) => end.clone(),
+            other => panic!("not of the stream: {other:?}"),
+        });
+        let told = told.collect();
+        stream.1 = out.last();
+        told
+    }
+    /// The instances that a game server is told to make.
+    pub(crate) fn makes(&mut self, game: &str) -> Vec<CreateInstance> {
+        let told = self.told(game).into_iter().filter_map(|message| match message {
+            MasterToGame::Create(create) => Some(create),
+            _ => None,
+        });
+        told.collect()
+    }
+    pub(crate) fn happened(&mut self, game: &str, event: Event) -> Effects {
+        let n = self.next(game);
+        self.apply(Command::Happened(self.origin(game), n, event))
+    }
+    /// The game server makes everything that it is told to; what was answered.
+    pub(crate) fn make_all(&mut self, game: &str) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        for CreateInstance { instance, incarnation, .. } in self.makes(game) {
+            let running = Running { instance, incarnation, meta: Default::default() };
+            self.happened(game, Event::Running(running));
+            answers.extend(self.answers());
+        }
+        answers
+    }
+    pub(crate) fn refuse_all(&mut self, game: &str, message: &str) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        for CreateInstance { instance, incarnation, .. } in self.makes(game) {
+            let refusal = Refusal::new(Code::Rejected, message);
+            let refused = CreateRefused { instance, incarnation, refusal };
+            self.happened(game, Event::CreateRefused(refused));
+            answers.extend(self.answers());
+        }
+        answers
+    }
+    pub(crate) fn seat_changed(
+        &mut self,
+        game: &str,
+        granted: &Granted,
+        session: SessionId,
+        to: SeatState,
+    ) {
+        let change = SeatChanged {
+            instance: granted.instance,
+            incarnation: granted.incarnation,
+            seat: granted.seat,
+            session,
+            state: to,
+        };
+        self.happened(game, Event::SeatChanged(change));
+    }
+    pub(crate) fn closed(
+        &mut self,
+        game: &str,
+        instance: InstanceId,
+        incarnation: Incarnation,
+        why: Code,
+    ) {
+        let refusal = Refusal::new(why, "closed by a test");
+        self.happened(game, Event::Closed(Closed { instance, incarnation, refusal }));
+    }
+    /// A user in a new instance of the kind, seated and there.
+    pub(crate) fn play(&mut self, user: u8, of: &str, key: Option<&str>) -> (SessionId, Granted) {
+        let session = self.user(user);
+        let outcome = self.ask(session, 1, join_or_create(of, key));
+        let outcome = outcome.or_else(|| self.make_all("g1").pop().map(|answer| answer.outcome));
+        let granted = seat(&outcome.expect("the game server has answered"));
+        self.seat_changed("g1", &granted, session, SeatState::Taken);
+        (session, granted)
+    }
+    pub(crate) fn list(&self, of: &str) -> Listing {
+        match self.state.list(&List { kind: kind(of), after: None, limit: 100 }) {
+            Outcome::Listing(listing) => listing,
+            other => panic!("no listing: {other:?}"),
+        }
+    }
+    pub(crate) fn act(&mut self, action: Action) -> Result<(), Refusal> {
+        let effects = self.apply(Command::Act { number: 1, action });
+        let result = effects.into_iter().find_map(|effect| match effect {
+            Effect::Acted { result, .. } => Some(result),
+            _ => None,
+        });
+        result.expect("every action is answered")
+    }
+}

@@ -1,0 +1,140 @@
+//! Links from session servers and game servers: taken, read and decoded, each by a task of its own.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use greenroom_link::{Frame, Incoming, Link, LinkError, Me};
+use greenroom_protocol::wire::master_game::GameToMaster;
+use greenroom_protocol::wire::server_server::Role;
+use greenroom_protocol::wire::session_master::SessionToMaster;
+use greenroom_protocol::{DecodeError, Limits, StampedHeader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::inbox::{Inbox, Input, LinkNumber};
+
+/// Handshakes at a time: each costs two HMACs and may take 5 s.
+const HANDSHAKES_MAX: usize = 64;
+/// How long nothing is accepted after the system refused to: most often it is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What every link's task needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    pub(crate) me: Rc<Me>,
+    pub(crate) inbox: Inbox,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Door {
+    /// Accepts until told to stop.
+    pub(crate) async fn run(self, listener: TcpListener) {
+        let handshakes = std::sync::Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let next = Rc::new(Cell::new(0));
+        while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
+            match accepted {
+                Ok((socket, _)) => {
+                    let Ok(permit) = std::sync::Arc::clone(&handshakes).try_acquire_owned() else {
+                        tracing::warn!(
+                            "more than {HANDSHAKES_MAX} handshakes at once: one is dropped"
+                        );
+                        continue;
+                    };
+                    let (door, next) = (self.clone(), Rc::clone(&next));
+                    self.tasks.spawn_local(async move {
+                        let link = door.open(socket).await;
+                        drop(permit);
+                        if let Some(link) = link {
+                            next.set(next.get() + 1);
+                            door.serve(LinkNumber(next.get()), link).await;
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a link failed; trying again in {ACCEPT_PAUSE:?}");
+                    let _stopped =
+                        self.stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
+                }
+            }
+        }
+    }
+
+    async fn open(&self, socket: TcpStream) -> Option<Link> {
+        let handshake = greenroom_link::accept(socket, &self.me, &[Role::Session, Role::Game]);
+        match self.stop.run_until_cancelled(handshake).await? {
+            Ok(link) => Some(link),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "a link was not opened");
+                None
+            }
+        }
+    }
+
+    /// Reads a link to its end.
+    async fn serve(&self, number: LinkNumber, link: Link) {
+        let Link { peer, mut incoming, outgoing, writer, .. } = link;
+        let role = peer.role;
+        let name = peer.name.clone();
+        self.tasks.spawn_local(async move {
+            if let Err(error) = writer.run().await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, server = %name, "writing to a server ended");
+            }
+        });
+        self.inbox.push(Input::Opened(number, peer, outgoing.clone()));
+        let end = self.stop.run_until_cancelled(self.read(number, role, &mut incoming)).await;
+        outgoing.close();
+        self.inbox.push(Input::Lost(number, end.unwrap_or(LinkError::Closed)));
+    }
+
+    async fn read(&self, number: LinkNumber, role: Role, incoming: &mut Incoming) -> LinkError {
+        loop {
+            match self.take(number, role, incoming) {
+                Ok(()) => {}
+                Err(error) => return error,
+            }
+            self.inbox.room().await;
+            if let Err(error) = incoming.fill().await {
+                return error;
+            }
+        }
+    }
+
+    /// Everything that was read.
+    fn take(
+        &self,
+        number: LinkNumber,
+        role: Role,
+        incoming: &mut Incoming,
+    ) -> Result<(), LinkError> {
+        while let Some(frame) = incoming.next_frame()? {
+            self.inbox.push(decode(number, role, &frame, incoming.bytes())?);
+        }
+        Ok(())
+    }
+}
+
+fn decode(
+    number: LinkNumber,
+    role: Role,
+    frame: &Frame,
+    chunk: &[u8],
+) -> Result<Input, DecodeError> {
+    let kind = frame.header.kind;
+    let (stamp, message) = StampedHeader::split(&chunk[frame.payload.clone()])?;
+    Ok(match role {
+        Role::Session => {
+            let message = SessionToMaster::decode(kind, message, Limits::SERVER)?;
+            Input::Session(number, stamp, message)
+        }
+        Role::Game | Role::Master => {
+            let message = GameToMaster::decode(kind, message, Limits::SERVER)?;
+            Input::Game(number, stamp, message)
+        }
+    })
+}

@@ -1,0 +1,338 @@
+//! The master as its servers see it: over real sockets, with a session server and a game server made of a few lines.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use greenroom_link::{ClusterKey, Incoming, LinkError, Me, Outgoing};
+use greenroom_master::{Master, MasterConfig, MasterError, MasterHandle};
+use greenroom_protocol::wire::admin_master::Action;
+use greenroom_protocol::wire::client_session::{JoinOrCreate, List, Request};
+use greenroom_protocol::wire::master_game::{
+    CreateInstance, GameReport, GameToMaster, KindInfo, MasterToGame, Running,
+};
+use greenroom_protocol::wire::server_server::{Identity, Role};
+use greenroom_protocol::wire::session_master::{
+    Ask, Bind, Bound, MasterToSession, Outcome, SessionReport, SessionToMaster,
+};
+use greenroom_protocol::{
+    Code, Incarnation, KindName, Limits, LinkHeader, RequestId, ServerName, SessionId, SessionKey,
+    StampedHeader, UserId,
+};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+
+/// Runs a master on a free port and a story beside it, on one thread.
+fn beside_a_master<F: Future<Output = ()>>(
+    story: impl FnOnce(SocketAddr, ClusterKey, MasterHandle) -> F,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let key = ClusterKey::generate().unwrap();
+        let config = MasterConfig { listen: "127.0.0.1:0".into(), ..MasterConfig::default() };
+        let master = Master::bind(&config, key.clone()).await.unwrap();
+        let (address, handle) = (master.address(), master.handle());
+        let stop = CancellationToken::new();
+        let running = tokio::task::spawn_local(master.run(stop.clone()));
+        let story = story(address, key, handle);
+        tokio::time::timeout(Duration::from_secs(20), story).await.expect("the story ends");
+        stop.cancel();
+        running.await.unwrap();
+    });
+}
+
+fn me(role: Role, name: &str, incarnation: u64, key: &ClusterKey) -> Me {
+    let identity = Identity {
+        cluster: "greenroom".into(),
+        role,
+        name: ServerName::new(name).unwrap(),
+        incarnation: Incarnation(incarnation),
+        build: "test".into(),
+    };
+    Me { identity, key: key.clone() }
+}
+
+/// A server's end of its link to the master.
+struct End {
+    incoming: Incoming,
+    outgoing: Outgoing,
+}
+
+/// As when the process dies.
+impl Drop for End {
+    fn drop(&mut self) {
+        self.outgoing.close();
+    }
+}
+
+impl End {
+    async fn dial(address: SocketAddr, me: &Me) -> Result<Self, LinkError> {
+        let link = greenroom_link::dial(&address.to_string(), me, &[Role::Master]).await?;
+        tokio::task::spawn_local(link.writer.run());
+        Ok(Self { incoming: link.incoming, outgoing: link.outgoing })
+    }
+    fn say(&self, kind: u8, n: u64, payload: &[u8]) {
+        let stamp = StampedHeader { n, ..StampedHeader::default() }.bytes();
+        self.outgoing.push(LinkHeader { kind, target: 0 }, &[&stamp, payload]);
+    }
+    async fn hear(&mut self) -> Option<(u8, StampedHeader, Vec<u8>)> {
+        loop {
+            if let Some(frame) = self.incoming.next_frame().unwrap() {
+                let payload = &self.incoming.bytes()[frame.payload];
+                let (stamp, message) = StampedHeader::split(payload).unwrap();
+                return Some((frame.header.kind, stamp, message.to_vec()));
+            }
+            self.incoming.fill().await.ok()?;
+        }
+    }
+}
+
+struct SessionServer(End);
+
+impl SessionServer {
+    async fn up(address: SocketAddr, key: &ClusterKey) -> Self {
+        let server = Self(End::dial(address, &me(Role::Session, "s1", 1, key)).await.unwrap());
+        let report = SessionReport {
+            urls: vec!["tcp://127.0.0.1:4000".into()],
+            build: "test".into(),
+            connections_max: 100,
+            sessions: Vec::new(),
+        };
+        server.say(&report.into());
+        server
+    }
+    fn say(&self, message: &SessionToMaster) {
+        let mut payload = Vec::new();
+        message.encode_into(&mut payload);
+        self.0.say(message.kind(), 0, &payload);
+    }
+    async fn hear(&mut self) -> MasterToSession {
+        let (kind, _, payload) = self.0.hear().await.expect("the link lives");
+        MasterToSession::decode(kind, &payload, Limits::SERVER).unwrap()
+    }
+    async fn bind(&mut self, user: &str) -> Bound {
+        let bind = Bind {
+            number: 7,
+            session_key: SessionKey([9; 16]),
+            user: UserId::new(user).unwrap(),
+            name: user.into(),
+        };
+        self.say(&bind.into());
+        loop {
+            if let MasterToSession::Bound(bound) = self.hear().await {
+                return bound;
+            }
+        }
+    }
+    fn ask(&self, session: SessionId, id: u32, request: &Request) {
+        let mut payload = Vec::new();
+        request.encode_into(&mut payload);
+        self.ask_raw(session, id, request.kind(), payload);
+    }
+    fn ask_raw(&self, session: SessionId, id: u32, kind: u8, payload: Vec<u8>) {
+        let answered = RequestId(id - 1);
+        let request = payload.into();
+        self.say(&Ask { session, id: RequestId(id), answered, kind, request }.into());
+    }
+    async fn answer(&mut self) -> Outcome {
+        loop {
+            if let MasterToSession::Answer(answer) = self.hear().await {
+                return answer.outcome;
+            }
+        }
+    }
+}
+
+struct GameServer(End);
+
+impl GameServer {
+    async fn up(address: SocketAddr, key: &ClusterKey) -> Self {
+        let server = Self(End::dial(address, &me(Role::Game, "g1", 1, key)).await.unwrap());
+        let kind = KindInfo {
+            name: KindName::new("duel").unwrap(),
+            seats_max: 2,
+            tick_rate: 20,
+            version: 1,
+        };
+        let report = GameReport {
+            address: "127.0.0.1:4200".into(),
+            build: "test".into(),
+            kinds: vec![kind],
+            instances_max: 10,
+            labels: Vec::new(),
+            instances: Vec::new(),
+        };
+        server.say(0, &report.into());
+        server
+    }
+    fn say(&self, n: u64, message: &GameToMaster) {
+        let mut payload = Vec::new();
+        message.encode_into(&mut payload);
+        self.0.say(message.kind(), n, &payload);
+    }
+    async fn hear(&mut self) -> (u64, MasterToGame) {
+        let (kind, stamp, payload) = self.0.hear().await.expect("the link lives");
+        (stamp.n, MasterToGame::decode(kind, &payload, Limits::SERVER).unwrap())
+    }
+    async fn create(&mut self) -> (u64, CreateInstance) {
+        loop {
+            if let (n, MasterToGame::Create(create)) = self.hear().await {
+                return (n, create);
+            }
+        }
+    }
+    fn runs(&self, n: u64, create: &CreateInstance) {
+        let CreateInstance { instance, incarnation, .. } = *create;
+        self.say(n, &Running { instance, incarnation, meta: Default::default() }.into());
+    }
+}
+
+fn join_or_create() -> Request {
+    JoinOrCreate {
+        kind: KindName::new("duel").unwrap(),
+        key: None,
+        params: Default::default(),
+        options: Default::default(),
+    }
+    .into()
+}
+
+#[test]
+fn a_join_or_create_goes_to_the_game_server_and_comes_back_as_a_seat() {
+    beside_a_master(async |address, key, handle| {
+        let mut session_server = SessionServer::up(address, &key).await;
+        assert!(matches!(session_server.hear().await, MasterToSession::Welcome(_)));
+        let mut game_server = GameServer::up(address, &key).await;
+        assert!(matches!(game_server.hear().await, (0, MasterToGame::Welcome(_))));
+
+        let bound = session_server.bind("ann").await;
+        assert_eq!(bound.session_servers.len(), 1);
+        session_server.ask(bound.session, 1, &join_or_create());
+        let (n, create) = game_server.create().await;
+        assert_eq!(n, 1);
+        game_server.runs(1, &create);
+        let (_, acknowledged) = game_server.hear().await;
+        assert!(matches!(acknowledged, MasterToGame::Received(received) if received.n == 1));
+        let Outcome::Granted(granted) = session_server.answer().await else { panic!("no seat") };
+        assert_eq!(granted.instance, create.instance);
+        assert_eq!(granted.address, "127.0.0.1:4200");
+
+        // A read sees every write that was acknowledged before it.
+        let list = List { kind: granted.kind.clone(), after: None, limit: 10 };
+        session_server.ask(bound.session, 2, &list.into());
+        let Outcome::Listing(listing) = session_server.answer().await else { panic!("no list") };
+        assert_eq!(listing.instances[0].seats_taken, 1);
+
+        let status = handle.status().await.unwrap();
+        assert_eq!((status.users, status.instances), (1, 1));
+        assert_eq!(status.masters[0].role, "active");
+        assert_eq!((status.sessions.len(), status.games[0].load), (1, 1));
+    });
+}
+
+#[test]
+fn what_was_not_acknowledged_comes_again_on_a_new_link() {
+    beside_a_master(async |address, key, handle| {
+        let mut session_server = SessionServer::up(address, &key).await;
+        let mut game_server = GameServer::up(address, &key).await;
+        game_server.hear().await;
+        let bound = session_server.bind("ann").await;
+        session_server.ask(bound.session, 1, &join_or_create());
+        let (n, create) = game_server.create().await;
+        drop(game_server);
+        // The master notices by the closed link, with no timer.
+        loop {
+            let status = handle.status().await.unwrap();
+            if status.games[0].state == "suspect" {
+                break;
+            }
+        }
+        let mut game_server = GameServer::up(address, &key).await;
+        assert!(matches!(game_server.hear().await, (0, MasterToGame::Welcome(_))));
+        assert_eq!(game_server.create().await, (n, create.clone()));
+        game_server.runs(1, &create);
+        // Said twice, it counts once.
+        game_server.runs(1, &create);
+        assert!(matches!(session_server.answer().await, Outcome::Granted(_)));
+        assert_eq!(handle.status().await.unwrap().games[0].state, "up");
+    });
+}
+
+#[test]
+fn an_operator_is_answered_and_the_session_server_is_told() {
+    beside_a_master(async |address, key, handle| {
+        let mut session_server = SessionServer::up(address, &key).await;
+        let bound = session_server.bind("ann").await;
+        let user = UserId::new("ann").unwrap();
+        handle.act(Action::Kick { user: user.clone() }).await.unwrap();
+        let end = loop {
+            if let MasterToSession::EndSession(end) = session_server.hear().await {
+                break end;
+            }
+        };
+        assert_eq!((end.session, end.refusal.code), (bound.session, Code::Kicked));
+        assert_eq!(handle.act(Action::Kick { user }).await.unwrap_err().code, Code::UserUnknown);
+    });
+}
+
+#[test]
+fn a_request_that_is_none_is_refused_to_the_one_who_sent_it() {
+    beside_a_master(async |address, key, _| {
+        let mut session_server = SessionServer::up(address, &key).await;
+        let bound = session_server.bind("ann").await;
+        session_server.ask_raw(bound.session, 1, join_or_create().kind(), vec![0xc1]);
+        let Outcome::Refused(refusal) = session_server.answer().await else { panic!("taken") };
+        assert_eq!(refusal.code, Code::Malformed);
+    });
+}
+
+#[test]
+fn a_server_with_another_key_or_another_role_gets_no_link() {
+    beside_a_master(async |address, key, _| {
+        let stranger = me(Role::Game, "g1", 1, &ClusterKey::generate().unwrap());
+        assert!(End::dial(address, &stranger).await.is_err());
+        let refused = End::dial(address, &me(Role::Master, "m2", 1, &key)).await;
+        let Err(LinkError::RefusedByPeer { refusal, .. }) = refused else { panic!("taken") };
+        assert_eq!(refusal.code, Code::WrongRole);
+    });
+}
+
+#[test]
+fn a_second_process_of_the_same_name_is_refused_while_the_first_lives() {
+    beside_a_master(async |address, key, _| {
+        let mut first = SessionServer::up(address, &key).await;
+        assert!(matches!(first.hear().await, MasterToSession::Welcome(_)));
+        let mut second = End::dial(address, &me(Role::Session, "s1", 2, &key)).await.unwrap();
+        let report = SessionReport {
+            urls: Vec::new(),
+            build: "test".into(),
+            connections_max: 1,
+            sessions: Vec::new(),
+        };
+        second.say(0x01, 0, &greenroom_protocol::encode(&report));
+        assert!(second.hear().await.is_none(), "the second is not welcome");
+        first.bind("ann").await;
+    });
+}
+
+#[test]
+fn a_server_that_says_what_is_no_message_loses_its_link_and_nobody_else_notices() {
+    beside_a_master(async |address, key, _| {
+        let mut session_server = SessionServer::up(address, &key).await;
+        let mut game_server = GameServer::up(address, &key).await;
+        game_server.hear().await;
+        game_server.0.say(0x03, 1, b"\xc1");
+        while game_server.0.hear().await.is_some() {}
+        session_server.bind("ann").await;
+    });
+}
+
+#[test]
+fn a_port_in_use_is_named_with_what_to_do() {
+    beside_a_master(async |address, key, _| {
+        let config = MasterConfig { listen: address.to_string(), ..MasterConfig::default() };
+        let failed = Master::bind(&config, key).await.unwrap_err();
+        assert!(matches!(failed, MasterError::Listen { .. }));
+        assert!(failed.to_string().contains("[master] listen"), "{failed}");
+    });
+}

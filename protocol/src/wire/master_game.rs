@@ -1,0 +1,239 @@
+//! The master and a game server: instances are made and closed, seats change.
+//!
+//! The game server dials. Every payload begins with a [`crate::StampedHeader`]; messages marked *stream* have a
+//! number in it, are kept by their sender until acknowledged, and are sent again on a new link.
+
+use ecow::EcoString;
+use serde::{Deserialize, Serialize};
+
+use super::client_session::Meta;
+use super::session_master::{Received, Welcome};
+use super::{Opaque, direction};
+use crate::{Incarnation, InstanceId, KindName, Refusal, Seat, SessionId, UserId};
+
+direction! {
+    /// What a game server says to the master.
+    GameToMaster {
+        /// First on every link: what this server is and what it runs.
+        0x01 Report(GameReport),
+        /// Load; may be lost.
+        0x02 Load(GameLoad),
+        /// An instance runs (stream).
+        0x03 Running(Running),
+        /// An instance was not made (stream).
+        0x04 CreateRefused(CreateRefused),
+        /// A seat changes (stream).
+        0x05 SeatChanged(SeatChanged),
+        /// The game changed what it says of an instance (stream).
+        0x06 MetaChanged(MetaChanged),
+        /// An instance is closed (stream).
+        0x07 Closed(Closed),
+        /// Everything of the master's stream up to this number has arrived.
+        0x08 Received(Received),
+    }
+}
+
+direction! {
+    /// What the master says to a game server.
+    MasterToGame {
+        /// Make an instance (stream).
+        0x81 Create(CreateInstance),
+        /// A seat is free (stream).
+        0x82 FreeSeat(FreeSeat),
+        /// Close an instance (stream).
+        0x83 Destroy(DestroyInstance),
+        /// Everything of the game server's stream up to this number is committed.
+        0x84 Received(Received),
+        /// Answers the report: the link is in use.
+        0x85 Welcome(Welcome),
+    }
+}
+
+/// A kind of instance that a game server can run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindInfo {
+    /// Its name.
+    pub name: KindName,
+    /// Seats of an instance.
+    pub seats_max: u16,
+    /// Ticks per second; 0 for one that steps when it is spoken to.
+    pub tick_rate: u16,
+    /// The game's version of the kind.
+    pub version: u32,
+}
+
+/// What a game server is, and what it runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GameReport {
+    /// Where session servers dial it: `host:port`.
+    pub address: EcoString,
+    /// Name and version of the build.
+    pub build: EcoString,
+    /// The kinds that it can run.
+    pub kinds: Vec<KindInfo>,
+    /// How many instances it takes.
+    pub instances_max: u32,
+    /// Free words about it, for placement.
+    #[serde(default)]
+    pub labels: Vec<EcoString>,
+    /// What it runs now.
+    pub instances: Vec<HeldInstance>,
+}
+
+/// An instance that a game server runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldInstance {
+    /// Which.
+    pub instance: InstanceId,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// Its kind.
+    pub kind: KindName,
+    /// The seats that are not free.
+    pub seats: Vec<HeldSeat>,
+    /// What the game says of it.
+    pub meta: Meta,
+}
+
+/// A seat that is not free.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldSeat {
+    /// Which.
+    pub seat: Seat,
+    /// Whose.
+    pub user: UserId,
+    /// Of which session.
+    pub session: SessionId,
+    /// Its holder's connection is gone.
+    pub away: bool,
+}
+
+/// Load of a game server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GameLoad {
+    /// Instances that it runs.
+    pub instances: u32,
+    /// Seats that are taken.
+    pub seats: u32,
+    /// Share of its thread's time that it was busy, in thousandths.
+    pub busy_permille: u16,
+    /// It stops: no new instances.
+    pub draining: bool,
+}
+
+/// Make an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CreateInstance {
+    /// Which.
+    pub instance: InstanceId,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// Of which kind.
+    pub kind: KindName,
+    /// The kind's parameters; empty for its default.
+    pub params: Opaque,
+    /// Where its random numbers begin.
+    #[serde(with = "serde_bytes")]
+    pub seed: [u8; 32],
+    /// Who asked for it.
+    pub owner: Option<UserId>,
+}
+
+/// A seat is free: its holder left, was kicked, or its session is over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FreeSeat {
+    /// Where.
+    pub instance: InstanceId,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// Which.
+    pub seat: Seat,
+    /// Whose: another session in that seat keeps it.
+    pub session: SessionId,
+    /// Why: the client is told.
+    pub refusal: Refusal,
+}
+
+/// Close an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DestroyInstance {
+    /// Which.
+    pub instance: InstanceId,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// Why: its clients are told.
+    pub refusal: Refusal,
+}
+
+/// An instance runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Running {
+    /// Which.
+    pub instance: InstanceId,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// What the game says of it.
+    pub meta: Meta,
+}
+
+/// An instance was not made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CreateRefused {
+    /// Which.
+    pub instance: InstanceId,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// Why, as the game wrote it.
+    pub refusal: Refusal,
+}
+
+/// What happened to a seat. A seat goes *reserved → taken → away → free*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeatState {
+    /// Its holder is there.
+    Taken,
+    /// Its holder's connection is gone; the seat is held for a while.
+    Away,
+    /// Anybody may have it.
+    Free,
+}
+
+/// A seat changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeatChanged {
+    /// Where.
+    pub instance: InstanceId,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// Which.
+    pub seat: Seat,
+    /// Whose.
+    pub session: SessionId,
+    /// To what.
+    pub state: SeatState,
+}
+
+/// The game changed what it says of an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetaChanged {
+    /// Which.
+    pub instance: InstanceId,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// All of it.
+    pub meta: Meta,
+    /// Takes new seats.
+    pub open: bool,
+}
+
+/// An instance is closed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Closed {
+    /// Which.
+    pub instance: InstanceId,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// Why.
+    pub refusal: Refusal,
+}

@@ -1,0 +1,217 @@
+//! A session server and the master: who is connected, and clients' requests to the directory.
+//!
+//! The session server dials. Every payload begins with a [`crate::StampedHeader`]; messages marked *stream* have a
+//! number in it, are kept by their sender until acknowledged, and are sent again on a new link.
+
+use ecow::EcoString;
+use serde::{Deserialize, Serialize};
+
+use super::client_session::{Created, Destroyed, Left, Listing, SessionServer};
+use super::{Opaque, direction};
+use crate::{
+    Generation, Incarnation, InstanceId, KindName, Refusal, RequestId, Seat, ServerName, SessionId,
+    SessionKey, UserId,
+};
+
+direction! {
+    /// What a session server says to the master.
+    SessionToMaster {
+        /// First on every link: what this server is and whom it has.
+        0x01 Report(SessionReport),
+        /// Load; may be lost.
+        0x02 Load(SessionLoad),
+        /// A user has proved who it is.
+        0x03 Bind(Bind),
+        /// A connection is gone (stream).
+        0x04 Unbind(Unbind),
+        /// A client's request to the directory; repeated until it is answered.
+        0x05 Ask(Ask),
+        /// Everything of the master's stream up to this number has arrived.
+        0x06 Received(Received),
+    }
+}
+
+direction! {
+    /// What the master says to a session server.
+    MasterToSession {
+        /// Answers a [`SessionToMaster::Bind`].
+        0x81 Bound(Bound),
+        /// Refuses a [`SessionToMaster::Bind`].
+        0x82 BindRefused(BindRefused),
+        /// Answers a [`SessionToMaster::Ask`].
+        0x83 Answer(Answer),
+        /// A session ends here, and why (stream).
+        0x84 EndSession(EndSession),
+        /// The list of session servers has changed; may be lost, it comes again with every change.
+        0x85 SessionServers(super::client_session::SessionServers),
+        /// Everything of the session server's stream up to this number is committed.
+        0x86 Received(Received),
+        /// Answers the report: the link is in use.
+        0x87 Welcome(Welcome),
+    }
+}
+
+/// What a session server is, and whom it has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// Where clients reach it, as URLs.
+    pub urls: Vec<EcoString>,
+    /// Name and version of the build.
+    pub build: EcoString,
+    /// How many connections it takes.
+    pub connections_max: u32,
+    /// The sessions that are connected to it now.
+    pub sessions: Vec<HeldSession>,
+}
+
+/// A session that is connected to a session server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldSession {
+    /// Which.
+    pub session: SessionId,
+    /// By which binding.
+    pub generation: Generation,
+    /// Whose.
+    pub user: UserId,
+}
+
+/// Load of a session server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionLoad {
+    /// Open connections.
+    pub connections: u32,
+    /// Share of its thread's time that it was busy, in thousandths.
+    pub busy_permille: u16,
+    /// It stops: no new clients.
+    pub draining: bool,
+}
+
+/// A user has proved who it is: bind its session to this server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bind {
+    /// The session server's number of this question.
+    pub number: u64,
+    /// Made by the client.
+    pub session_key: SessionKey,
+    /// As the authenticator decided.
+    pub user: UserId,
+    /// The name to be shown.
+    pub name: EcoString,
+}
+
+/// A connection is gone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unbind {
+    /// Of which session.
+    pub session: SessionId,
+    /// Only if this is still its binding.
+    pub generation: Generation,
+}
+
+/// A client's request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Of which session.
+    pub session: SessionId,
+    /// The client's number.
+    pub id: RequestId,
+    /// Cached answers up to this one may go.
+    pub answered: RequestId,
+    /// Kind byte of the [`super::client_session::Request`].
+    pub kind: u8,
+    /// The request, encoded as the client did.
+    pub request: Opaque,
+}
+
+/// Acknowledges a stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Received {
+    /// Up to this number.
+    pub n: u64,
+}
+
+/// The session is bound.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bound {
+    /// The question's number.
+    pub number: u64,
+    /// The session.
+    pub session: SessionId,
+    /// Of this binding.
+    pub generation: Generation,
+    /// All session servers that take clients.
+    pub session_servers: Vec<SessionServer>,
+}
+
+/// The session is not bound.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BindRefused {
+    /// The question's number.
+    pub number: u64,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// The answer to a request: the same for every time it is asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Of which session.
+    pub session: SessionId,
+    /// The client's number.
+    pub id: RequestId,
+    /// What is answered.
+    pub outcome: Outcome,
+}
+
+/// What the directory decided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// An instance runs.
+    Created(Created),
+    /// A seat is reserved: attach the client to it.
+    Granted(Granted),
+    /// A seat is free.
+    Left(Left),
+    /// An instance is closed.
+    Destroyed(Destroyed),
+    /// Instances.
+    Listing(Listing),
+    /// No.
+    Refused(Refusal),
+}
+
+/// A seat that is reserved for the asking session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Granted {
+    /// Where.
+    pub instance: InstanceId,
+    /// Its kind.
+    pub kind: KindName,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// Which seat.
+    pub seat: Seat,
+    /// The game server that runs it.
+    pub server: ServerName,
+    /// Where that server takes links: `host:port`.
+    pub address: EcoString,
+}
+
+/// A session ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndSession {
+    /// Which.
+    pub session: SessionId,
+    /// Only this binding and older ones.
+    pub generation: Generation,
+    /// Why: the client is told.
+    pub refusal: Refusal,
+}
+
+/// The link is in use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Which life of the master's process speaks: streams begin anew with another.
+    pub master: Incarnation,
+}

@@ -1,0 +1,1302 @@
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ecow::{EcoString, eco_format};
+use greenroom_protocol::{
+    Channel, Code, DownHeader, Epoch, Generation, HELLO_BYTES_MAX, Inbound, Incarnation,
+    InstanceFrame, InstanceId, KindName, Limits, MemberId, Moment, Outbound, PROTOCOL_MAX,
+    PROTOCOL_MIN, Refusal, ReplyHeader, RequestHeader, RequestId, Seat, Seq, ServerName, SessionId,
+    StampedHeader, UpHeader, UserId,
+    wire::{
+        Opaque, client_instance,
+        client_session::{
+            self, CheckedIn, ClientHello, ClientToSession, Credentials, GoAway, Joined, Reply,
+            Request, ServerHello, SessionServer, SessionServers, SessionToClient,
+        },
+        session_game::{Attach, Attached, Detach, GameToSession, SessionToGame},
+        session_master::{
+            Ask, Bind, Bound, Granted, HeldSession, MasterToSession, Outcome, Received,
+            SessionLoad, SessionReport, SessionToMaster, Unbind,
+        },
+    },
+};
+use smallvec::SmallVec;
+
+use crate::{
+    limits::{Addresses, Bucket, ClientLimits, TooMany, cost},
+    slots::Slots,
+};
+
+/// Requests that one session may have under way at the master. Small: each waits for its answer, so a longer queue
+/// adds latency, not throughput.
+const REQUESTS_MAX: usize = 8;
+/// How long a client may take from its connection to its check-in.
+const CHECK_IN_MS: u64 = 5_000;
+/// How long a request may wait for a master that can't be reached before it is refused.
+const UNAVAILABLE_MS: u64 = 4_500;
+/// How long an unanswered request is remembered: then its client is told, and can ask again with the same number.
+const REQUEST_MS: u64 = 30_000;
+/// How long a seat may wait for its game server. Shorter than the master's reservation of it.
+const ATTACH_MS: u64 = 10_000;
+/// A client that went over its limits is forgiven one strike in this time.
+const FORGIVE_MS: u64 = 10_000;
+
+/// The shell's number of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u32);
+
+impl ConnId {
+    /// Its place among all connections: no two that are there at once have the same.
+    pub const fn place(self) -> usize {
+        crate::slots::place(self.0)
+    }
+}
+
+/// The shell's number of a game server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GameId(pub u32);
+
+/// What the shell has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send a frame to a client.
+    Client(ConnId, Vec<u8>),
+    /// Close a client's connection once everything for it is sent.
+    Close(ConnId, Refusal),
+    /// Check credentials, and say so with [`Core::authenticated`].
+    Authenticate(ConnId, Credentials),
+    /// Send a message to the master.
+    Master(StampedHeader, SessionToMaster),
+    /// Open a link to a game server, and say so with [`Core::game_linked`] or [`Core::game_unreachable`].
+    DialGame(GameId, EcoString),
+    /// Send a message to a game server.
+    Game(GameId, SessionToGame),
+    /// Something an operator should know.
+    Tell(Told),
+}
+
+/// What an operator should know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// A client checked in.
+    CheckedIn(UserId, SessionId),
+    /// A client was turned away.
+    TurnedAway(ConnId, Refusal),
+    /// The master sent something from an epoch that is over.
+    StaleEpoch(Epoch),
+    /// A message of a version that this build does not know.
+    UnknownKind(u8),
+    /// A game server can't be reached, and why.
+    GameLost(ServerName, EcoString),
+}
+
+/// What may be done with a frame that a client sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charge {
+    /// It is within its limits.
+    Fine,
+    /// It is over them: the frame is refused, the connection goes on.
+    Over,
+    /// It was over them too often: the connection is closing.
+    Closed,
+}
+
+/// Where a client's frame for an instance goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Up {
+    /// To which game server.
+    pub game: GameId,
+    /// As which member.
+    pub member: MemberId,
+    /// The instance has fixed ticks: what it is told waits for the next one anyway.
+    pub ticks: bool,
+}
+
+/// What the core needs to know of its process.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// Its name, which its clients need not be told to go to when it stops.
+    pub name: ServerName,
+    /// Name and version of the build.
+    pub build: EcoString,
+    /// Where clients reach it.
+    pub urls: Vec<EcoString>,
+    /// Connections that it takes at most.
+    pub connections_max: u32,
+    /// How often each side of a connection says that it is there, in milliseconds.
+    pub heartbeat_ms: u32,
+    /// What clients may send.
+    pub limits: ClientLimits,
+    /// Wall clock at [`Moment`] 0, in milliseconds since 1970.
+    pub wall_start_ms: u64,
+}
+
+#[derive(Debug)]
+struct Connection {
+    address: IpAddr,
+    since: Moment,
+    stage: Stage,
+    /// Nothing that it sends matters any more; what it holds is given back when it is gone.
+    closing: bool,
+    messages: Bucket,
+    bytes: Bucket,
+    requests: Bucket,
+    strikes: u8,
+    struck: Moment,
+    /// By channel: what is looked up for each frame that goes up.
+    seats: SmallVec<[(Channel, Up); 1]>,
+    asked: Vec<Asked>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Fresh,
+    Greeted,
+    Checking(Box<client_session::CheckIn>),
+    Binding(Box<Bind>),
+    In(Box<Held>),
+}
+
+#[derive(Debug)]
+struct Held {
+    session: SessionId,
+    generation: Generation,
+    user: UserId,
+    name: EcoString,
+}
+
+#[derive(Debug)]
+struct Asked {
+    ask: Ask,
+    at: Moment,
+    sent: bool,
+    /// For the game's `admit`, when the seat is granted.
+    options: Opaque,
+}
+
+/// The requests that wait for a seat, and since when.
+type Joining = SmallVec<[(RequestId, Moment); 1]>;
+
+#[derive(Debug)]
+struct Member {
+    conn: ConnId,
+    channel: Channel,
+    game: GameId,
+    seat: Seat,
+    options: Opaque,
+    joining: Joining,
+    attached: bool,
+}
+
+#[derive(Debug)]
+struct Place {
+    instance: InstanceId,
+    incarnation: Incarnation,
+    kind: KindName,
+    /// Who gets what the instance sends to all.
+    attached: Vec<(MemberId, ConnId)>,
+    /// Attached or not.
+    members: u32,
+}
+
+#[derive(Debug)]
+struct Game {
+    name: ServerName,
+    address: EcoString,
+    /// The life of it that our members are attached to.
+    incarnation: Option<Incarnation>,
+    link: GameLink,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum GameLink {
+    Dialling,
+    Open,
+}
+
+impl Connection {
+    fn held(&self) -> Option<&Held> {
+        match &self.stage {
+            Stage::In(held) => Some(held),
+            Stage::Fresh | Stage::Greeted | Stage::Checking(_) | Stage::Binding(_) => None,
+        }
+    }
+}
+
+/// The whole state of a session server.
+#[derive(Debug)]
+pub struct Core {
+    config: CoreConfig,
+    conns: Slots<Connection>,
+    members: Slots<Member>,
+    channels: Slots<Place>,
+    by_instance: BTreeMap<(InstanceId, Incarnation), Channel>,
+    games: Slots<Game>,
+    by_name: BTreeMap<ServerName, GameId>,
+    by_session: BTreeMap<SessionId, ConnId>,
+    binding: BTreeMap<u64, ConnId>,
+    binds: u64,
+    addresses: Addresses,
+    servers: Vec<SessionServer>,
+    master: Option<Incarnation>,
+    master_linked: bool,
+    epoch: Epoch,
+    to_master: Outbound<SessionToMaster>,
+    /// What was pushed up to this number is part of the last report.
+    reported: u64,
+    from_master: Inbound,
+    draining: bool,
+}
+
+type Out = Vec<Output>;
+
+impl Core {
+    /// A session server that nobody is connected to.
+    pub fn new(config: CoreConfig) -> Self {
+        Self {
+            config,
+            conns: Slots::default(),
+            members: Slots::default(),
+            channels: Slots::default(),
+            by_instance: BTreeMap::new(),
+            games: Slots::default(),
+            by_name: BTreeMap::new(),
+            by_session: BTreeMap::new(),
+            binding: BTreeMap::new(),
+            binds: 0,
+            addresses: Addresses::default(),
+            servers: Vec::new(),
+            master: None,
+            master_linked: false,
+            epoch: Epoch::default(),
+            to_master: Outbound::default(),
+            reported: 0,
+            from_master: Inbound::default(),
+            draining: false,
+        }
+    }
+
+    // Clients ----------------------------------------------------------------------------------------------------
+
+    /// A client has connected.
+    ///
+    /// # Errors
+    /// A refusal, to be sent before the socket is closed.
+    pub fn connect(&mut self, now: Moment, address: IpAddr) -> Result<ConnId, Refusal> {
+        if self.draining {
+            return Err(Refusal::new(
+                Code::Draining,
+                "this session server is stopping: use another of the list",
+            ));
+        }
+        if self.conns.len() >= self.config.connections_max as usize {
+            return Err(Refusal::new(
+                Code::Busy,
+                "this session server is full: use another of the list",
+            ));
+        }
+        if let Err(too_many) = self.addresses.connect(address, now, &self.config.limits) {
+            let text = match too_many {
+                TooMany::Open => "too many open connections from this address: close some",
+                TooMany::AtOnce => "too many new connections from this address: wait some seconds",
+                TooMany::Addresses => "this session server is full: use another of the list",
+            };
+            return Err(Refusal::new(Code::RateLimited, text));
+        }
+        let full = Bucket::new(now);
+        let connection = Connection {
+            address,
+            since: now,
+            stage: Stage::Fresh,
+            closing: false,
+            messages: full,
+            bytes: full,
+            requests: full,
+            strikes: 0,
+            struck: now,
+            seats: SmallVec::new(),
+            asked: Vec::new(),
+        };
+        match self.conns.insert(connection) {
+            Ok(number) => Ok(ConnId(number)),
+            Err(connection) => {
+                self.addresses.disconnect(connection.address);
+                Err(Refusal::new(
+                    Code::Busy,
+                    "this session server is full: use another of the list",
+                ))
+            }
+        }
+    }
+
+    /// Whether a connection is being closed, or gone: it may have been while its stream was still opening.
+    pub fn is_closing(&self, conn: ConnId) -> bool {
+        self.conns.get(conn.0).is_none_or(|connection| connection.closing)
+    }
+
+    /// Longest frame that this client may send now.
+    pub fn frame_max(&self, conn: ConnId) -> usize {
+        match self.conns.get(conn.0).map(|connection| &connection.stage) {
+            Some(Stage::In(_)) => greenroom_protocol::CLIENT_FRAME_BYTES_MAX,
+            _ => HELLO_BYTES_MAX,
+        }
+    }
+
+    /// Counts a frame of `bytes` bytes against what this client may send.
+    #[inline]
+    pub fn charge(&mut self, now: Moment, conn: ConnId, bytes: usize, out: &mut Out) -> Charge {
+        let limits = &self.config.limits;
+        let Some(connection) = self.conns.get_mut(conn.0) else { return Charge::Closed };
+        let size = u32::try_from(bytes).unwrap_or(u32::MAX);
+        // A burst holds the longest frame: else a client could never send it.
+        let (rate, byte_rate) = (limits.messages_per_second, limits.bytes_per_second);
+        let byte_burst = byte_rate.saturating_mul(2).max(2 * 64 * 1024);
+        if connection.messages.take(now, 1, rate, rate.saturating_mul(2))
+            && connection.bytes.take(now, size, byte_rate, byte_burst)
+        {
+            return Charge::Fine;
+        }
+        self.strike(now, conn, out)
+    }
+
+    fn strike(&mut self, now: Moment, conn: ConnId, out: &mut Out) -> Charge {
+        let limits = self.config.limits;
+        let Some(connection) = self.conns.get_mut(conn.0) else { return Charge::Closed };
+        let elapsed = now.0.saturating_sub(connection.struck.0);
+        if elapsed < 1_000 && connection.strikes > 0 {
+            // One burst is one strike, however many frames it has.
+            return Charge::Over;
+        }
+        let forgiven = u8::try_from(elapsed / FORGIVE_MS).unwrap_or(u8::MAX);
+        connection.strikes = connection.strikes.saturating_sub(forgiven) + 1;
+        connection.struck = now;
+        if connection.strikes <= limits.strikes_max {
+            return Charge::Over;
+        }
+        let text = eco_format!(
+            "more than {} messages or {} bytes a second, {} times: send less often, or several things in one message",
+            limits.messages_per_second,
+            limits.bytes_per_second,
+            connection.strikes
+        );
+        self.close(conn, Refusal::new(Code::RateLimited, text), out);
+        Charge::Closed
+    }
+
+    /// Where a client is.
+    pub fn address_of(&self, conn: ConnId) -> Option<IpAddr> {
+        Some(self.conns.get(conn.0)?.address)
+    }
+
+    /// A frame was over its client's limits and is not worked on: its client is told so in the form that the frame
+    /// wants, so that it can send it again.
+    pub fn over_limits(&self, conn: ConnId, frame: &[u8], out: &mut Out) {
+        let text = "over the limit of messages or bytes a second: send it again, slower";
+        let kind = frame.first().copied().unwrap_or(0);
+        if client_instance::UP.contains(&kind) {
+            match UpHeader::split(frame) {
+                // It is not kept by its client: it gets an answer of its own.
+                Ok((header, _)) if kind == client_instance::QUERY => {
+                    let (kind, ack) = (client_instance::QUERY_REFUSED, Seq(0));
+                    let UpHeader { channel, number, .. } = header;
+                    let mut frame =
+                        DownHeader { kind, channel, number, ack, tick: 0 }.bytes().to_vec();
+                    let refusal = Refusal::new(Code::RateLimited, text);
+                    greenroom_protocol::encode_into(&refusal, &mut frame);
+                    out.push(Output::Client(conn, frame));
+                }
+                Ok((header, _)) => {
+                    self.send_again(conn, header.channel, Code::RateLimited, text, out)
+                }
+                // Too short to be answered, and it goes nowhere.
+                Err(_) => {}
+            }
+        } else if let Ok((header, _)) = RequestHeader::split(frame)
+            && client_session::REQUESTS.contains(&kind)
+        {
+            out.push(reply(
+                conn,
+                header.id,
+                &Reply::Refused(Refusal::new(Code::RateLimited, text)),
+            ));
+        }
+    }
+
+    /// Where a client's frame for the instance on `channel` goes; `None` if the client has no seat there.
+    #[inline]
+    pub fn route_up(&self, conn: ConnId, channel: Channel) -> Option<Up> {
+        let seats = &self.conns.get(conn.0)?.seats;
+        seats.iter().find(|(of, _)| *of == channel).map(|&(_, up)| up)
+    }
+
+    /// The connection of a member.
+    #[inline]
+    pub fn conn_of(&self, member: MemberId) -> Option<ConnId> {
+        Some(self.members.get(member.0)?.conn)
+    }
+
+    /// Who gets what an instance sends to all.
+    #[inline]
+    pub fn audience(&self, channel: Channel) -> &[(MemberId, ConnId)] {
+        self.channels.get(channel.0).map_or(&[], |place| &place.attached)
+    }
+
+    /// The game server of a member.
+    pub fn game_of(&self, member: MemberId) -> Option<GameId> {
+        Some(self.members.get(member.0)?.game)
+    }
+
+    /// A client sent a frame that is not for an instance.
+    pub fn frame(&mut self, now: Moment, conn: ConnId, frame: &[u8], out: &mut Out) {
+        let Some(connection) = self.conns.get(conn.0).filter(|connection| !connection.closing)
+        else {
+            return;
+        };
+        let Some((&kind, payload)) = frame.split_first() else { return };
+        match (&connection.stage, kind) {
+            (_, client_session::PONG) => {}
+            (_, client_session::PING) => {
+                out.push(Output::Client(
+                    conn,
+                    [&[client_session::SERVER_PONG], &payload[..payload.len().min(8)]].concat(),
+                ));
+            }
+            (Stage::Fresh | Stage::Greeted, _) => self.before_check_in(conn, kind, payload, out),
+            (Stage::In(_), kind) if client_session::REQUESTS.contains(&kind) => {
+                self.request(now, conn, frame, out)
+            }
+            (Stage::In(_), kind) if client_instance::UP.contains(&kind) => {
+                match InstanceFrame::channel(frame) {
+                    // Most likely the seat has just ended, and this was under way already.
+                    Ok(channel) => {
+                        let text =
+                            "no seat on this channel, or not any more: join an instance first";
+                        let refusal = Refusal::new(Code::NotSeated, text);
+                        out.push(to_seat(conn, client_instance::SEAT_ENDED, channel, &refusal));
+                    }
+                    Err(error) => self.close(conn, error.into(), out),
+                }
+            }
+            (Stage::Checking(_) | Stage::Binding(_), _) => {
+                let refusal =
+                    Refusal::new(Code::NotCheckedIn, "wait for the answer to the check-in");
+                self.close(conn, refusal, out);
+            }
+            (Stage::In(_), _) => {
+                let text = eco_format!("a frame of kind {kind:#04x} has no place after check-in");
+                self.close(conn, Refusal::new(Code::UnexpectedKind, text), out);
+            }
+        }
+    }
+
+    fn before_check_in(&mut self, conn: ConnId, kind: u8, payload: &[u8], out: &mut Out) {
+        let Some(connection) = self.conns.get_mut(conn.0) else { return };
+        match (&connection.stage, ClientToSession::decode(kind, payload, Limits::CLIENT)) {
+            (Stage::Fresh, Ok(ClientToSession::Hello(hello))) => {
+                if let Some(refusal) = version_refusal(&hello) {
+                    return self.close(conn, refusal, out);
+                }
+                connection.stage = Stage::Greeted;
+                let answer = SessionToClient::Hello(ServerHello {
+                    protocol: hello.protocol_max.min(PROTOCOL_MAX),
+                    features: Vec::new(),
+                    agent: self.config.build.clone(),
+                    heartbeat_ms: self.config.heartbeat_ms,
+                });
+                out.push(control(conn, &answer));
+            }
+            (Stage::Greeted, Ok(ClientToSession::CheckIn(check_in))) => {
+                out.push(Output::Authenticate(conn, check_in.credentials.clone()));
+                connection.stage = Stage::Checking(Box::new(check_in));
+            }
+            (_, Err(error)) => self.close(conn, error.into(), out),
+            (_, Ok(ClientToSession::Hello(_))) => {
+                self.close(
+                    conn,
+                    Refusal::new(Code::UnexpectedKind, "a second hello: one opens a conversation"),
+                    out,
+                );
+            }
+            (_, Ok(ClientToSession::CheckIn(_) | ClientToSession::Unknown(_))) => {
+                let text = eco_format!(
+                    "a frame of kind {kind:#04x} before check-in: first a hello (0x01), then a check-in (0x02)"
+                );
+                self.close(conn, Refusal::new(Code::NotCheckedIn, text), out);
+            }
+        }
+    }
+
+    /// Credentials were checked.
+    pub fn authenticated(
+        &mut self,
+        now: Moment,
+        conn: ConnId,
+        result: Result<(UserId, EcoString), Refusal>,
+        out: &mut Out,
+    ) {
+        let Some(connection) = self.conns.get(conn.0).filter(|connection| !connection.closing)
+        else {
+            return;
+        };
+        let Stage::Checking(check_in) = &connection.stage else { return };
+        match result {
+            Err(refusal) => self.close(conn, refusal, out),
+            Ok((user, name)) => {
+                self.binds += 1;
+                let bind =
+                    Bind { number: self.binds, session_key: check_in.session_key, user, name };
+                self.binding.insert(bind.number, conn);
+                if self.master_linked {
+                    out.push(Output::Master(self.stamp(0), SessionToMaster::Bind(bind.clone())));
+                }
+                if let Some(connection) = self.conns.get_mut(conn.0) {
+                    // Its own part is done: from here on the master's time counts.
+                    connection.since = now;
+                    connection.stage = Stage::Binding(Box::new(bind));
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, now: Moment, conn: ConnId, frame: &[u8], out: &mut Out) {
+        let (header, payload) = match RequestHeader::split(frame) {
+            Ok(split) => split,
+            Err(error) => return self.close(conn, error.into(), out),
+        };
+        let refuse =
+            |code, text: &str| reply(conn, header.id, &Reply::Refused(Refusal::new(code, text)));
+        let request = match Request::decode(header.kind, payload, Limits::CLIENT) {
+            Ok(Request::Unknown(kind)) => {
+                let text = format!("this version knows no request of kind {kind:#04x}");
+                return out.push(refuse(Code::UnexpectedKind, &text));
+            }
+            Ok(request) => request,
+            Err(error) => return out.push(refuse(Code::Malformed, &error.to_string())),
+        };
+        let limits = self.config.limits;
+        let Some(connection) = self.conns.get_mut(conn.0) else { return };
+        let Stage::In(held) = &connection.stage else { return };
+        let repeated = connection.asked.iter().position(|asked| asked.ask.id == header.id);
+        if repeated.is_none() && connection.asked.len() >= REQUESTS_MAX {
+            return out.push(refuse(Code::Busy, "8 requests are under way: wait for an answer"));
+        }
+        let rate = limits.requests_per_second;
+        if !connection.requests.take(now, cost(&request), rate, rate.saturating_mul(4)) {
+            return out.push(refuse(Code::RateLimited, "too many requests: wait a second"));
+        }
+        let options = match request {
+            Request::Join(join) => join.options,
+            Request::JoinOrCreate(join) => join.options,
+            Request::Create(_)
+            | Request::Leave(_)
+            | Request::Destroy(_)
+            | Request::List(_)
+            | Request::Unknown(_) => Opaque::new(),
+        };
+        let ask = Ask {
+            session: held.session,
+            id: header.id,
+            answered: header.answered,
+            kind: header.kind,
+            request: Opaque::from(payload.to_vec()),
+        };
+        let asked = Asked { ask: ask.clone(), at: now, sent: self.master_linked, options };
+        match repeated {
+            Some(at) => connection.asked[at] = asked,
+            None => connection.asked.push(asked),
+        }
+        if self.master_linked {
+            out.push(Output::Master(self.stamp(0), SessionToMaster::Ask(ask)));
+        }
+    }
+
+    /// A client's connection is gone, whoever closed it.
+    pub fn disconnect(&mut self, conn: ConnId, out: &mut Out) {
+        let Some(connection) = self.conns.remove(conn.0) else { return };
+        self.addresses.disconnect(connection.address);
+        for (_, Up { member, game, .. }) in connection.seats {
+            self.forget(member);
+            if self.is_linked(game) {
+                out.push(Output::Game(game, SessionToGame::Detach(Detach { member })));
+            }
+        }
+        match connection.stage {
+            Stage::In(held) => {
+                if self.by_session.get(&held.session) == Some(&conn) {
+                    self.by_session.remove(&held.session);
+                }
+                let unbind = Unbind { session: held.session, generation: held.generation };
+                let message = SessionToMaster::Unbind(unbind);
+                let n = self.to_master.push(message.clone());
+                if self.master_linked {
+                    out.push(Output::Master(self.stamp(n), message));
+                }
+            }
+            Stage::Binding(bind) => {
+                self.binding.remove(&bind.number);
+            }
+            Stage::Fresh | Stage::Greeted | Stage::Checking(_) => {}
+        }
+    }
+
+    /// Ends a connection: its client is told why.
+    pub fn close(&mut self, conn: ConnId, refusal: Refusal, out: &mut Out) {
+        let Some(connection) = self.conns.get_mut(conn.0) else { return };
+        if std::mem::replace(&mut connection.closing, true) {
+            return;
+        }
+        out.push(Output::Tell(Told::TurnedAway(conn, refusal.clone())));
+        out.push(control(conn, &SessionToClient::Closing(refusal.clone())));
+        out.push(Output::Close(conn, refusal));
+    }
+
+    // The master -------------------------------------------------------------------------------------------------
+
+    /// A link to a master is open: it is told what this server is and whom it has.
+    pub fn master_linked(&mut self, out: &mut Out) {
+        self.master_linked = true;
+        let sessions = self
+            .conns
+            .iter()
+            .filter_map(|(_, connection)| connection.held())
+            .map(|held| HeldSession {
+                session: held.session,
+                generation: held.generation,
+                user: held.user.clone(),
+            })
+            .collect();
+        let report = SessionReport {
+            urls: self.config.urls.clone(),
+            build: self.config.build.clone(),
+            connections_max: self.config.connections_max,
+            sessions,
+        };
+        self.reported = self.to_master.last();
+        out.push(Output::Master(self.stamp(0), SessionToMaster::Report(report)));
+    }
+
+    /// The link to the master is gone.
+    pub fn master_lost(&mut self) {
+        self.master_linked = false;
+    }
+
+    /// The master said something.
+    pub fn from_master(
+        &mut self,
+        now: Moment,
+        header: StampedHeader,
+        message: MasterToSession,
+        out: &mut Out,
+    ) {
+        if header.epoch < self.epoch {
+            return out.push(Output::Tell(Told::StaleEpoch(header.epoch)));
+        }
+        self.epoch = header.epoch;
+        if header.n == 0 {
+            return self.hear(now, message, out);
+        }
+        if self.from_master.accept(header.n) {
+            self.hear(now, message, out);
+        }
+        // Also for what comes again: the acknowledgement of before was lost with its link.
+        let received = Received { n: self.from_master.received() };
+        out.push(Output::Master(self.stamp(0), SessionToMaster::Received(received)));
+    }
+
+    fn hear(&mut self, now: Moment, message: MasterToSession, out: &mut Out) {
+        match message {
+            MasterToSession::Welcome(welcome) => self.welcome(welcome.master, out),
+            MasterToSession::Bound(bound) => self.bound(now, bound, out),
+            MasterToSession::BindRefused(refused) => {
+                if let Some(conn) = self.binding.remove(&refused.number) {
+                    self.close(conn, refused.refusal, out);
+                }
+            }
+            MasterToSession::Answer(answer) => {
+                let Some(&conn) = self.by_session.get(&answer.session) else { return };
+                let Some(connection) = self.conns.get_mut(conn.0) else { return };
+                let Some(at) = connection.asked.iter().position(|asked| asked.ask.id == answer.id)
+                else {
+                    return;
+                };
+                let asked = connection.asked.remove(at);
+                self.answer(now, conn, asked, answer.outcome, out);
+            }
+            MasterToSession::EndSession(end) => {
+                if let Some(&conn) = self.by_session.get(&end.session) {
+                    let held = self.conns.get(conn.0).and_then(Connection::held);
+                    if held.is_some_and(|held| held.generation <= end.generation) {
+                        self.close(conn, end.refusal, out);
+                    }
+                }
+            }
+            MasterToSession::SessionServers(list) => self.session_servers(list, out),
+            MasterToSession::Received(received) => self.to_master.acknowledge(received.n),
+            MasterToSession::Unknown(kind) => out.push(Output::Tell(Told::UnknownKind(kind))),
+        }
+    }
+
+    /// The master is there: what it has not answered is said again.
+    fn welcome(&mut self, master: Incarnation, out: &mut Out) {
+        if self.master != Some(master) {
+            // Another process, with streams of its own. Unbinds of before the report are part of it; those of after it
+            // are not, and were numbered for the stream that is over.
+            self.master = Some(master);
+            let mut anew = Outbound::default();
+            for (_, message) in self.to_master.after(self.reported) {
+                anew.push(message.clone());
+            }
+            self.to_master = anew;
+            self.reported = 0;
+            self.from_master = Inbound::default();
+        }
+        let again: Vec<_> =
+            self.to_master.unacknowledged().map(|(n, message)| (n, message.clone())).collect();
+        for (n, message) in again {
+            out.push(Output::Master(self.stamp(n), message));
+        }
+        let stamp = self.stamp(0);
+        for conn in self.binding.values() {
+            if let Some(Connection { stage: Stage::Binding(bind), .. }) = self.conns.get(conn.0) {
+                out.push(Output::Master(stamp, SessionToMaster::Bind((**bind).clone())));
+            }
+        }
+        for &conn in self.by_session.values() {
+            let Some(connection) = self.conns.get_mut(conn.0) else { continue };
+            for asked in &mut connection.asked {
+                asked.sent = true;
+                out.push(Output::Master(stamp, SessionToMaster::Ask(asked.ask.clone())));
+            }
+        }
+    }
+
+    fn bound(&mut self, now: Moment, bound: Bound, out: &mut Out) {
+        self.servers = bound.session_servers;
+        let conn = self.binding.remove(&bound.number);
+        let Some(conn) = conn.filter(|&conn| !self.is_closing(conn)) else {
+            // Its client went away meanwhile, or was sent away: the binding is undone.
+            let message = SessionToMaster::Unbind(Unbind {
+                session: bound.session,
+                generation: bound.generation,
+            });
+            let n = self.to_master.push(message.clone());
+            return out.push(Output::Master(self.stamp(n), message));
+        };
+        let Some(connection) = self.conns.get_mut(conn.0) else { return };
+        let Stage::Binding(bind) = std::mem::replace(&mut connection.stage, Stage::Greeted) else {
+            return;
+        };
+        let held = Held {
+            session: bound.session,
+            generation: bound.generation,
+            user: bind.user,
+            name: bind.name,
+        };
+        out.push(Output::Tell(Told::CheckedIn(held.user.clone(), held.session)));
+        let answer = SessionToClient::CheckedIn(CheckedIn {
+            user: held.user.clone(),
+            name: held.name.clone(),
+            session: held.session,
+            session_servers: self.servers.clone(),
+            server_time_ms: self.config.wall_start_ms + now.0,
+        });
+        connection.since = now;
+        connection.stage = Stage::In(Box::new(held));
+        out.push(control(conn, &answer));
+        if self.draining {
+            // The others were told when the drain began.
+            out.push(control(conn, &self.go_away()));
+        }
+        // The same session on an older connection of this server: the newer one has it now.
+        if let Some(older) =
+            self.by_session.insert(bound.session, conn).filter(|&older| older != conn)
+        {
+            let refusal =
+                Refusal::new(Code::Superseded, "this session goes on over a newer connection");
+            self.close(older, refusal, out);
+        }
+    }
+
+    fn session_servers(&mut self, list: SessionServers, out: &mut Out) {
+        self.servers.clone_from(&list.session_servers);
+        let message = SessionToClient::SessionServers(list);
+        for &conn in self.by_session.values() {
+            out.push(control(conn, &message));
+        }
+    }
+
+    fn answer(&mut self, now: Moment, conn: ConnId, asked: Asked, outcome: Outcome, out: &mut Out) {
+        let id = asked.ask.id;
+        let answer = match outcome {
+            Outcome::Granted(granted) => {
+                return self.granted(now, conn, id, asked.options, granted, out);
+            }
+            Outcome::Created(created) => Reply::Created(created),
+            Outcome::Left(left) => {
+                self.left(conn, left.instance, out);
+                Reply::Left(left)
+            }
+            Outcome::Destroyed(destroyed) => Reply::Destroyed(destroyed),
+            Outcome::Listing(listing) => Reply::Listing(listing),
+            Outcome::Refused(refusal) => Reply::Refused(refusal),
+        };
+        out.push(reply(conn, id, &answer));
+    }
+
+    // Seats ------------------------------------------------------------------------------------------------------
+
+    fn granted(
+        &mut self,
+        now: Moment,
+        conn: ConnId,
+        id: RequestId,
+        options: Opaque,
+        granted: Granted,
+        out: &mut Out,
+    ) {
+        let key = (granted.instance, granted.incarnation);
+        let mut joining = Joining::from_elem((id, now), 1);
+        let known = self.by_instance.get(&key).and_then(|&channel| self.route_up(conn, channel));
+        if let Some(Up { game, member: known, .. }) = known
+            && let Some(member) = self.members.get_mut(known.0)
+        {
+            // Whoever asked before waits still.
+            joining.extend(member.joining.drain(..).filter(|(other, _)| *other != id));
+            if member.seat == granted.seat {
+                member.joining = joining;
+                if self.is_linked(game) {
+                    self.attach(known, out);
+                }
+                return;
+            }
+            // That seat has ended, and its game server has not said so yet.
+            self.unseat(known);
+        }
+        let member = match self.seat(conn, key, joining, options, granted, out) {
+            Ok(member) => member,
+            Err((joining, what)) => {
+                let text = eco_format!("this session server holds too many {what}");
+                return refuse(conn, &joining, &Refusal::new(Code::Busy, text), out);
+            }
+        };
+        if self.game_of(member).is_some_and(|game| self.is_linked(game)) {
+            self.attach(member, out);
+        }
+    }
+
+    /// Makes a member of a grant.
+    fn seat(
+        &mut self,
+        conn: ConnId,
+        key: (InstanceId, Incarnation),
+        joining: Joining,
+        options: Opaque,
+        granted: Granted,
+        out: &mut Out,
+    ) -> Result<MemberId, (Joining, &'static str)> {
+        let Some(game) = self.game(&granted, out) else { return Err((joining, "game servers")) };
+        let channel = match self.by_instance.get(&key) {
+            Some(&channel) => channel,
+            None => {
+                let place = Place {
+                    instance: granted.instance,
+                    incarnation: granted.incarnation,
+                    kind: granted.kind,
+                    attached: Vec::new(),
+                    members: 0,
+                };
+                let Ok(number) = self.channels.insert(place) else {
+                    return Err((joining, "instances"));
+                };
+                self.by_instance.insert(key, Channel(number));
+                Channel(number)
+            }
+        };
+        let seat = granted.seat;
+        let member = Member { conn, channel, game, seat, options, joining, attached: false };
+        let number = match self.members.insert(member) {
+            Ok(number) => number,
+            Err(member) => {
+                self.close_channel(channel);
+                return Err((member.joining, "seats"));
+            }
+        };
+        if let Some(connection) = self.conns.get_mut(conn.0) {
+            connection.seats.push((channel, Up { game, member: MemberId(number), ticks: false }));
+        }
+        if let Some(place) = self.channels.get_mut(channel.0) {
+            place.members += 1;
+        }
+        Ok(MemberId(number))
+    }
+
+    /// The game server of a grant, dialled if it is not known.
+    fn game(&mut self, granted: &Granted, out: &mut Out) -> Option<GameId> {
+        if let Some(&id) = self.by_name.get(&granted.server) {
+            return Some(id);
+        }
+        let game = Game {
+            name: granted.server.clone(),
+            address: granted.address.clone(),
+            incarnation: None,
+            link: GameLink::Dialling,
+        };
+        let id = GameId(self.games.insert(game).ok()?);
+        self.by_name.insert(granted.server.clone(), id);
+        out.push(Output::DialGame(id, granted.address.clone()));
+        Some(id)
+    }
+
+    fn is_linked(&self, game: GameId) -> bool {
+        self.games.get(game.0).is_some_and(|game| game.link == GameLink::Open)
+    }
+
+    fn attach(&self, id: MemberId, out: &mut Out) {
+        let Some(member) = self.members.get(id.0) else { return };
+        let Some(place) = self.channels.get(member.channel.0) else { return };
+        let Some(held) = self.conns.get(member.conn.0).and_then(Connection::held) else { return };
+        let attach = Attach {
+            member: id,
+            channel: member.channel,
+            instance: place.instance,
+            incarnation: place.incarnation,
+            seat: member.seat,
+            user: held.user.clone(),
+            name: held.name.clone(),
+            session: held.session,
+            generation: held.generation,
+            options: member.options.clone(),
+        };
+        out.push(Output::Game(member.game, SessionToGame::Attach(attach)));
+    }
+
+    /// A link to a game server is open. What was attached before is attached again: its instances send what is not
+    /// acknowledged once more.
+    pub fn game_linked(&mut self, id: GameId, incarnation: Incarnation, out: &mut Out) {
+        let Some(game) = self.games.get_mut(id.0) else { return };
+        game.link = GameLink::Open;
+        let anew =
+            game.incarnation.replace(incarnation).is_some_and(|before| before != incarnation);
+        for (member, attached) in self.members_of(id) {
+            if anew && attached {
+                self.end(
+                    member,
+                    &Refusal::new(Code::InstanceLost, "its game server started anew"),
+                    out,
+                );
+            } else {
+                self.attach(member, out);
+            }
+        }
+    }
+
+    /// The link to a game server broke: it is dialled again if somebody is on it.
+    pub fn game_lost(&mut self, id: GameId, out: &mut Out) {
+        let used = self.members.iter().any(|(_, member)| member.game == id);
+        let Some(game) = self.games.get_mut(id.0) else { return };
+        game.link = GameLink::Dialling;
+        if used {
+            out.push(Output::DialGame(id, game.address.clone()));
+        } else {
+            self.forget_game(id);
+        }
+    }
+
+    /// A game server can't be reached: what is on it is lost to our clients.
+    pub fn game_unreachable(&mut self, id: GameId, why: &str, out: &mut Out) {
+        let Some(game) = self.games.get(id.0) else { return };
+        // Names and addresses of servers are not for players.
+        let refusal =
+            Refusal::new(Code::InstanceLost, "its game server is gone: join or create another");
+        out.push(Output::Tell(Told::GameLost(game.name.clone(), why.into())));
+        for (member, _) in self.members_of(id) {
+            self.end(member, &refusal, out);
+        }
+        self.forget_game(id);
+    }
+
+    fn forget_game(&mut self, id: GameId) {
+        if let Some(game) = self.games.remove(id.0) {
+            self.by_name.remove(&game.name);
+        }
+    }
+
+    fn members_of(&self, game: GameId) -> Vec<(MemberId, bool)> {
+        let of_game = self.members.iter().filter(|(_, member)| member.game == game);
+        of_game.map(|(number, member)| (MemberId(number), member.attached)).collect()
+    }
+
+    /// A game server said something.
+    pub fn from_game(&mut self, id: GameId, message: GameToSession, out: &mut Out) {
+        match message {
+            GameToSession::Attached(attached) => self.attached(id, &attached, out),
+            GameToSession::AttachRefused(refused) => {
+                self.end_of(id, refused.member, &refused.refusal, out)
+            }
+            GameToSession::Ended(ended) => self.end_of(id, ended.member, &ended.refusal, out),
+            GameToSession::Unknown(kind) => out.push(Output::Tell(Told::UnknownKind(kind))),
+        }
+    }
+
+    fn attached(&mut self, game: GameId, attached: &Attached, out: &mut Out) {
+        let Some(member) =
+            self.members.get_mut(attached.member.0).filter(|member| member.game == game)
+        else {
+            return;
+        };
+        let Some(place) = self.channels.get_mut(member.channel.0) else { return };
+        let seats = self.conns.get_mut(member.conn.0).map(|connection| &mut connection.seats);
+        if let Some((_, up)) =
+            seats.and_then(|seats| seats.iter_mut().find(|(of, _)| *of == member.channel))
+        {
+            up.ticks = attached.tick_rate > 0;
+        }
+        let again = std::mem::replace(&mut member.attached, true);
+        if !again {
+            place.attached.push((attached.member, member.conn));
+        }
+        if again && member.joining.is_empty() {
+            // Over a new link: what was under way on the one before is lost, and only the client has it.
+            let text = "the way to the game server was broken for a moment: send it again";
+            let refusal = Refusal::new(Code::Busy, text);
+            out.push(to_seat(member.conn, client_instance::SEND_AGAIN, member.channel, &refusal));
+        }
+        for (id, _) in member.joining.drain(..) {
+            let joined = Joined {
+                instance: place.instance,
+                kind: place.kind.clone(),
+                incarnation: place.incarnation,
+                channel: member.channel,
+                seat: member.seat,
+                up_received: attached.up_received,
+                down_next: attached.down_next,
+                tick_rate: attached.tick_rate,
+            };
+            out.push(reply(member.conn, id, &Reply::Joined(joined)));
+        }
+    }
+
+    fn end_of(&mut self, game: GameId, member: MemberId, refusal: &Refusal, out: &mut Out) {
+        if self.members.get(member.0).is_some_and(|known| known.game == game) {
+            self.end(member, refusal, out);
+        }
+    }
+
+    /// A seat is gone: its client is told, as the answer to its join if it waits for one.
+    fn end(&mut self, id: MemberId, refusal: &Refusal, out: &mut Out) {
+        let Some(member) = self.unseat(id) else { return };
+        if member.joining.is_empty() || member.attached {
+            out.push(to_seat(member.conn, client_instance::SEAT_ENDED, member.channel, refusal));
+        }
+        refuse(member.conn, &member.joining, refusal, out);
+    }
+
+    /// The master freed a client's seat: it is gone here as well, so that another seat in the same instance is never
+    /// taken for it. The game server hears of it from the master.
+    fn left(&mut self, conn: ConnId, instance: InstanceId, out: &mut Out) {
+        let Some(connection) = self.conns.get(conn.0) else { return };
+        let of_instance: SmallVec<[MemberId; 1]> = connection
+            .seats
+            .iter()
+            .filter(|(channel, _)| {
+                self.channels.get(channel.0).is_some_and(|place| place.instance == instance)
+            })
+            .map(|&(_, up)| up.member)
+            .collect();
+        for member in of_instance {
+            if let Some(member) = self.unseat(member) {
+                let refusal = Refusal::new(Code::Left, Code::Left.meaning());
+                refuse(conn, &member.joining, &refusal, out);
+            }
+        }
+    }
+
+    /// Takes a member out of everything.
+    fn unseat(&mut self, id: MemberId) -> Option<Member> {
+        let member = self.forget(id)?;
+        if let Some(connection) = self.conns.get_mut(member.conn.0) {
+            connection.seats.retain(|(_, up)| up.member != id);
+        }
+        Some(member)
+    }
+
+    /// Takes a member out of everything but its connection.
+    fn forget(&mut self, id: MemberId) -> Option<Member> {
+        let member = self.members.remove(id.0)?;
+        if let Some(place) = self.channels.get_mut(member.channel.0) {
+            if let Some(at) = place.attached.iter().position(|(of, _)| *of == id) {
+                place.attached.swap_remove(at);
+            }
+            place.members -= 1;
+        }
+        self.close_channel(member.channel);
+        Some(member)
+    }
+
+    /// Forgets an instance that nobody here has a seat in.
+    fn close_channel(&mut self, channel: Channel) {
+        if let Some(place) = self.channels.get(channel.0).filter(|place| place.members == 0) {
+            self.by_instance.remove(&(place.instance, place.incarnation));
+            self.channels.remove(channel.0);
+        }
+    }
+
+    /// Tells a client that what it sent on `channel` did not go on, and is to be sent again.
+    pub fn send_again(
+        &self,
+        conn: ConnId,
+        channel: Channel,
+        code: Code,
+        text: &str,
+        out: &mut Out,
+    ) {
+        out.push(to_seat(conn, client_instance::SEND_AGAIN, channel, &Refusal::new(code, text)));
+    }
+
+    // Time -------------------------------------------------------------------------------------------------------
+
+    /// Time has passed: what waited too long is refused. To be called about once a second.
+    pub fn tick(&mut self, now: Moment, out: &mut Out) {
+        let overdue = |since: Moment, ms: u64| now.0.saturating_sub(since.0) > ms;
+        self.addresses.tick(now);
+        let mut late = Vec::new();
+        for (number, connection) in self.conns.iter() {
+            let (bound, code, text) = match &connection.stage {
+                Stage::In(_) => continue,
+                Stage::Binding(_) => {
+                    let text = "no master can be reached now: try again, or another session server";
+                    (UNAVAILABLE_MS, Code::Unavailable, text)
+                }
+                Stage::Fresh | Stage::Greeted | Stage::Checking(_) => {
+                    (CHECK_IN_MS, Code::CheckInTimeout, "no check-in within 5 s of connecting")
+                }
+            };
+            if overdue(connection.since, bound) {
+                late.push((ConnId(number), Refusal::new(code, text)));
+            }
+        }
+        for (conn, refusal) in late {
+            self.close(conn, refusal, out);
+        }
+        for &conn in self.by_session.values() {
+            let Some(connection) = self.conns.get_mut(conn.0) else { continue };
+            connection.asked.retain(|asked| {
+                let unavailable = !asked.sent && overdue(asked.at, UNAVAILABLE_MS);
+                if unavailable {
+                    let text = "no master can be reached now; nothing was started: try again";
+                    let refusal = Refusal::new(Code::Unavailable, text);
+                    out.push(reply(conn, asked.ask.id, &Reply::Refused(refusal)));
+                    return false;
+                }
+                let undecided = overdue(asked.at, REQUEST_MS);
+                if undecided {
+                    let text = "no answer within 30 s, and it may have happened: ask again with the same id";
+                    let refusal = Refusal::new(Code::Undecided, text);
+                    out.push(reply(conn, asked.ask.id, &Reply::Refused(refusal)));
+                }
+                !undecided
+            });
+        }
+        let waiting = self.members.iter().filter(|(_, member)| {
+            !member.attached && member.joining.iter().any(|&(_, since)| overdue(since, ATTACH_MS))
+        });
+        let waiting = waiting.map(|(number, member)| (MemberId(number), member.game));
+        for (member, game) in waiting.collect::<Vec<_>>() {
+            // It may still take the seat for somebody who was told that it did not.
+            if self.is_linked(game) {
+                out.push(Output::Game(game, SessionToGame::Detach(Detach { member })));
+            }
+            let text = "its game server does not answer: try again";
+            self.end(member, &Refusal::new(Code::Unavailable, text), out);
+        }
+    }
+
+    /// What the master is told from time to time.
+    #[expect(clippy::cast_possible_truncation, reason = "at most 2^20 connections")]
+    pub fn load(&self, busy_permille: u16, out: &mut Out) {
+        if self.master_linked {
+            let load = SessionLoad {
+                connections: self.conns.len() as u32,
+                busy_permille,
+                draining: self.draining,
+            };
+            out.push(Output::Master(self.stamp(0), SessionToMaster::Load(load)));
+        }
+    }
+
+    /// Takes no new clients from here on, and sends those that are there elsewhere.
+    pub fn drain(&mut self, out: &mut Out) {
+        self.draining = true;
+        let message = self.go_away();
+        for &conn in self.by_session.values() {
+            out.push(control(conn, &message));
+        }
+    }
+
+    fn go_away(&self) -> SessionToClient {
+        let mine = self.config.name.as_str();
+        let elsewhere = self.servers.iter().filter(|server| server.name != mine).cloned().collect();
+        SessionToClient::GoAway(GoAway {
+            message: "this session server is stopping".into(),
+            session_servers: elsewhere,
+        })
+    }
+
+    /// Ends every connection.
+    pub fn close_all(&mut self, out: &mut Out) {
+        let all: Vec<_> = self.conns.iter().map(|(number, _)| ConnId(number)).collect();
+        for conn in all {
+            let text = "this session server has stopped: check in on another";
+            self.close(conn, Refusal::new(Code::Draining, text), out);
+        }
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
+    fn stamp(&self, n: u64) -> StampedHeader {
+        StampedHeader { epoch: self.epoch, n }
+    }
+}
+
+fn version_refusal(hello: &ClientHello) -> Option<Refusal> {
+    (hello.protocol_min > PROTOCOL_MAX || hello.protocol_max < PROTOCOL_MIN).then(|| {
+        let text = eco_format!(
+            "this server speaks versions {PROTOCOL_MIN} to {PROTOCOL_MAX} of the protocol, the client {} to {}: \
+             upgrade the older one",
+            hello.protocol_min,
+            hello.protocol_max
+        );
+        Refusal::new(Code::VersionMismatch, text)
+    })
+}
+
+fn control(conn: ConnId, message: &SessionToClient) -> Output {
+    let mut frame = vec![message.kind()];
+    message.encode_into(&mut frame);
+    Output::Client(conn, frame)
+}
+
+fn reply(conn: ConnId, id: RequestId, reply: &Reply) -> Output {
+    let mut frame = ReplyHeader { kind: reply.kind(), id }.bytes().to_vec();
+    reply.encode_into(&mut frame);
+    Output::Client(conn, frame)
+}
+
+fn refuse(conn: ConnId, joining: &Joining, refusal: &Refusal, out: &mut Out) {
+    for &(id, _) in joining {
+        out.push(reply(conn, id, &Reply::Refused(refusal.clone())));
+    }
+}
+
+fn to_seat(conn: ConnId, kind: u8, channel: Channel, refusal: &Refusal) -> Output {
+    let mut frame =
+        DownHeader { kind, channel, number: Seq(0), ack: Seq(0), tick: 0 }.bytes().to_vec();
+    greenroom_protocol::encode_into(refusal, &mut frame);
+    Output::Client(conn, frame)
+}
+
+#[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one message of many")]
+mod tests;

@@ -1,0 +1,1206 @@
+use greenroom_protocol::{
+    Key, SessionKey,
+    wire::{
+        client_session::{CheckIn, Created, Join, JoinOrCreate, Leave, Left, List, Listing},
+        session_game::{AttachRefused, Ended},
+        session_master::{Answer, BindRefused, EndSession, Welcome},
+    },
+};
+use proptest::prelude::*;
+
+use super::*;
+
+const ARENA: InstanceId = InstanceId(77);
+const LIFE: Incarnation = Incarnation(5);
+const GAME_LIFE: Incarnation = Incarnation(9);
+
+/// A core, the moment, and what came out of it and was not looked at yet.
+struct Desk {
+    core: Core,
+    now: Moment,
+    out: Out,
+}
+
+/// What a client is told.
+#[derive(Debug, PartialEq)]
+enum Said {
+    Control(SessionToClient),
+    Pong(Vec<u8>),
+    Reply(u32, Reply),
+    Seat(u8, Channel, Code),
+}
+
+impl Desk {
+    fn new() -> Self {
+        let config = CoreConfig {
+            name: ServerName::new("session-1").unwrap(),
+            build: "test".into(),
+            urls: vec!["tcp://one".into()],
+            connections_max: 64,
+            heartbeat_ms: 30_000,
+            limits: ClientLimits::default(),
+            wall_start_ms: 1_000_000,
+        };
+        Self { core: Core::new(config), now: Moment(0), out: Vec::new() }
+    }
+    /// With a master that said welcome.
+    fn with_master() -> Self {
+        let mut desk = Self::new();
+        desk.master_linked(1);
+        desk.out.clear();
+        desk
+    }
+    fn master_linked(&mut self, master: u64) {
+        self.core.master_linked(&mut self.out);
+        self.master(Welcome { master: Incarnation(master) });
+    }
+    fn master(&mut self, message: impl Into<MasterToSession>) {
+        self.core.from_master(self.now, StampedHeader::default(), message.into(), &mut self.out);
+    }
+    /// A message of the master's stream.
+    fn streamed(&mut self, n: u64, message: impl Into<MasterToSession>) {
+        let header = StampedHeader { n, ..StampedHeader::default() };
+        self.core.from_master(self.now, header, message.into(), &mut self.out);
+    }
+    fn connect(&mut self) -> ConnId {
+        self.core.connect(self.now, IpAddr::from([127, 0, 0, 1])).unwrap()
+    }
+    fn send(&mut self, conn: ConnId, frame: &[u8]) {
+        self.core.frame(self.now, conn, frame, &mut self.out);
+    }
+    fn after(&mut self, ms: u64) {
+        self.now = Moment(self.now.0 + ms);
+        self.core.tick(self.now, &mut self.out);
+    }
+    /// A client of which the authenticator said who it is.
+    fn authenticated(&mut self, session: u8) -> ConnId {
+        let conn = self.connect();
+        self.send(conn, &hello(1, 1));
+        self.send(conn, &check_in(session));
+        let user = UserId::new(format!("user-{session}")).unwrap();
+        self.core.authenticated(self.now, conn, Ok((user, "Ann".into())), &mut self.out);
+        conn
+    }
+    /// A client that is checked in.
+    fn checked_in(&mut self, session: u8) -> ConnId {
+        let conn = self.authenticated(session);
+        let number = self.core.binds;
+        self.bound(number, session, 1);
+        self.out.clear();
+        conn
+    }
+    fn bound(&mut self, number: u64, session: u8, generation: u32) {
+        let elsewhere =
+            |name: &str| SessionServer { name: name.into(), urls: vec!["tcp://x".into()] };
+        self.master(Bound {
+            number,
+            session: SessionId(session.into()),
+            generation: Generation(generation),
+            session_servers: vec![elsewhere("session-1"), elsewhere("session-2")],
+        });
+    }
+    fn answer(&mut self, session: u8, id: u32, outcome: Outcome) {
+        self.master(Answer { session: SessionId(session.into()), id: RequestId(id), outcome });
+    }
+    /// A client asks for a seat, and the master grants it.
+    fn granted(&mut self, conn: ConnId, session: u8, id: u32, seat: u16) {
+        self.send(conn, &join(id));
+        self.answer(session, id, Outcome::Granted(grant(seat)));
+    }
+    /// A client that has a seat, on a game server that is linked.
+    fn seated(&mut self, session: u8) -> (ConnId, MemberId, Channel) {
+        let conn = self.checked_in(session);
+        self.granted(conn, session, 1, session.into());
+        if !self.core.is_linked(GameId(0)) {
+            self.core.game_linked(GameId(0), GAME_LIFE, &mut self.out);
+        }
+        let (member, channel) = self.attach_asked();
+        self.attached(member);
+        self.out.clear();
+        (conn, member, channel)
+    }
+    fn attached(&mut self, member: MemberId) {
+        let attached = Attached { member, up_received: 3, down_next: 4, tick_rate: 20 };
+        self.core.from_game(GameId(0), attached.into(), &mut self.out);
+    }
+    /// The last attach that a game server was asked for.
+    fn attach_asked(&self) -> (MemberId, Channel) {
+        let attach = self.out.iter().rev().find_map(|output| match output {
+            Output::Game(_, SessionToGame::Attach(attach)) => Some((attach.member, attach.channel)),
+            _ => None,
+        });
+        attach.unwrap()
+    }
+    fn to_master(&self) -> Vec<(u64, SessionToMaster)> {
+        let said = self.out.iter().filter_map(|output| match output {
+            Output::Master(header, message) => Some((header.n, message.clone())),
+            _ => None,
+        });
+        said.collect()
+    }
+    fn to_game(&self) -> Vec<SessionToGame> {
+        let said = self.out.iter().filter_map(|output| match output {
+            Output::Game(_, message) => Some(message.clone()),
+            _ => None,
+        });
+        said.collect()
+    }
+    /// What a client was told since this was last asked for; everything else is forgotten.
+    fn told(&mut self, conn: ConnId) -> Vec<Said> {
+        let out = std::mem::take(&mut self.out);
+        let frames = out.iter().filter_map(|output| match output {
+            Output::Client(to, frame) if *to == conn => Some(said(frame)),
+            _ => None,
+        });
+        frames.collect()
+    }
+    /// The reason with which a client's connection is being closed.
+    fn closed(&mut self, conn: ConnId) -> Code {
+        assert!(
+            self.out.iter().any(|output| matches!(output, Output::Close(of, _) if *of == conn))
+        );
+        match self.told(conn).pop() {
+            Some(Said::Control(SessionToClient::Closing(refusal))) => {
+                assert!(refusal.message.len() > 15, "it says what to do: {refusal}");
+                refusal.code
+            }
+            other => panic!("told last: {other:?}"),
+        }
+    }
+    /// The only thing that a client was told: that its request is refused.
+    fn refused(&mut self, conn: ConnId, id: u32) -> Code {
+        match self.told(conn).as_slice() {
+            [Said::Reply(of, Reply::Refused(refusal))] if *of == id => refusal.code.clone(),
+            other => panic!("told: {other:?}"),
+        }
+    }
+    /// Every index says the same.
+    fn check(&self) {
+        let core = &self.core;
+        for (number, member) in core.members.iter() {
+            let id = MemberId(number);
+            let connection = core.conns.get(member.conn.0).expect("a member has a connection");
+            let (_, up) = connection.seats.iter().find(|(of, _)| *of == member.channel).unwrap();
+            assert_eq!((up.member, up.game), (id, member.game));
+            let place = core.channels.get(member.channel.0).expect("a member has a place");
+            assert_eq!(place.attached.contains(&(id, member.conn)), member.attached);
+            assert!(core.games.get(member.game.0).is_some(), "a member has a game server");
+        }
+        let seats = core.conns.iter().map(|(_, connection)| connection.seats.len()).sum::<usize>();
+        assert_eq!(seats, core.members.len());
+        for (number, place) in core.channels.iter() {
+            let channel = Channel(number);
+            let of = core.members.iter().filter(|(_, member)| member.channel == channel).count();
+            assert_eq!(of, place.members as usize);
+            assert!(of > 0, "a place without members is forgotten");
+            assert!(place.attached.len() <= of);
+            let key = (place.instance, place.incarnation);
+            assert_eq!(core.by_instance.get(&key), Some(&channel));
+        }
+        assert_eq!(core.by_instance.len(), core.channels.len());
+        assert_eq!(core.by_name.len(), core.games.len());
+        for (session, conn) in &core.by_session {
+            let held = core.conns.get(conn.0).and_then(Connection::held);
+            assert_eq!(held.map(|held| held.session), Some(*session));
+        }
+        for (number, conn) in &core.binding {
+            let stage = core.conns.get(conn.0).map(|connection| &connection.stage);
+            assert!(matches!(stage, Some(Stage::Binding(bind)) if bind.number == *number));
+        }
+    }
+}
+
+fn said(frame: &[u8]) -> Said {
+    let (kind, limits) = (frame[0], Limits::SERVER);
+    if kind == client_session::SERVER_PONG {
+        Said::Pong(frame[1..].to_vec())
+    } else if client_session::REPLIES.contains(&kind) {
+        let (header, payload) = ReplyHeader::split(frame).unwrap();
+        Said::Reply(header.id.0, Reply::decode(kind, payload, limits).unwrap())
+    } else if client_instance::DOWN.contains(&kind) {
+        let (header, payload) = DownHeader::split(frame).unwrap();
+        let refusal: Refusal = greenroom_protocol::decode(payload, limits).unwrap();
+        Said::Seat(kind, header.channel, refusal.code)
+    } else {
+        Said::Control(SessionToClient::decode(kind, &frame[1..], limits).unwrap())
+    }
+}
+
+fn framed(message: &ClientToSession) -> Vec<u8> {
+    let mut frame = vec![message.kind()];
+    message.encode_into(&mut frame);
+    frame
+}
+fn hello(protocol_min: u16, protocol_max: u16) -> Vec<u8> {
+    let (features, agent) = (Vec::new(), "test".into());
+    framed(&ClientHello { protocol_min, protocol_max, features, agent }.into())
+}
+fn check_in(session: u8) -> Vec<u8> {
+    let credentials = Credentials { scheme: "guest".into(), token: "t".into(), name: "Ann".into() };
+    framed(&CheckIn { session_key: SessionKey([session; 16]), credentials }.into())
+}
+fn asked(id: u32, request: impl Into<Request>) -> Vec<u8> {
+    let request = request.into();
+    let (id, answered) = (RequestId(id), RequestId(0));
+    let mut frame = RequestHeader { kind: request.kind(), id, answered }.bytes().to_vec();
+    request.encode_into(&mut frame);
+    frame
+}
+fn join(id: u32) -> Vec<u8> {
+    asked(id, Join { instance: ARENA, options: Opaque::from(vec![0xc0]) })
+}
+fn list(id: u32) -> Vec<u8> {
+    asked(id, List { kind: kind(), after: None, limit: 10 })
+}
+fn kind() -> KindName {
+    KindName::new("arena").unwrap()
+}
+fn grant(seat: u16) -> Granted {
+    Granted {
+        instance: ARENA,
+        kind: kind(),
+        incarnation: LIFE,
+        seat: Seat(seat),
+        server: ServerName::new("game-1").unwrap(),
+        address: "10.0.0.1:4200".into(),
+    }
+}
+fn up(channel: Channel) -> Vec<u8> {
+    let (number, ack) = (Seq(1), Seq(0));
+    let kind = client_instance::MESSAGE;
+    greenroom_protocol::UpHeader { kind, channel, number, ack }.bytes().to_vec()
+}
+fn refusal(code: Code) -> Refusal {
+    Refusal::new(code, "a text that says what to do")
+}
+
+// Checking in ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_client_says_hello_checks_in_and_is_told_who_it_is_and_where_else_it_may_go() {
+    let mut desk = Desk::with_master();
+    let conn = desk.connect();
+    assert_eq!(desk.core.frame_max(conn), HELLO_BYTES_MAX);
+    desk.send(conn, &hello(1, 9));
+    let Said::Control(SessionToClient::Hello(answer)) = &desk.told(conn)[0] else { panic!() };
+    assert_eq!((answer.protocol, answer.heartbeat_ms), (1, 30_000));
+    desk.send(conn, &check_in(7));
+    assert!(matches!(desk.out.as_slice(), [Output::Authenticate(of, _)] if *of == conn));
+    desk.out.clear();
+    let user = UserId::new("ann").unwrap();
+    desk.core.authenticated(desk.now, conn, Ok((user.clone(), "Ann".into())), &mut desk.out);
+    let said = desk.to_master();
+    let [(0, SessionToMaster::Bind(bind))] = said.as_slice() else { panic!("{said:?}") };
+    assert_eq!((&bind.user, bind.session_key), (&user, SessionKey([7; 16])));
+    desk.bound(bind.number, 7, 1);
+    let told = desk.told(conn);
+    let [Said::Control(SessionToClient::CheckedIn(checked_in))] = told.as_slice() else {
+        panic!("{told:?}")
+    };
+    assert_eq!((&checked_in.user, checked_in.session), (&user, SessionId(7)));
+    assert_eq!(checked_in.session_servers.len(), 2);
+    assert_eq!(desk.core.frame_max(conn), greenroom_protocol::CLIENT_FRAME_BYTES_MAX);
+    desk.check();
+}
+
+#[test]
+fn a_client_of_no_common_version_is_told_both_ranges() {
+    for (min, max) in [(2, 9), (0, 0)] {
+        let mut desk = Desk::with_master();
+        let conn = desk.connect();
+        desk.send(conn, &hello(min, max));
+        let text = format!("{:?}", desk.out);
+        assert!(text.contains("versions 1 to 1") && text.contains(&format!("{min} to {max}")));
+        assert_eq!(desk.closed(conn), Code::VersionMismatch);
+    }
+}
+
+#[test]
+fn what_has_no_place_in_the_conversation_ends_it_with_a_reason() {
+    let ping = [&[client_session::PING], &[7; 8][..]].concat();
+    let cases: [(&[Vec<u8>], Code); 7] = [
+        (&[check_in(1)], Code::NotCheckedIn),
+        (&[join(1)], Code::NotCheckedIn),
+        (&[vec![0x0f]], Code::NotCheckedIn),
+        (&[hello(1, 1), hello(1, 1)], Code::UnexpectedKind),
+        (&[hello(1, 1), check_in(1), check_in(1)], Code::NotCheckedIn),
+        (&[[hello(1, 1), vec![0xc0]].concat()], Code::Malformed),
+        (&[vec![0x01]], Code::Malformed),
+    ];
+    for (frames, code) in cases {
+        let mut desk = Desk::with_master();
+        let conn = desk.connect();
+        for frame in frames {
+            desk.send(conn, &ping);
+            desk.send(conn, frame);
+        }
+        assert_eq!(desk.closed(conn), code, "{frames:02x?}");
+        desk.send(conn, &hello(1, 1));
+        assert_eq!(desk.told(conn), [], "a closing connection is not listened to");
+    }
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    desk.send(conn, &ping);
+    assert_eq!(desk.told(conn), [Said::Pong(vec![7; 8])]);
+    desk.send(conn, &[]);
+    desk.send(conn, &[client_session::PING]);
+    assert_eq!(desk.told(conn), [Said::Pong(Vec::new())]);
+    desk.send(conn, &hello(1, 1));
+    assert_eq!(desk.closed(conn), Code::UnexpectedKind);
+}
+
+#[test]
+fn credentials_that_are_refused_end_the_connection_with_their_reason() {
+    let mut desk = Desk::with_master();
+    let conn = desk.connect();
+    desk.send(conn, &hello(1, 1));
+    desk.send(conn, &check_in(1));
+    let no = Err(refusal(Code::TokenExpired));
+    desk.core.authenticated(desk.now, conn, no.clone(), &mut desk.out);
+    assert_eq!(desk.closed(conn), Code::TokenExpired);
+    // Said twice, or after the client went away, it changes nothing.
+    desk.core.authenticated(desk.now, conn, no, &mut desk.out);
+    desk.core.disconnect(conn, &mut desk.out);
+    let user = UserId::new("ann").unwrap();
+    desk.core.authenticated(desk.now, conn, Ok((user, "Ann".into())), &mut desk.out);
+    assert_eq!(desk.out, []);
+}
+
+#[test]
+fn a_client_that_does_not_check_in_is_sent_away_after_five_seconds() {
+    let mut desk = Desk::with_master();
+    let (mute, slow) = (desk.connect(), desk.connect());
+    desk.send(slow, &hello(1, 1));
+    let there = desk.checked_in(3);
+    desk.after(5_000);
+    assert_eq!(desk.told(mute), []);
+    desk.after(1);
+    let out = desk.out.clone();
+    assert_eq!(desk.closed(mute), Code::CheckInTimeout);
+    desk.out = out;
+    assert_eq!(desk.closed(slow), Code::CheckInTimeout);
+    assert!(!desk.core.is_closing(there));
+}
+
+#[test]
+fn a_check_in_without_a_master_waits_and_is_then_refused() {
+    let mut desk = Desk::new();
+    // Late, but in time: the master gets its own time to answer.
+    let conn = desk.connect();
+    desk.send(conn, &hello(1, 1));
+    desk.after(4_900);
+    desk.send(conn, &check_in(1));
+    let user = UserId::new("ann").unwrap();
+    desk.core.authenticated(desk.now, conn, Ok((user, "Ann".into())), &mut desk.out);
+    desk.after(4_500);
+    assert!(!desk.core.is_closing(conn));
+    desk.after(1);
+    assert_eq!(desk.closed(conn), Code::Unavailable);
+    // A master that comes now does not check in who was sent away.
+    desk.master_linked(1);
+    desk.bound(1, 1, 1);
+    assert_eq!(desk.told(conn), []);
+    assert!(desk.core.by_session.is_empty());
+    desk.core.disconnect(conn, &mut desk.out);
+    desk.check();
+    assert!(desk.core.binding.is_empty());
+}
+
+#[test]
+fn a_check_in_that_waits_goes_to_the_master_once_there_is_one() {
+    let mut desk = Desk::new();
+    let conn = desk.authenticated(4);
+    assert_eq!(desk.to_master(), []);
+    desk.master_linked(1);
+    let said = desk.to_master();
+    let [(0, SessionToMaster::Report(report)), (0, SessionToMaster::Bind(bind))] = said.as_slice()
+    else {
+        panic!("{said:?}")
+    };
+    assert_eq!(report.sessions, []);
+    // The link breaks before the answer: it is asked again, with the same number.
+    desk.core.master_lost();
+    desk.out.clear();
+    desk.master_linked(1);
+    assert_eq!(desk.to_master()[1], (0, SessionToMaster::Bind(bind.clone())));
+    desk.bound(bind.number, 4, 1);
+    assert!(matches!(desk.told(conn).as_slice(), [Said::Control(SessionToClient::CheckedIn(_))]));
+}
+
+#[test]
+fn a_master_that_refuses_a_binding_is_heard() {
+    let mut desk = Desk::with_master();
+    let conn = desk.authenticated(1);
+    desk.master(BindRefused { number: 1, refusal: refusal(Code::SessionExpired) });
+    assert_eq!(desk.closed(conn), Code::SessionExpired);
+    assert!(desk.core.binding.is_empty());
+}
+
+#[test]
+fn a_binding_of_a_client_that_went_away_is_undone() {
+    let mut desk = Desk::with_master();
+    let conn = desk.authenticated(1);
+    desk.core.disconnect(conn, &mut desk.out);
+    desk.out.clear();
+    desk.bound(1, 1, 6);
+    let (session, generation) = (SessionId(1), Generation(6));
+    let unbind = SessionToMaster::Unbind(Unbind { session, generation });
+    assert_eq!(desk.to_master(), [(1, unbind)]);
+}
+
+#[test]
+fn a_newer_connection_of_a_session_ends_the_older_one_here() {
+    let mut desk = Desk::with_master();
+    let older = desk.checked_in(1);
+    let newer = desk.authenticated(1);
+    desk.bound(desk.core.binds, 1, 2);
+    let out = desk.out.clone();
+    assert_eq!(desk.closed(older), Code::Superseded);
+    desk.out = out;
+    assert!(matches!(desk.told(newer).last(), Some(Said::Control(SessionToClient::CheckedIn(_)))));
+    // The older one going away does not take the newer one's place with it.
+    desk.core.disconnect(older, &mut desk.out);
+    assert_eq!(desk.core.by_session.get(&SessionId(1)), Some(&newer));
+    desk.check();
+}
+
+// The master -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_session_ends_by_its_generation_and_a_newer_binding_lives_on() {
+    let mut desk = Desk::with_master();
+    let conn = desk.authenticated(1);
+    desk.bound(1, 1, 5);
+    desk.out.clear();
+    let end = |generation| EndSession {
+        session: SessionId(1),
+        generation: Generation(generation),
+        refusal: refusal(Code::Kicked),
+    };
+    desk.streamed(1, end(4));
+    assert!(!desk.core.is_closing(conn));
+    desk.streamed(2, end(5));
+    assert_eq!(desk.closed(conn), Code::Kicked);
+}
+
+#[test]
+fn a_stream_is_taken_in_order_once_and_acknowledged_also_when_it_comes_again() {
+    let mut desk = Desk::with_master();
+    let list = SessionServers { session_servers: Vec::new() };
+    for (n, acknowledged) in [(1, 1), (1, 1), (3, 1), (2, 2), (3, 3), (2, 3)] {
+        desk.streamed(n, list.clone());
+        let received = SessionToMaster::Received(Received { n: acknowledged });
+        assert_eq!(desk.to_master(), [(0, received)], "number {n}");
+        desk.out.clear();
+    }
+}
+
+#[test]
+fn what_a_master_of_an_epoch_that_is_over_says_is_ignored() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    let said = |epoch, code| {
+        let epoch = Epoch { era: 1, epoch };
+        let generation = Generation(9);
+        let end = EndSession { session: SessionId(1), generation, refusal: refusal(code) };
+        (StampedHeader { epoch, n: 0 }, MasterToSession::from(end))
+    };
+    let (newer, welcome) = (Epoch { era: 1, epoch: 4 }, Welcome { master: Incarnation(1) }.into());
+    desk.core.from_master(desk.now, StampedHeader { epoch: newer, n: 0 }, welcome, &mut desk.out);
+    desk.out.clear();
+    let (header, message) = said(3, Code::Kicked);
+    desk.core.from_master(desk.now, header, message, &mut desk.out);
+    assert_eq!(desk.out, [Output::Tell(Told::StaleEpoch(header.epoch))]);
+    desk.out.clear();
+    let (header, message) = said(4, Code::Destroyed);
+    desk.core.from_master(desk.now, header, message, &mut desk.out);
+    assert_eq!(desk.closed(conn), Code::Destroyed);
+}
+
+#[test]
+fn who_went_away_is_said_until_the_master_has_it() {
+    let mut desk = Desk::with_master();
+    let conns = [1, 2, 3].map(|session| desk.checked_in(session));
+    let unbinds = |desk: &mut Desk| {
+        let said = desk.to_master().into_iter().filter_map(|(n, message)| match message {
+            SessionToMaster::Unbind(unbind) => Some((n, unbind.session.0)),
+            _ => None,
+        });
+        let said: Vec<_> = said.collect();
+        desk.out.clear();
+        said
+    };
+    desk.core.disconnect(conns[0], &mut desk.out);
+    assert_eq!(unbinds(&mut desk), [(1, 1)]);
+    desk.core.master_lost();
+    desk.core.disconnect(conns[1], &mut desk.out);
+    assert_eq!(unbinds(&mut desk), []);
+    // The same master again: both are said again.
+    desk.master_linked(1);
+    assert_eq!(unbinds(&mut desk), [(1, 1), (2, 2)]);
+    desk.master(Received { n: 1 });
+    desk.core.master_lost();
+    desk.master_linked(1);
+    assert_eq!(unbinds(&mut desk), [(2, 2)]);
+    // Another master: its report tells who is here. Who goes after the report is in its new stream.
+    desk.core.master_lost();
+    desk.core.master_linked(&mut desk.out);
+    desk.core.disconnect(conns[2], &mut desk.out);
+    assert_eq!(unbinds(&mut desk), [(3, 3)]);
+    desk.master(Welcome { master: Incarnation(2) });
+    assert_eq!(unbinds(&mut desk), [(1, 3)]);
+}
+
+#[test]
+fn unanswered_requests_are_asked_again_with_their_ids_and_answered_once() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    desk.send(conn, &list(1));
+    desk.core.master_lost();
+    desk.send(conn, &list(2));
+    assert_eq!(desk.to_master().len(), 1);
+    desk.out.clear();
+    desk.master_linked(2);
+    let ids: Vec<_> = desk
+        .to_master()
+        .into_iter()
+        .filter_map(|(_, message)| match message {
+            SessionToMaster::Ask(ask) => Some(ask.id.0),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ids, [1, 2]);
+    desk.out.clear();
+    let listing = Listing { instances: Vec::new(), more: false };
+    for _ in 0..2 {
+        desk.answer(1, 2, Outcome::Listing(listing.clone()));
+    }
+    assert_eq!(desk.told(conn), [Said::Reply(2, Reply::Listing(listing))]);
+    desk.answer(1, 1, Outcome::Created(Created { instance: ARENA }));
+    assert_eq!(desk.told(conn), [Said::Reply(1, Reply::Created(Created { instance: ARENA }))]);
+}
+
+#[test]
+fn a_ninth_request_is_busy_and_one_of_the_eight_may_be_repeated() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    for id in 1..=8 {
+        desk.send(conn, &asked(id, Leave { instance: ARENA }));
+    }
+    assert_eq!(desk.told(conn), []);
+    desk.send(conn, &asked(9, Leave { instance: ARENA }));
+    assert_eq!(desk.refused(conn, 9), Code::Busy);
+    desk.send(conn, &asked(8, Leave { instance: ARENA }));
+    assert_eq!(desk.told(conn), []);
+    desk.answer(1, 3, Outcome::Left(Left { instance: ARENA }));
+    desk.out.clear();
+    desk.send(conn, &asked(9, Leave { instance: ARENA }));
+    assert_eq!(desk.told(conn), []);
+}
+
+#[test]
+fn a_request_that_can_not_be_is_refused_and_the_conversation_goes_on() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    desk.send(conn, &[&join(1)[..], &[0xc0]].concat());
+    assert_eq!(desk.refused(conn, 1), Code::Malformed);
+    let unknown = RequestHeader { kind: 0x1e, id: RequestId(2), answered: RequestId(0) };
+    desk.send(conn, &unknown.bytes());
+    assert_eq!(desk.refused(conn, 2), Code::UnexpectedKind);
+    let create = JoinOrCreate {
+        kind: kind(),
+        key: Some(Key::new("k").unwrap()),
+        params: Opaque::new(),
+        options: Opaque::new(),
+    };
+    for id in 3..7 {
+        desk.send(conn, &asked(id, create.clone()));
+        assert_eq!(desk.told(conn), []);
+    }
+    desk.send(conn, &asked(7, create));
+    assert_eq!(desk.refused(conn, 7), Code::RateLimited);
+    // A header that is cut off has no id to answer to.
+    desk.send(conn, &[0x10, 1, 0]);
+    assert_eq!(desk.closed(conn), Code::Malformed);
+}
+
+#[test]
+fn a_request_without_a_master_is_unavailable_and_one_without_an_answer_undecided() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    desk.send(conn, &list(1));
+    desk.core.master_lost();
+    desk.send(conn, &list(2));
+    desk.after(4_500);
+    assert_eq!(desk.told(conn), []);
+    desk.after(1);
+    assert_eq!(desk.refused(conn, 2), Code::Unavailable);
+    desk.after(25_499);
+    assert_eq!(desk.told(conn), []);
+    desk.after(1);
+    assert_eq!(desk.refused(conn, 1), Code::Undecided);
+    desk.after(60_000);
+    assert_eq!(desk.told(conn), []);
+}
+
+// Seats ----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_grant_becomes_an_attach_and_an_attach_a_seat() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    desk.granted(conn, 1, 1, 3);
+    assert!(desk.out.iter().any(|output| matches!(output, Output::DialGame(GameId(0), _))));
+    assert_eq!(desk.to_game(), [], "the link is not open yet");
+    desk.core.game_linked(GameId(0), GAME_LIFE, &mut desk.out);
+    let [SessionToGame::Attach(attach)] = &desk.to_game()[..] else { panic!() };
+    assert_eq!((attach.instance, attach.incarnation, attach.seat), (ARENA, LIFE, Seat(3)));
+    assert_eq!((attach.session, attach.generation), (SessionId(1), Generation(1)));
+    assert_eq!(attach.options[..], [0xc0]);
+    let (member, channel) = (attach.member, attach.channel);
+    assert_eq!(desk.core.audience(channel), []);
+    desk.out.clear();
+    desk.attached(member);
+    let told = desk.told(conn);
+    let [Said::Reply(1, Reply::Joined(joined))] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((joined.channel, joined.seat, joined.down_next), (channel, Seat(3), 4));
+    assert_eq!(desk.core.audience(channel), [(member, conn)]);
+    let up = Up { game: GameId(0), member, ticks: true };
+    assert_eq!(desk.core.route_up(conn, channel), Some(up));
+    assert_eq!(desk.core.conn_of(member), Some(conn));
+    desk.check();
+}
+
+#[test]
+fn everybody_in_an_instance_has_the_same_channel() {
+    let mut desk = Desk::with_master();
+    let (ann, first, channel) = desk.seated(1);
+    let (bo, second, other) = desk.seated(2);
+    assert_eq!(channel, other);
+    assert_eq!(desk.core.audience(channel), [(first, ann), (second, bo)]);
+    desk.core.disconnect(ann, &mut desk.out);
+    assert_eq!(desk.to_game(), [SessionToGame::Detach(Detach { member: first })]);
+    assert_eq!(desk.core.audience(channel), [(second, bo)]);
+    desk.core.disconnect(bo, &mut desk.out);
+    assert_eq!(desk.core.audience(channel), []);
+    assert!(desk.core.members.is_empty() && desk.core.channels.is_empty());
+    desk.check();
+}
+
+#[test]
+fn a_game_that_refuses_a_seat_refuses_the_join() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    desk.granted(conn, 1, 1, 0);
+    desk.core.game_linked(GameId(0), GAME_LIFE, &mut desk.out);
+    let (member, channel) = desk.attach_asked();
+    desk.out.clear();
+    let refused = AttachRefused { member, refusal: refusal(Code::Rejected) };
+    // Another game server can't refuse what it was not asked.
+    desk.core.from_game(GameId(1), refused.clone().into(), &mut desk.out);
+    assert_eq!(desk.out, []);
+    desk.core.from_game(GameId(0), refused.into(), &mut desk.out);
+    assert_eq!(desk.refused(conn, 1), Code::Rejected);
+    assert_eq!(desk.core.route_up(conn, channel), None);
+    desk.check();
+}
+
+#[test]
+fn a_seat_that_ends_is_told_and_what_was_under_way_to_it_does_no_harm() {
+    let mut desk = Desk::with_master();
+    let (conn, member, channel) = desk.seated(1);
+    let ended = Ended { member, refusal: refusal(Code::Destroyed) };
+    desk.core.from_game(GameId(0), ended.into(), &mut desk.out);
+    let told = Said::Seat(client_instance::SEAT_ENDED, channel, Code::Destroyed);
+    assert_eq!(desk.told(conn), [told]);
+    desk.send(conn, &up(channel));
+    let told = Said::Seat(client_instance::SEAT_ENDED, channel, Code::NotSeated);
+    assert_eq!(desk.told(conn), [told]);
+    assert!(!desk.core.is_closing(conn));
+    desk.check();
+}
+
+#[test]
+fn two_joins_to_one_instance_are_one_seat_and_both_are_answered() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    for id in [1, 2, 2] {
+        desk.granted(conn, 1, id, 0);
+    }
+    desk.core.game_linked(GameId(0), GAME_LIFE, &mut desk.out);
+    let (member, _) = desk.attach_asked();
+    desk.out.clear();
+    desk.attached(member);
+    let ids: Vec<_> = desk
+        .told(conn)
+        .into_iter()
+        .map(|said| match said {
+            Said::Reply(id, Reply::Joined(_)) => id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(ids.len(), 2);
+    assert!(ids.contains(&1) && ids.contains(&2));
+    desk.check();
+}
+
+#[test]
+fn who_leaves_and_joins_at_once_gets_the_new_seat_and_not_the_end_of_the_old_one() {
+    let mut desk = Desk::with_master();
+    let (conn, old, _) = desk.seated(1);
+    desk.send(conn, &asked(2, Leave { instance: ARENA }));
+    desk.answer(1, 2, Outcome::Left(Left { instance: ARENA }));
+    desk.out.clear();
+    desk.granted(conn, 1, 3, 1);
+    let (new, _) = desk.attach_asked();
+    assert_ne!(old, new);
+    desk.out.clear();
+    // The game server says only now that the old seat is gone.
+    desk.core.from_game(
+        GameId(0),
+        Ended { member: old, refusal: refusal(Code::Left) }.into(),
+        &mut desk.out,
+    );
+    assert_eq!(desk.told(conn), []);
+    desk.attached(new);
+    assert!(matches!(desk.told(conn)[..], [Said::Reply(3, Reply::Joined(_))]));
+    desk.check();
+}
+
+#[test]
+fn a_grant_of_another_seat_replaces_the_one_that_ended() {
+    let mut desk = Desk::with_master();
+    let (conn, old, _) = desk.seated(1);
+    desk.granted(conn, 1, 2, 8);
+    let (new, channel) = desk.attach_asked();
+    assert_ne!(old, new);
+    assert_eq!(desk.core.audience(channel), []);
+    desk.out.clear();
+    desk.attached(new);
+    let told = desk.told(conn);
+    assert!(matches!(&told[..], [Said::Reply(2, Reply::Joined(joined))] if joined.seat == Seat(8)));
+    desk.check();
+}
+
+#[test]
+fn a_broken_link_to_a_game_is_dialled_again_and_its_members_send_again() {
+    let mut desk = Desk::with_master();
+    let (conn, member, channel) = desk.seated(1);
+    desk.core.game_lost(GameId(0), &mut desk.out);
+    assert!(matches!(desk.out[..], [Output::DialGame(GameId(0), _)]));
+    desk.out.clear();
+    desk.core.game_linked(GameId(0), GAME_LIFE, &mut desk.out);
+    assert_eq!(desk.attach_asked(), (member, channel));
+    desk.out.clear();
+    desk.attached(member);
+    let told = Said::Seat(client_instance::SEND_AGAIN, channel, Code::Busy);
+    assert_eq!(desk.told(conn), [told]);
+    assert_eq!(desk.core.audience(channel), [(member, conn)]);
+    desk.check();
+}
+
+#[test]
+fn a_game_server_that_started_anew_lost_its_instances() {
+    let mut desk = Desk::with_master();
+    let (conn, _, channel) = desk.seated(1);
+    desk.core.game_lost(GameId(0), &mut desk.out);
+    desk.out.clear();
+    desk.core.game_linked(GameId(0), Incarnation(10), &mut desk.out);
+    let told = Said::Seat(client_instance::SEAT_ENDED, channel, Code::InstanceLost);
+    assert_eq!(desk.told(conn), [told]);
+    assert!(desk.core.members.is_empty() && desk.core.channels.is_empty());
+    desk.check();
+}
+
+#[test]
+fn a_game_server_that_can_not_be_reached_ends_its_seats_and_joins() {
+    let mut desk = Desk::with_master();
+    let (ann, _, channel) = desk.seated(1);
+    desk.core.game_lost(GameId(0), &mut desk.out);
+    let bo = desk.checked_in(2);
+    desk.granted(bo, 2, 1, 2);
+    desk.out.clear();
+    desk.core.game_unreachable(GameId(0), "refused", &mut desk.out);
+    let out = desk.out.clone();
+    let told = Said::Seat(client_instance::SEAT_ENDED, channel, Code::InstanceLost);
+    assert_eq!(desk.told(ann), [told]);
+    desk.out = out;
+    assert_eq!(desk.refused(bo, 1), Code::InstanceLost);
+    assert!(desk.core.games.is_empty() && desk.core.by_name.is_empty());
+    // The next grant there dials anew.
+    desk.granted(bo, 2, 2, 2);
+    assert!(desk.out.iter().any(|output| matches!(output, Output::DialGame(..))));
+    desk.check();
+}
+
+#[test]
+fn a_link_that_nobody_needs_is_not_dialled_again() {
+    let mut desk = Desk::with_master();
+    let (conn, ..) = desk.seated(1);
+    desk.core.disconnect(conn, &mut desk.out);
+    desk.out.clear();
+    desk.core.game_lost(GameId(0), &mut desk.out);
+    assert_eq!(desk.out, []);
+    assert!(desk.core.games.is_empty());
+}
+
+#[test]
+fn a_game_server_that_does_not_answer_has_ten_seconds_and_is_told_that_it_was_too_late() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    desk.granted(conn, 1, 1, 0);
+    desk.core.game_linked(GameId(0), GAME_LIFE, &mut desk.out);
+    let (member, channel) = desk.attach_asked();
+    desk.out.clear();
+    desk.after(10_000);
+    assert_eq!(desk.out, []);
+    desk.after(1);
+    assert_eq!(desk.to_game(), [SessionToGame::Detach(Detach { member })]);
+    assert_eq!(desk.refused(conn, 1), Code::Unavailable);
+    desk.attached(member);
+    assert_eq!(desk.out, []);
+    assert_eq!(desk.core.audience(channel), []);
+    desk.check();
+}
+
+// Limits ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn over_the_limit_a_frame_is_sent_back_in_its_own_form() {
+    let mut desk = Desk::with_master();
+    let (conn, _, channel) = desk.seated(1);
+    let mut charge = |at| desk.core.charge(Moment(at), conn, 20, &mut desk.out);
+    assert_eq!((0..121).filter(|_| charge(0) == Charge::Fine).count(), 120);
+    desk.core.over_limits(conn, &up(channel), &mut desk.out);
+    let told = Said::Seat(client_instance::SEND_AGAIN, channel, Code::RateLimited);
+    assert_eq!(desk.told(conn), [told]);
+    desk.core.over_limits(conn, &list(5), &mut desk.out);
+    assert_eq!(desk.refused(conn, 5), Code::RateLimited);
+    for without_an_answer in [&[][..], &[0x20, 1], &[0x10, 1], &[client_session::PING]] {
+        desk.core.over_limits(conn, without_an_answer, &mut desk.out);
+        assert_eq!(desk.out, []);
+    }
+}
+
+#[test]
+fn the_fourth_burst_over_the_limit_ends_the_connection_and_one_is_forgiven_in_ten_seconds() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    let burst = |desk: &mut Desk, at: u64| {
+        let charges = (0..500).map(|_| desk.core.charge(Moment(at), conn, 20, &mut desk.out));
+        charges.last().unwrap()
+    };
+    for second in [1, 2, 3, 14, 25, 36] {
+        assert_eq!(burst(&mut desk, second * 2_000), Charge::Over, "second {second}");
+    }
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    let burst = |desk: &mut Desk, at: u64| {
+        let charges = (0..500).map(|_| desk.core.charge(Moment(at), conn, 20, &mut desk.out));
+        charges.last().unwrap()
+    };
+    for second in [0, 2, 4] {
+        assert_eq!(burst(&mut desk, second * 1_000), Charge::Over);
+    }
+    assert_eq!(desk.told(conn), []);
+    assert!(matches!(burst(&mut desk, 6_000), Charge::Over | Charge::Closed));
+    assert_eq!(desk.closed(conn), Code::RateLimited);
+}
+
+#[test]
+fn the_longest_frame_fits_the_burst() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    let longest = greenroom_protocol::CLIENT_FRAME_BYTES_MAX;
+    assert_eq!(desk.core.charge(Moment(0), conn, longest, &mut desk.out), Charge::Fine);
+    assert_eq!(desk.core.charge(Moment(0), conn, longest, &mut desk.out), Charge::Fine);
+    assert_eq!(desk.core.charge(Moment(0), conn, longest, &mut desk.out), Charge::Over);
+}
+
+#[test]
+fn limits_of_addresses_do_not_hold_for_this_machine_and_the_server_s_own_does() {
+    let mut desk = Desk::new();
+    for _ in 0..64 {
+        desk.connect();
+    }
+    let full = desk.core.connect(desk.now, IpAddr::from([127, 0, 0, 1])).unwrap_err();
+    assert_eq!(full.code, Code::Busy);
+    let mut desk = Desk::new();
+    let away = IpAddr::from([192, 0, 2, 1]);
+    let connected = (0..64).filter(|_| desk.core.connect(Moment(0), away).is_ok()).count();
+    assert_eq!(connected, 60);
+    assert_eq!(desk.core.connect(Moment(0), away).unwrap_err().code, Code::RateLimited);
+}
+
+// Drain ----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_drain_sends_clients_elsewhere_also_those_that_were_just_checking_in() {
+    let mut desk = Desk::with_master();
+    let there = desk.checked_in(1);
+    let coming = desk.authenticated(2);
+    desk.out.clear();
+    desk.core.drain(&mut desk.out);
+    let told = desk.told(there);
+    let [Said::Control(SessionToClient::GoAway(go_away))] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(go_away.session_servers.len(), 1);
+    assert_eq!(go_away.session_servers[0].name, "session-2");
+    let refused = desk.core.connect(desk.now, IpAddr::from([127, 0, 0, 1])).unwrap_err();
+    assert_eq!(refused.code, Code::Draining);
+    desk.bound(desk.core.binds, 2, 1);
+    let told = desk.told(coming);
+    let [Said::Control(SessionToClient::CheckedIn(_)), Said::Control(SessionToClient::GoAway(_))] =
+        &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    desk.core.close_all(&mut desk.out);
+    let out = desk.out.clone();
+    assert_eq!(desk.closed(there), Code::Draining);
+    desk.out = out;
+    assert_eq!(desk.closed(coming), Code::Draining);
+}
+
+// Anything at all ------------------------------------------------------------------------------------------------
+
+#[derive(Clone, Debug)]
+enum Call {
+    Connect(u8),
+    /// A client comes and checks in.
+    Arrive(u8),
+    /// A session asks, and the master answers.
+    Ask(u8, u32, Outcome),
+    Disconnect(usize),
+    Close(usize),
+    Frame(usize, Vec<u8>),
+    Charge(usize, usize),
+    Authenticated(usize, bool),
+    MasterLinked,
+    MasterLost,
+    FromMaster(u64, u32, MasterToSession),
+    GameLinked(u32, u64),
+    GameLost(u32),
+    GameUnreachable(u32),
+    FromGame(u32, GameToSession),
+    Tick(u64),
+    Drain,
+}
+
+fn frames() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        6 => Just(hello(1, 1)),
+        6 => (0u8..4).prop_map(check_in),
+        6 => (0u32..6).prop_map(join),
+        2 => (0u32..6).prop_map(list),
+        2 => (0u32..6).prop_map(|id| asked(id, Leave { instance: ARENA })),
+        2 => (0u32..4).prop_map(|channel| up(Channel(channel))),
+        1 => proptest::collection::vec(any::<u8>(), 0..40),
+    ]
+}
+
+fn outcomes() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        6 => (0u16..3, 0u128..3, 0u64..2, 1u8..3).prop_map(|(seat, instance, life, server)| {
+            Outcome::Granted(Granted {
+                instance: InstanceId(instance),
+                incarnation: Incarnation(life),
+                server: ServerName::new(format!("game-{server}")).unwrap(),
+                ..grant(seat)
+            })
+        }),
+        1 => (0u128..3).prop_map(|instance| Outcome::Left(Left { instance: InstanceId(instance) })),
+        1 => Just(Outcome::Refused(refusal(Code::InstanceFull))),
+    ]
+}
+
+fn master_says() -> impl Strategy<Value = MasterToSession> {
+    prop_oneof![
+        2 => (0u64..3).prop_map(|master| Welcome { master: Incarnation(master) }.into()),
+        8 => (0u64..12, 0u64..4, 0u32..4).prop_map(|(number, session, generation)| {
+            Bound {
+                number,
+                session: SessionId(session),
+                generation: Generation(generation),
+                session_servers: Vec::new(),
+            }
+            .into()
+        }),
+        1 => (0u64..12).prop_map(|number| BindRefused { number, refusal: refusal(Code::Busy) }.into()),
+        12 => (0u64..4, 0u32..6, outcomes()).prop_map(|(session, id, outcome)| {
+            Answer { session: SessionId(session), id: RequestId(id), outcome }.into()
+        }),
+        1 => (0u64..4, 0u32..4).prop_map(|(session, generation)| {
+            let (session, generation) = (SessionId(session), Generation(generation));
+            EndSession { session, generation, refusal: refusal(Code::Kicked) }.into()
+        }),
+        1 => (0u64..9).prop_map(|n| Received { n }.into()),
+        1 => Just(SessionServers { session_servers: Vec::new() }.into()),
+        1 => any::<u8>().prop_map(MasterToSession::Unknown),
+    ]
+}
+
+fn game_says() -> impl Strategy<Value = GameToSession> {
+    let member = prop_oneof![9 => 0u32..8, 1 => any::<u32>()].prop_map(MemberId);
+    (member, 0u8..8).prop_map(|(member, what)| match what {
+        0..=4 => Attached { member, up_received: 0, down_next: 1, tick_rate: 20 }.into(),
+        5 => AttachRefused { member, refusal: refusal(Code::Rejected) }.into(),
+        6 => Ended { member, refusal: refusal(Code::Left) }.into(),
+        _ => GameToSession::Unknown(0xff),
+    })
+}
+
+fn calls() -> impl Strategy<Value = Call> {
+    prop_oneof![
+        4 => (0u8..4).prop_map(Call::Connect),
+        8 => (0u8..4).prop_map(Call::Arrive),
+        16 => (0u8..4, 0u32..6, outcomes()).prop_map(|(session, id, outcome)| {
+            Call::Ask(session, id, outcome)
+        }),
+        3 => (0usize..10).prop_map(Call::Disconnect),
+        1 => (0usize..10).prop_map(Call::Close),
+        24 => (0usize..10, frames()).prop_map(|(conn, frame)| Call::Frame(conn, frame)),
+        2 => (0usize..10, 0usize..100_000).prop_map(|(conn, bytes)| Call::Charge(conn, bytes)),
+        10 => (0usize..10, any::<bool>()).prop_map(|(conn, who)| Call::Authenticated(conn, who)),
+        2 => Just(Call::MasterLinked),
+        1 => Just(Call::MasterLost),
+        24 => (0u64..6, 0u32..3, master_says())
+            .prop_map(|(n, epoch, message)| Call::FromMaster(n.saturating_sub(3), epoch / 2, message)),
+        5 => (0u32..3, 0u64..2).prop_map(|(game, life)| Call::GameLinked(game, life)),
+        2 => (0u32..3).prop_map(Call::GameLost),
+        1 => (0u32..3).prop_map(Call::GameUnreachable),
+        14 => (0u32..3, game_says()).prop_map(|(game, message)| Call::FromGame(game, message)),
+        2 => (0u64..12_000).prop_map(Call::Tick),
+        1 => Just(Call::Drain),
+    ]
+}
+
+/// Does what a call says. Small numbers mean what is there, if it is: else nothing would ever fit together.
+fn call(desk: &mut Desk, conns: &mut Vec<ConnId>, call: Call) {
+    let of = |at: usize| conns.iter().rev().nth(at).copied().unwrap_or(ConnId(3_000_000_000));
+    let game_of = |core: &Core, at: u32| {
+        let there = core.games.iter().nth(at as usize);
+        GameId(there.map_or(at, |(number, _)| number))
+    };
+    let now = desk.now;
+    let (core, out) = (&mut desk.core, &mut desk.out);
+    match call {
+        Call::Connect(host) => {
+            let address = IpAddr::from([192, 0, 2, host]);
+            conns.extend(core.connect(now, address).ok());
+        }
+        Call::Arrive(session) => {
+            if let Ok(conn) = core.connect(now, IpAddr::from([192, 0, 2, session])) {
+                conns.push(conn);
+                core.frame(now, conn, &hello(1, 1), out);
+                core.frame(now, conn, &check_in(session), out);
+                let user = UserId::new("ann").unwrap();
+                core.authenticated(now, conn, Ok((user, "Ann".into())), out);
+                let (number, epoch) = (core.binds, core.epoch);
+                let message = Bound {
+                    number,
+                    session: SessionId(session.into()),
+                    generation: Generation(1),
+                    session_servers: Vec::new(),
+                };
+                core.from_master(now, StampedHeader { epoch, n: 0 }, message.into(), out);
+            }
+        }
+        Call::Ask(session, id, outcome) => {
+            let session = SessionId(session.into());
+            if let Some(&conn) = core.by_session.get(&session) {
+                core.frame(now, conn, &join(id), out);
+                let epoch = core.epoch;
+                let message = Answer { session, id: RequestId(id), outcome };
+                core.from_master(now, StampedHeader { epoch, n: 0 }, message.into(), out);
+            }
+        }
+        Call::Disconnect(at) => core.disconnect(of(at), out),
+        Call::Close(at) => core.close(of(at), refusal(Code::Kicked), out),
+        Call::Frame(at, frame) => core.frame(now, of(at), &frame, out),
+        Call::Charge(at, bytes) => {
+            core.charge(now, of(at), bytes, out);
+        }
+        Call::Authenticated(at, true) => {
+            let user = UserId::new("ann").unwrap();
+            core.authenticated(now, of(at), Ok((user, "Ann".into())), out);
+        }
+        Call::Authenticated(at, false) => {
+            core.authenticated(now, of(at), Err(refusal(Code::TokenEarly)), out);
+        }
+        Call::MasterLinked => core.master_linked(out),
+        Call::MasterLost => core.master_lost(),
+        Call::FromMaster(n, epoch, message) => {
+            let epoch = Epoch { era: 0, epoch };
+            core.from_master(now, StampedHeader { epoch, n }, message, out);
+        }
+        Call::GameLinked(game, life) => {
+            core.game_linked(game_of(core, game), Incarnation(life), out);
+        }
+        Call::GameLost(game) => core.game_lost(game_of(core, game), out),
+        Call::GameUnreachable(game) => core.game_unreachable(game_of(core, game), "gone", out),
+        Call::FromGame(game, mut message) => {
+            let mut game = game_of(core, game);
+            if let GameToSession::Attached(Attached { member, .. })
+            | GameToSession::AttachRefused(AttachRefused { member, .. })
+            | GameToSession::Ended(Ended { member, .. }) = &mut message
+                && let Some((number, known)) = core.members.iter().nth(member.0 as usize)
+            {
+                *member = MemberId(number);
+                game = if number % 4 == 3 { game } else { known.game };
+            }
+            core.from_game(game, message, out);
+        }
+        Call::Tick(ms) => desk.after(ms),
+        // Rarely: nobody connects any more after it.
+        Call::Drain if now.0 % 17 == 3 => core.drain(out),
+        Call::Drain => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    /// Whatever is called, in whatever order and with whatever numbers: nothing panics, all indexes agree, a
+    /// connection is closed once, and when all clients are gone nothing is left of them.
+    #[test]
+    fn nothing_is_left_of_clients_that_are_gone(sequence in proptest::collection::vec(calls(), 0..160)) {
+        let mut desk = Desk::new();
+        let mut conns = Vec::new();
+        let mut closed = Vec::new();
+        for one in sequence {
+            call(&mut desk, &mut conns, one);
+            desk.check();
+            for output in desk.out.drain(..) {
+                if let Output::Close(conn, _) = output {
+                    prop_assert!(!closed.contains(&conn), "closed twice");
+                    closed.push(conn);
+                }
+            }
+        }
+        for conn in conns {
+            desk.core.disconnect(conn, &mut desk.out);
+            desk.check();
+        }
+        desk.after(3_000);
+        let core = &desk.core;
+        prop_assert!(core.conns.is_empty() && core.members.is_empty() && core.channels.is_empty());
+        prop_assert!(core.by_session.is_empty() && core.by_instance.is_empty() && core.binding.is_empty());
+        prop_assert_eq!(core.addresses.len(), 0);
+    }
+}
+
+#[test]
+fn the_calls_above_do_reach_seats() {
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+    let mut runner = TestRunner::deterministic();
+    let sequences = proptest::collection::vec(calls(), 160);
+    let reached = (0..200).filter(|_| {
+        let (mut desk, mut conns) = (Desk::new(), Vec::new());
+        let sequence = sequences.new_tree(&mut runner).unwrap().current();
+        sequence.into_iter().any(|one| {
+            call(&mut desk, &mut conns, one);
+            desk.core.members.iter().any(|(_, member)| member.attached)
+        })
+    });
+    let reached = reached.count();
+    assert!(reached > 40, "{reached} of 200");
+}

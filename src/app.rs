@@ -1,0 +1,187 @@
+//! The command line.
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::Result;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use greenroom_game_core::{Instance, Registry};
+use greenroom_session::Additions;
+
+use crate::{bots, operator, roles, settings, up};
+
+/// A program that has every role of a cluster, and runs the kinds of instances that it was given.
+#[derive(Default)]
+pub struct App {
+    pub(crate) registry: Registry,
+    pub(crate) additions: Option<Arc<dyn Fn() -> Additions + Send + Sync>>,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "App({:?})", self.registry)
+    }
+}
+
+impl App {
+    /// An app without any game.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a kind of instance.
+    ///
+    /// # Panics
+    /// When two kinds have the same name.
+    #[must_use]
+    pub fn instance<K: Instance>(mut self) -> Self {
+        self.registry = self.registry.with::<K>();
+        self
+    }
+
+    /// Adds authenticators and transports of the studio's own; called once for each session server that starts.
+    #[must_use]
+    pub fn session(mut self, additions: impl Fn() -> Additions + Send + Sync + 'static) -> Self {
+        self.additions = Some(Arc::new(additions));
+        self
+    }
+
+    /// Does what the command line says. Errors go to the standard error, whole.
+    #[must_use]
+    pub fn main(self) -> ExitCode {
+        let matches = command().get_matches();
+        match self.run(&matches) {
+            Ok(code) => code,
+            Err(error) => {
+                // A reader that went away (`| head`) is no error of ours, and nobody is there to be told.
+                let _nobody_listens = std::io::Write::write_fmt(
+                    &mut std::io::stderr(),
+                    format_args!("error: {error:#}\n"),
+                );
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn run(self, matches: &ArgMatches) -> Result<ExitCode> {
+        match matches.subcommand() {
+            Some(("up", matches)) => up::run(self, matches),
+            Some(("master", matches)) => roles::master(matches),
+            Some(("session", matches)) => roles::session(&self, matches),
+            Some(("game", matches)) => roles::game(self, matches),
+            Some(("bots", matches)) => bots::run(matches),
+            Some(("status", matches)) => operator::status(matches),
+            Some(("destroy", matches)) => operator::destroy(matches),
+            Some(("kick", matches)) => operator::kick(matches),
+            Some(("settings", _)) => operator::print(&settings::reference()),
+            _ => anyhow::bail!("no such command; `greenroom help` lists them"),
+        }
+    }
+}
+
+fn command() -> Command {
+    let role = |name: &'static str, about: &'static str| {
+        let child = Arg::new("until-stdin-closes")
+            .long("until-stdin-closes")
+            .action(ArgAction::SetTrue)
+            .help("Stop when the standard input ends: for a process that is somebody's child");
+        let tables: &[_] =
+            if name == "master" { &["cluster", "master", "console"] } else { &["cluster", name] };
+        settings::flags(Command::new(name).about(about), tables).arg(child)
+    };
+    let json =
+        || Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON object a line");
+    Command::new("greenroom")
+        .about("Runs instance-based multiplayer games: rooms, matches, dungeons, parties")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            settings::flags(
+                Command::new("up").about("Every role on this machine"),
+                &["cluster", "master", "console", "session", "game"],
+            )
+            .arg(
+                Arg::new("processes")
+                    .long("processes")
+                    .action(ArgAction::SetTrue)
+                    .help("Each server a process of its own: a master, two session servers, two game servers"),
+            ),
+        )
+        .subcommand(role("master", "The directories of users, servers and instances, and the admin port"))
+        .subcommand(role("session", "Holds clients' connections"))
+        .subcommand(role("game", "Runs instances"))
+        .subcommand(operator::with_admin(Command::new("status").about("The cluster at a glance")).arg(json()))
+        .subcommand(
+            operator::with_token(Command::new("destroy").about("Closes an instance"))
+                .arg(Arg::new("instance").value_name("INSTANCE").required(true).help("Its id, 26 characters")),
+        )
+        .subcommand(
+            operator::with_token(Command::new("kick").about("Ends a user's session"))
+                .arg(Arg::new("user").value_name("USER").required(true).help("The user's id")),
+        )
+        .subcommand(
+            operator::with_admin(Command::new("bots").about("Simulated clients that play, and a report"))
+                .arg(
+                    Arg::new("users")
+                        .long("users")
+                        .value_name("NUMBER")
+                        .value_parser(value_parser!(u32).range(1..=1_000_000))
+                        .default_value("100")
+                        .help("How many"),
+                )
+                .arg(
+                    Arg::new("for")
+                        .long("for")
+                        .value_name("TIME")
+                        .value_parser(bots::span)
+                        .default_value("30s")
+                        .help("How long they play, after the last one has started"),
+                )
+                .arg(
+                    Arg::new("game")
+                        .long("game")
+                        .value_name("KIND")
+                        .default_value("arena")
+                        .help("What they play: arena or echo"),
+                )
+                .arg(
+                    Arg::new("servers")
+                        .long("servers")
+                        .value_name("LIST")
+                        .value_delimiter(',')
+                        .help("Session servers that they know at first [default: those that the admin port names]"),
+                )
+                .arg(
+                    Arg::new("transport")
+                        .long("transport")
+                        .value_name("NAME")
+                        .default_value("any")
+                        .help("any, tcp or ws"),
+                )
+                .arg(
+                    Arg::new("trust")
+                        .long("trust")
+                        .value_name("FILE")
+                        .help("The only certificates to trust on tls:// and wss:// (PEM)"),
+                )
+                .arg(
+                    Arg::new("seed")
+                        .long("seed")
+                        .value_name("NUMBER")
+                        .value_parser(value_parser!(u64))
+                        .default_value("1")
+                        .help("The same seed plans the same moves"),
+                )
+                .arg(json()),
+        )
+        .subcommand(Command::new("settings").about("Every setting: key of greenroom.toml, default, variable"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_two_flags_of_a_command_have_one_name() {
+        super::command().debug_assert();
+    }
+}

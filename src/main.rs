@@ -1,0 +1,10 @@
+//! The `greenroom` binary: every role and every command, with the demo games.
+
+use std::process::ExitCode;
+
+use greenroom::App;
+use greenroom_games::{Arena, Crowd, Echo};
+
+fn main() -> ExitCode {
+    App::new().instance::<Arena>().instance::<Echo>().instance::<Crowd>().main()
+}

@@ -1,0 +1,131 @@
+//! Commands of operators: they talk to the admin port and to nothing else.
+
+use std::{io::Write as _, path::Path, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Arg, ArgMatches, Command};
+use greenroom_console::client;
+use greenroom_protocol::wire::admin_master::{Action, ServerStatus, Status};
+
+use crate::keys::{Missing, admin_token};
+
+/// Adds the flag that says where the admin port is.
+pub(crate) fn with_admin(command: Command) -> Command {
+    command.arg(
+        Arg::new("admin")
+            .long("admin")
+            .env("GREENROOM_ADMIN")
+            .hide_env(true)
+            .value_name("ADDRESS")
+            .default_value("127.0.0.1:4080")
+            .help("The admin port, host:port"),
+    )
+}
+
+/// Adds the flags of an action: where the admin port is, and the token that it wants.
+pub(crate) fn with_token(command: Command) -> Command {
+    with_admin(command).arg(
+        Arg::new("data")
+            .long("data")
+            .env("GREENROOM_CLUSTER_DATA")
+            .hide_env(true)
+            .value_name("FOLDER")
+            .default_value(".greenroom")
+            .help("The data folder, which has the admin token"),
+    )
+}
+
+/// Where the admin port is.
+pub(crate) fn admin(matches: &ArgMatches) -> Result<&str> {
+    Ok(matches.get_one::<String>("admin").context("--admin has a default")?)
+}
+
+/// Waits for something on this thread.
+pub(crate) fn wait<T>(future: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting a runtime")?;
+    Ok(runtime.block_on(future))
+}
+
+/// Prints to the standard output.
+pub(crate) fn print(text: &str) -> Result<ExitCode> {
+    std::io::stdout().write_all(text.as_bytes()).context("writing to the standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn status(matches: &ArgMatches) -> Result<ExitCode> {
+    let status = wait(client::status(admin(matches)?))??;
+    if matches.get_flag("json") {
+        return print(&format!("{}\n", serde_json::to_string(&status)?));
+    }
+    print(&table(&status))
+}
+
+pub(crate) fn destroy(matches: &ArgMatches) -> Result<ExitCode> {
+    let text = matches.get_one::<String>("instance").context("clap wants it")?;
+    let instance = text.parse().with_context(|| format!("{text:?}"))?;
+    act(matches, &Action::Destroy { instance })?;
+    print(&format!("destroyed {instance}\n"))
+}
+
+pub(crate) fn kick(matches: &ArgMatches) -> Result<ExitCode> {
+    let text = matches.get_one::<String>("user").context("clap wants it")?;
+    let user: greenroom_protocol::UserId = text.parse()?;
+    act(matches, &Action::Kick { user: user.clone() })?;
+    print(&format!("kicked {user}\n"))
+}
+
+fn act(matches: &ArgMatches, action: &Action) -> Result<()> {
+    let data = matches.get_one::<String>("data").context("--data has a default")?;
+    let token = admin_token(Path::new(data), Missing::Refuse)?;
+    wait(client::act(admin(matches)?, &token, action))??;
+    Ok(())
+}
+
+fn table(status: &Status) -> String {
+    let mut rows = vec![["", "name", "state", "load", "busy", "where"].map(String::from)];
+    for master in &status.masters {
+        let place = format!("epoch {}, lsn {}, lag {}", master.epoch, master.lsn, master.lag);
+        rows.push([
+            "master".into(),
+            master.name.to_string(),
+            master.role.to_string(),
+            String::new(),
+            String::new(),
+            place,
+        ]);
+    }
+    let mut servers = |role: &str, of: &[ServerStatus]| {
+        for server in of {
+            let load = format!("{}/{}", server.load, server.capacity);
+            let busy = format!("{} %", server.busy_permille / 10);
+            let addresses = server.addresses.join(" ");
+            rows.push([
+                role.into(),
+                server.name.to_string(),
+                server.state.to_string(),
+                load,
+                busy,
+                addresses,
+            ]);
+        }
+    };
+    servers("session", &status.sessions);
+    servers("game", &status.games);
+    let widths: Vec<usize> = (0..6)
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or_default())
+        .collect();
+    let mut text = format!(
+        "cluster {}: {} users, {} instances\n",
+        status.cluster, status.users, status.instances
+    );
+    for row in rows {
+        let cells: Vec<_> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}

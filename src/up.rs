@@ -1,0 +1,300 @@
+//! `greenroom up`: every role on one machine, as threads of one process, or each as a process that may be killed.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{ExitCode, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ArgMatches;
+use greenroom_console::client;
+use greenroom_protocol::wire::admin_master::Status;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    sync::mpsc,
+    time,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    App,
+    keys::{Missing, admin_token, cluster_key},
+    operator::{print, wait},
+    roles::{
+        begin, exit_at_the_next_signal, signalled, start_admin, start_game, start_master,
+        start_session, wait_for_the_end,
+    },
+    settings::Settings,
+};
+
+/// How long the servers may take to find each other.
+const READY_MAX: Duration = Duration::from_secs(20);
+const DRAINING: &str =
+    "draining: players go elsewhere while the drain's time lasts; Ctrl-C again stops at once\n";
+/// How long a process that died stays down, so that one that can't live does not spin.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+/// Session servers and game servers of `--processes`: two each, so that one may die.
+const COPIES: u16 = 2;
+/// How far the ports of a second session server are from those of the first.
+const PORTS_APART: u16 = 10;
+
+pub(crate) fn run(app: App, matches: &ArgMatches) -> Result<ExitCode> {
+    let settings = Settings::read(matches)?;
+    let kinds = app
+        .registry
+        .kinds()
+        .into_iter()
+        .map(|kind| kind.name.to_string())
+        .collect::<Vec<_>>()
+        .join(", ");
+    match matches.get_flag("processes") {
+        true => in_processes(settings, &kinds),
+        false => in_one(app, settings, &kinds),
+    }
+}
+
+fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
+    let began = Instant::now();
+    let stop = begin(&settings)?;
+    let data = settings.data()?;
+    let key = cluster_key(&settings.table("cluster")?, Missing::Make)?;
+    let master = start_master(&settings, key.clone(), &stop)?;
+    let address = master.facts.address.to_string();
+    settings.or("session.masters", &address)?;
+    settings.or("game.masters", &address)?;
+    let admin = start_admin(&settings, &master.facts.handle, &stop)?;
+    let session = start_session(&settings, &key, app.additions.as_ref(), &stop)?;
+    let game = start_game(&settings, &key, app.registry, &stop)?;
+    wait(until_ready(async || master.facts.handle.status().await.ok(), 1))??;
+    let urls = session.facts.urls.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let rows = [
+        ("players", urls.join("  ")),
+        ("admin", format!("http://{}/status", admin.facts)),
+        ("master", address),
+        ("session", session.facts.name.to_string()),
+        ("game", format!("{} on {}, running {kinds}", game.facts.name, game.facts.address)),
+        ("data", data.display().to_string()),
+    ];
+    announce(began, &rows, &admin.facts.to_string())?;
+    wait_for_the_end(false, || {
+        master.is_over() || session.is_over() || game.is_over() || admin.is_over()
+    })?;
+    print(DRAINING)?;
+    session.stop()?;
+    game.stop()?;
+    admin.stop()?;
+    master.stop()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until so many session servers and game servers are up.
+async fn until_ready(status: impl AsyncFn() -> Option<Status>, copies: usize) -> Result<()> {
+    let ready = async {
+        loop {
+            if let Some(status) = status().await {
+                let up = |servers: &[greenroom_protocol::wire::admin_master::ServerStatus]| {
+                    servers.iter().filter(|server| server.state == "up").count() >= copies
+                };
+                if up(&status.sessions) && up(&status.games) {
+                    return;
+                }
+            }
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let text =
+        "the servers did not find each other in 20 s; `--cluster-log info` shows what they do";
+    time::timeout(READY_MAX, ready).await.context(text)
+}
+
+fn announce(began: Instant, rows: &[(&str, String)], admin: &str) -> Result<()> {
+    let mut text = format!("Greenroom is up, in {:.2} s.\n\n", began.elapsed().as_secs_f64());
+    for (what, is) in rows {
+        text.push_str(&format!("  {what:9}{is}\n"));
+    }
+    let binary = std::env::args().next().unwrap_or_default();
+    let admin = if admin == "127.0.0.1:4080" { String::new() } else { format!(" --admin {admin}") };
+    text.push_str(&format!(
+        "\nLet somebody play:  {binary} bots --users 100 --for 10s --game arena{admin}\nCtrl-C drains and stops.\n"
+    ));
+    print(&text)?;
+    std::io::stdout().flush()?;
+    Ok(())
+}
+
+/// One server of `--processes`.
+#[derive(Clone, Debug)]
+struct Server {
+    /// Its command.
+    role: &'static str,
+    name: String,
+    /// Flags besides the file.
+    flags: Vec<String>,
+}
+
+fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
+    let began = Instant::now();
+    begin(&settings)?;
+    let data = settings.data()?;
+    cluster_key(&settings.table("cluster")?, Missing::Make)?;
+    admin_token(&data, Missing::Make)?;
+    let session: greenroom_session::SessionConfig = settings.table("session")?;
+    let ports = |copy: u16| -> Vec<String> {
+        [("--tcp", session.tcp), ("--ws", session.ws)]
+            .into_iter()
+            .filter_map(|(flag, address)| Some((flag, address?)))
+            .flat_map(|(flag, mut address)| {
+                if address.port() != 0 {
+                    address.set_port(address.port() + copy * PORTS_APART);
+                }
+                [flag.to_owned(), address.to_string()]
+            })
+            .collect()
+    };
+    let masters = settings.text("master.listen").unwrap_or_else(|| "127.0.0.1:4100".into());
+    let admin = settings.text("console.listen").unwrap_or_else(|| "127.0.0.1:4080".into());
+    if masters.ends_with(":0") || admin.ends_with(":0") {
+        bail!(
+            "with --processes, --master-listen and --admin need a port: the processes find each other by it"
+        );
+    }
+    settings.or("session.masters", &masters)?;
+    settings.or("game.masters", &masters)?;
+    let file = data.join("up.toml");
+    std::fs::write(&file, settings.to_toml()?)
+        .with_context(|| format!("writing {}", file.display()))?;
+    let mut servers = vec![Server { role: "master", name: "master-1".into(), flags: Vec::new() }];
+    for copy in 0..COPIES {
+        servers.push(Server {
+            role: "session",
+            name: format!("session-{}", copy + 1),
+            flags: ports(copy),
+        });
+    }
+    for copy in 0..COPIES {
+        servers.push(Server {
+            role: "game",
+            name: format!("game-{}", copy + 1),
+            flags: Vec::new(),
+        });
+    }
+    wait(async {
+        let (deaths, mut died) = mpsc::channel(8);
+        let mut running = Vec::new();
+        // The master first: the others ask for its key file and dial it.
+        for server in servers {
+            running.push(Process::start(server, &file, deaths.clone()).await?);
+        }
+        until_ready(async || client::status(&admin).await.ok(), usize::from(COPIES)).await?;
+        let mut rows: Vec<_> = running
+            .iter()
+            .map(|process| {
+                (process.server.role, format!("{} (process {})", process.facts, process.id))
+            })
+            .collect();
+        rows.push(("kinds", kinds.to_owned()));
+        rows.push(("data", data.display().to_string()));
+        announce(began, &rows, &admin)?;
+        let mut ended = std::pin::pin!(signalled());
+        loop {
+            let (name, status): (String, ExitStatus) = tokio::select! {
+                result = &mut ended => break result?,
+                Some(death) = died.recv() => death,
+            };
+            print(&format!("{name} ended ({status}); it is started again\n"))?;
+            time::sleep(RESTART_PAUSE).await;
+            let Some(at) = running.iter().position(|process| process.server.name == name) else {
+                continue;
+            };
+            let server = running[at].server.clone();
+            running[at] = Process::start(server, &file, deaths.clone()).await?;
+            print(&format!("{name} is back (process {})\n", running[at].id))?;
+        }
+        exit_at_the_next_signal()?;
+        print(DRAINING)?;
+        // Clients go first, then instances, then the directory.
+        for role in ["session", "game", "master"] {
+            for process in running.iter_mut().filter(|process| process.server.role == role) {
+                process.stopping.cancel();
+            }
+            for process in running.iter_mut().filter(|process| process.server.role == role) {
+                process.over.cancelled().await;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })?
+}
+
+/// A server that runs as a child of this process.
+struct Process {
+    server: Server,
+    id: u32,
+    /// What it said when it was ready.
+    facts: String,
+    stopping: CancellationToken,
+    over: CancellationToken,
+}
+
+impl Process {
+    async fn start(
+        server: Server,
+        file: &Path,
+        deaths: mpsc::Sender<(String, ExitStatus)>,
+    ) -> Result<Self> {
+        let binary: PathBuf = std::env::current_exe().context("finding this program's file")?;
+        let mut child = Command::new(binary)
+            .arg(server.role)
+            .args(["--config".as_ref(), file.as_os_str()])
+            .args(["--name", &server.name])
+            .arg("--until-stdin-closes")
+            .args(&server.flags)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Ctrl-C is for this process, which then stops them in order.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("starting {}", server.name))?;
+        let id = child.id().unwrap_or_default();
+        let stdout = child.stdout.take().context("its output is piped")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let Some(facts) = lines.next_line().await? else {
+            let status = child.wait().await?;
+            bail!("{} did not start ({status}); its error stands above", server.name);
+        };
+        // `ready ROLE` and what follows: the row names the role already.
+        let facts = facts.split_whitespace().skip(2).collect::<Vec<_>>().join(" ");
+        let (stopping, over) = (CancellationToken::new(), CancellationToken::new());
+        let watch = watch(child, server.name.clone(), stopping.clone(), over.clone(), deaths);
+        tokio_util::task::TaskTracker::new().spawn(watch);
+        Ok(Self { server, id, facts, stopping, over })
+    }
+}
+
+/// Waits for the end of a child; when it is to stop, closes its standard input.
+async fn watch(
+    mut child: Child,
+    name: String,
+    stopping: CancellationToken,
+    over: CancellationToken,
+    deaths: mpsc::Sender<(String, ExitStatus)>,
+) {
+    // Out of its hands: waiting for a child closes the standard input that it still has.
+    let stdin = child.stdin.take();
+    let status = tokio::select! {
+        status = child.wait() => status,
+        () = stopping.cancelled() => {
+            drop(stdin);
+            child.wait().await
+        }
+    };
+    over.cancel();
+    if let Ok(status) = status
+        && !stopping.is_cancelled()
+        && deaths.send((name, status)).await.is_err()
+    {
+        tracing::debug!("nobody restarts servers any more");
+    }
+}

@@ -1,0 +1,52 @@
+//! Our own commands: what CI runs and what a laptop runs are the same thing.
+//!
+//! *Takes* a command line: `cargo xtask test`, `bench`, `vectors`.
+//! *Gives* the children's output as it comes, then one plain last line and an exit code.
+//! *Owns* the table of tools that the tests need (`tools.rs`) and the order of the steps (`test.rs`).
+//! *Never* skips: what cannot run is a failure by name. It imports no crate of ours, since it compiles first.
+
+#![expect(clippy::print_stdout, reason = "these commands are for a terminal")]
+
+mod bench;
+mod child;
+mod fuzz;
+mod libtest;
+mod report;
+mod test;
+mod tools;
+mod vectors;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Commands for working on Greenroom.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Installs what the tests need, then runs every test, lint and fuzz target.
+    Test(test::Arguments),
+    /// Builds in release and runs a benchmark: all of them, or NAME.
+    Bench(bench::Arguments),
+    /// Writes the protocol's test vectors and recorded conversations anew.
+    Vectors(vectors::Arguments),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let workspace = Workspace::find();
+    match arguments.command {
+        Task::Test(arguments) => test::run(&workspace, &arguments),
+        Task::Bench(arguments) => bench::run(&workspace, &arguments),
+        Task::Vectors(arguments) => vectors::run(&workspace, &arguments),
+    }
+}

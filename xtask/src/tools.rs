@@ -1,0 +1,192 @@
+//! Programs of others that the tests need and the toolchains don't bring: looked for, installed when missing.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use anyhow::{Context, bail};
+
+use crate::child;
+use crate::workspace::Workspace;
+
+/// One row of the table.
+#[derive(Debug)]
+struct Tool {
+    name: &'static str,
+    source: Source,
+    /// What needs it, for the message when it is missing.
+    needed_for: &'static str,
+    /// The variable that tells the tests where it is.
+    variable: Option<&'static str>,
+}
+
+/// Where a tool comes from.
+#[derive(Debug)]
+enum Source {
+    /// On a machine with the toolchains; only looked for.
+    Toolchain,
+    /// A Debian package that brings a program called as the tool is.
+    Debian { package: &'static str },
+    /// A package from the npm registry, called as the tool is.
+    Npm { version: &'static str },
+}
+
+/// Every tool, toolchains first: npm installs need `npm`.
+const TOOLS: &[Tool] = &[
+    Tool {
+        name: "g++",
+        source: Source::Toolchain,
+        needed_for: "the fuzz targets (libFuzzer is C++)",
+        variable: None,
+    },
+    Tool {
+        name: "node",
+        source: Source::Toolchain,
+        needed_for: "comparing deltas with npm's",
+        variable: None,
+    },
+    Tool {
+        name: "npm",
+        source: Source::Toolchain,
+        needed_for: "installing fossil-delta",
+        variable: None,
+    },
+    Tool {
+        name: "fossil",
+        source: Source::Debian { package: "fossil" },
+        needed_for: "comparing deltas with the tool that the format is of",
+        variable: Some("GREENROOM_FOSSIL"),
+    },
+    Tool {
+        name: "fossil-delta",
+        source: Source::Npm { version: "2.0.0" },
+        needed_for: "comparing deltas with npm's",
+        variable: Some("GREENROOM_NODE_MODULES"),
+    },
+];
+
+/// What the tests get to know of the tools.
+#[derive(Debug, Default)]
+pub(crate) struct Tools {
+    /// Variables for the tests' environment, with the places of what was found.
+    pub(crate) variables: Vec<(&'static str, PathBuf)>,
+    /// What is missing and could not be installed, by name.
+    pub(crate) missing: Vec<String>,
+}
+
+/// Looks for every tool and installs what is missing.
+pub(crate) fn install(workspace: &Workspace) -> Tools {
+    let mut tools = Tools::default();
+    for tool in TOOLS {
+        match tool.find_or_install(workspace) {
+            Ok(place) => tools.variables.extend(tool.variable.map(|variable| (variable, place))),
+            Err(error) => {
+                println!("    {}: {error:#}", tool.name);
+                tools.missing.push(format!("tool {} (needed for {})", tool.name, tool.needed_for));
+            }
+        }
+    }
+    tools
+}
+
+impl Tool {
+    fn find_or_install(&self, workspace: &Workspace) -> anyhow::Result<PathBuf> {
+        if let Some(place) = self.find(workspace) {
+            return Ok(place);
+        }
+        match &self.source {
+            Source::Toolchain => {
+                bail!("not on PATH; it comes with the toolchains that CONTRIBUTING.md lists")
+            }
+            Source::Debian { package } => install_from_debian(workspace, package)?,
+            Source::Npm { version } => install_from_npm(workspace, self.name, version)?,
+        }
+        self.find(workspace).context("installed, and yet it is not where it should be")
+    }
+
+    /// The program, or for npm the folder of modules that holds the package in the right version.
+    fn find(&self, workspace: &Workspace) -> Option<PathBuf> {
+        match &self.source {
+            Source::Toolchain | Source::Debian { .. } => find_on_path(self.name),
+            Source::Npm { version } => {
+                let modules = workspace.tools().join("node_modules");
+                let manifest =
+                    fs::read_to_string(modules.join(self.name).join("package.json")).ok()?;
+                manifest.contains(&format!("\"version\": \"{version}\"")).then_some(modules)
+            }
+        }
+    }
+}
+
+fn find_on_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|candidate| is_program(candidate))
+}
+
+fn is_program(candidate: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(candidate)
+        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
+fn install_from_debian(workspace: &Workspace, package: &str) -> anyhow::Result<()> {
+    println!("    installing Debian's package {package}");
+    let by_hand =
+        || format!("apt-get cannot install it here; by hand: `sudo apt-get install {package}`");
+    for words in [&["update"][..], &["install", "--yes", "--no-install-recommends", package]] {
+        let mut command = workspace.command("apt-get");
+        command.arg("--quiet").args(words).env("DEBIAN_FRONTEND", "noninteractive");
+        let ended =
+            child::quiet(&format!("apt-get {}", words[0]), command).with_context(by_hand)?;
+        if !ended.status.success() {
+            bail!("{}\n{}", by_hand(), ended.output.trim_end());
+        }
+    }
+    Ok(())
+}
+
+fn install_from_npm(workspace: &Workspace, name: &str, version: &str) -> anyhow::Result<()> {
+    println!("    installing {name}@{version} from npm");
+    let tools = workspace.tools();
+    fs::create_dir_all(&tools).with_context(|| format!("making {}", tools.display()))?;
+    let mut command = workspace.command("npm");
+    command.current_dir(&tools).args([
+        "install",
+        "--prefix",
+        ".",
+        "--omit-lockfile-registry-resolved",
+    ]);
+    command
+        .args(["--no-audit", "--no-fund", "--ignore-scripts", "--save-exact"])
+        .arg(format!("{name}@{version}"));
+    let ended = child::quiet("npm install", command)?;
+    if !ended.status.success() {
+        bail!("npm cannot install it\n{}", ended.output.trim_end());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Source, Tool, find_on_path};
+    use crate::workspace::Workspace;
+
+    #[test]
+    fn a_tool_that_should_be_there_and_is_not_says_where_it_comes_from() {
+        let tool = Tool {
+            name: "no-such-program-here",
+            source: Source::Toolchain,
+            needed_for: "nothing",
+            variable: None,
+        };
+        let error = tool.find_or_install(&Workspace::find()).unwrap_err();
+        assert!(error.to_string().contains("CONTRIBUTING.md"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_on_the_path_is_no_program() {
+        assert!(find_on_path("sh").is_some());
+        assert!(find_on_path(".").is_none());
+    }
+}
