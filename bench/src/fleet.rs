@@ -151,10 +151,11 @@ impl Fleet {
         let mut socket = TcpStream::connect(address)
             .with_context(|| format!("connecting client {index} to {address}"))?;
         socket.set_nodelay(true)?;
-        if self.transport == Transport::Ws {
-            upgrade(&mut socket, address)
-                .with_context(|| format!("opening the WebSocket of client {index} at {address}"))?;
-        }
+        let rest = match self.transport {
+            Transport::Tcp => Vec::new(),
+            Transport::Ws => upgrade(&mut socket, address)
+                .with_context(|| format!("opening the WebSocket of client {index} at {address}"))?,
+        };
         socket.set_nonblocking(true)?;
         let data = epoll::EventData::new_u64(index as u64);
         epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN).context("epoll_ctl")?;
@@ -169,7 +170,7 @@ impl Fleet {
             asked: Instant::now(),
             farewell: None,
             socket,
-            rest: Vec::new(),
+            rest,
             unsent: Vec::new(),
         });
         self.say(index, |peer, out| script.connected(peer, out));
@@ -266,8 +267,9 @@ impl Peer {
     }
 }
 
-/// The client's half of the WebSocket handshake.
-fn upgrade(socket: &mut TcpStream, address: SocketAddr) -> anyhow::Result<()> {
+/// The client's half of the WebSocket handshake. Gives what came after it: a bare room may tick before its first client
+/// has said anything.
+fn upgrade(socket: &mut TcpStream, address: SocketAddr) -> anyhow::Result<Vec<u8>> {
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
     let request = format!(
         "GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -275,19 +277,21 @@ fn upgrade(socket: &mut TcpStream, address: SocketAddr) -> anyhow::Result<()> {
          Sec-WebSocket-Protocol: greenroom.v1\r\n\r\n"
     );
     socket.write_all(request.as_bytes())?;
-    // The server says nothing before the client's first frame, so nothing of it is lost here.
     let mut answer = Vec::new();
     let mut chunk = [0; 1024];
-    while !answer.ends_with(b"\r\n\r\n") {
+    let end = loop {
         let read = socket.read(&mut chunk)?;
         ensure!(read > 0 && answer.len() < 8192, "no answer to the handshake");
         answer.extend_from_slice(&chunk[..read]);
-    }
+        if let Some(at) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at + 4;
+        }
+    };
     let line: Range<usize> = 0..answer.iter().position(|&byte| byte == b'\r').unwrap_or(0);
     ensure!(
         answer.starts_with(b"HTTP/1.1 101 "),
         "the handshake is refused: {}",
         String::from_utf8_lossy(&answer[line])
     );
-    Ok(())
+    Ok(answer.split_off(end))
 }
