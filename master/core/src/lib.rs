@@ -8,6 +8,8 @@
 //! *Owns*: who is connected where, which instances run where, who sits in them, which requests were answered how.
 //! *Never*: a clock, randomness, a socket, a task; never an iteration whose order is random.
 
+#[allow(dead_code)]
+mod boards;
 mod command;
 mod deadlines;
 mod digest;
@@ -15,6 +17,8 @@ mod directory;
 mod index;
 mod log;
 mod mint;
+#[allow(dead_code)]
+mod ordered;
 mod report;
 mod servers;
 mod state;

@@ -1,0 +1,1 @@
+//! Rank boards: who is how good at what, by name.

@@ -1,0 +1,1 @@
+//! Ordered indexes: sequences of small entries that know their ranks.
