@@ -13,6 +13,7 @@ mod bounded;
 mod frame;
 mod ids;
 mod refusal;
+pub mod search;
 mod stream;
 pub mod wire;
 

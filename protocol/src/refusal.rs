@@ -88,6 +88,28 @@ codes! {
     Stale = "stale",
     /// The server is stopping and takes nothing new.
     Draining = "draining",
+    /// A name in the request is empty, too long, or has control characters.
+    NameInvalid = "name_invalid",
+    /// The kind has no field of this name.
+    FieldUnknown = "field_unknown",
+    /// The field does not hold what it is compared with, or can't be compared in this way.
+    FieldMismatch = "field_mismatch",
+    /// The filter is nested too deep.
+    FilterTooDeep = "filter_too_deep",
+    /// The filter has too many conditions, or too long a text.
+    FilterTooLarge = "filter_too_large",
+    /// The limit is 0, or more than one answer holds.
+    LimitInvalid = "limit_invalid",
+    /// The cursor is not from this search.
+    CursorInvalid = "cursor_invalid",
+    /// The search would have to look at too many records: narrow it by a field that is indexed.
+    TooBroad = "too_broad",
+    /// The session has as many live searches as it may have.
+    WatchesMax = "watches_max",
+    /// There is no such live search.
+    WatchUnknown = "watch_unknown",
+    /// There is no such rank board, or nobody of this id on it.
+    RankUnknown = "rank_unknown",
     /// There is no such kind of instance on any game server.
     KindUnknown = "kind_unknown",
     /// No game server has room for another instance of this kind.

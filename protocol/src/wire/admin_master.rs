@@ -4,7 +4,10 @@
 use ecow::EcoString;
 use serde::{Deserialize, Serialize};
 
-use crate::{Incarnation, InstanceId, ServerName, UserId};
+use super::Opaque;
+use super::client_session::Meta;
+use crate::search::{Explain, Filter, Order};
+use crate::{Incarnation, InstanceId, KindName, ServerName, UserId};
 
 /// The cluster at a glance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,7 +54,7 @@ pub struct ServerStatus {
     pub addresses: Vec<EcoString>,
     /// Name and version of its build.
     pub build: EcoString,
-    /// Connections of a session server, instances of a game server.
+    /// Connections of a session server, weight of a game server's instances.
     pub load: u32,
     /// How many it takes.
     pub capacity: u32,
@@ -73,4 +76,80 @@ pub enum Action {
         /// Whose.
         user: UserId,
     },
+    /// Give a server nothing new, until its process ends.
+    Drain {
+        /// Which.
+        server: ServerName,
+    },
+}
+
+/// A search of an operator: everything is found, private and closing instances too.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Find {
+    /// Of what.
+    pub table: Table,
+    /// Which.
+    #[serde(default)]
+    pub filter: Filter,
+    /// In which order; by id without one.
+    #[serde(default)]
+    pub order: Option<Order>,
+    /// How many at most, 1 to [`crate::search::LIMIT_MAX`].
+    pub limit: u16,
+    /// From [`Rows::cursor`] of the same search.
+    #[serde(default)]
+    pub cursor: Option<Opaque>,
+}
+
+/// What an operator can search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Table {
+    /// The instances of a kind.
+    Instances(KindName),
+    /// The users that have a session.
+    Users,
+    /// The servers.
+    Servers,
+}
+
+/// What an operator found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rows {
+    /// In the order that was asked for.
+    pub rows: Vec<Row>,
+    /// More may follow: ask again with this.
+    #[serde(default)]
+    pub cursor: Option<Opaque>,
+    /// How it was answered.
+    pub explain: Explain,
+}
+
+/// One record: every field that it has, by name, `id` or `name` among them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The fields.
+    pub fields: Meta,
+}
+
+/// How an instance would be placed now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Placement {
+    /// The server that it would go to.
+    pub server: Option<ServerName>,
+    /// Every game server, and why it is not that one.
+    pub considered: Vec<PlaceConsidered>,
+}
+
+/// A game server that was considered for an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlaceConsidered {
+    /// Which.
+    pub server: ServerName,
+    /// Weight of the instances it has.
+    pub load: u32,
+    /// How much it takes.
+    pub capacity: u32,
+    /// In words: `chosen`, or what speaks against it.
+    pub verdict: EcoString,
 }

@@ -4,8 +4,10 @@ use ecow::EcoString;
 use serde::{Deserialize, Serialize};
 
 use super::{Opaque, direction};
+use crate::search::{Explain, Filter, Order};
 use crate::{
-    Channel, Incarnation, InstanceId, Key, KindName, Refusal, Seat, SessionId, SessionKey, UserId,
+    Channel, Incarnation, InstanceId, Key, KindName, Refusal, RequestId, Seat, SessionId,
+    SessionKey, UserId,
 };
 
 /// Kind byte of a heartbeat, in both directions: 8 bytes that come back as [`PONG`].
@@ -28,6 +30,8 @@ direction! {
         0x01 Hello(ClientHello),
         /// Says who is there.
         0x02 CheckIn(CheckIn),
+        /// The changes of a live search up to here have arrived: more may come.
+        0x05 Seen(Seen),
     }
 }
 
@@ -60,8 +64,14 @@ direction! {
         0x13 Leave(Leave),
         /// Closes an instance that the caller made.
         0x14 Destroy(Destroy),
-        /// Lists instances of a kind.
-        0x15 List(List),
+        /// Looks for instances of a kind.
+        0x15 Search(Search),
+        /// Looks for instances of a kind, and goes on telling what changes.
+        0x16 Watch(Watch),
+        /// Ends a live search.
+        0x17 Unwatch(Unwatch),
+        /// Reads a rank board.
+        0x18 Rank(Rank),
     }
 }
 
@@ -76,8 +86,16 @@ direction! {
         0x93 Left(Left),
         /// To [`Request::Destroy`].
         0x94 Destroyed(Destroyed),
-        /// To [`Request::List`].
-        0x95 Listing(Listing),
+        /// To [`Request::Search`].
+        0x95 Found(Found),
+        /// To [`Request::Watch`]; what is found follows as [`Reply::Changes`] with the same number.
+        0x96 Watching(Watching),
+        /// To [`Request::Unwatch`].
+        0x97 Unwatched(Unwatched),
+        /// To [`Request::Rank`].
+        0x98 Ranking(Ranking),
+        /// What a live search has to tell, with the number of its [`Request::Watch`]; any number of times.
+        0x99 Changes(Changes),
         /// To any of them.
         0x9f Refused(Refusal),
     }
@@ -196,6 +214,12 @@ pub struct Create {
     /// The kind's parameters, encoded; empty for the kind's default.
     #[serde(default)]
     pub params: Opaque,
+    /// It is found by nobody: who wants in has its id or its key. The game may change that.
+    #[serde(default)]
+    pub private: bool,
+    /// Seats are kept for these users, for as long as reservations last.
+    #[serde(default)]
+    pub expected: Vec<UserId>,
 }
 
 /// Takes a seat.
@@ -216,9 +240,19 @@ pub struct JoinOrCreate {
     /// Only in the instance with this key, which is made if it is not there.
     #[serde(default)]
     pub key: Option<Key>,
+    /// Only in one that this lets through. Callers with the same filter meet in the instance that one of them has
+    /// made, even before the game has said what it is.
+    #[serde(default)]
+    pub filter: Filter,
     /// The kind's parameters, encoded, if one is made.
     #[serde(default)]
     pub params: Opaque,
+    /// One that is made is found by nobody.
+    #[serde(default)]
+    pub private: bool,
+    /// Seats are kept for these users, beside the caller's.
+    #[serde(default)]
+    pub expected: Vec<UserId>,
     /// For the game's `admit`, encoded; empty for none.
     #[serde(default)]
     pub options: Opaque,
@@ -238,16 +272,75 @@ pub struct Destroy {
     pub instance: InstanceId,
 }
 
-/// Lists instances of a kind, by id.
+/// Looks for instances of a kind. An answer shows every write that was acknowledged before the question.
+///
+/// What is private, locked or not running is not found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct List {
+pub struct Search {
     /// Of which kind.
     pub kind: KindName,
-    /// Only those after this one.
+    /// Which.
     #[serde(default)]
-    pub after: Option<InstanceId>,
-    /// How many at most, 1 to 100.
+    pub filter: Filter,
+    /// In which order; by id without one.
+    #[serde(default)]
+    pub order: Option<Order>,
+    /// How many at most, 1 to [`crate::search::LIMIT_MAX`].
     pub limit: u16,
+    /// From [`Found::cursor`] of the same search: what follows there.
+    #[serde(default)]
+    pub cursor: Option<Opaque>,
+    /// Say how it was answered.
+    #[serde(default)]
+    pub explain: bool,
+}
+
+/// Looks for instances of a kind, and goes on: first everything that the filter lets through, then what changes.
+/// It ends with the session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Watch {
+    /// Of which kind.
+    pub kind: KindName,
+    /// Which.
+    #[serde(default)]
+    pub filter: Filter,
+}
+
+/// Ends a live search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unwatch {
+    /// The number of its [`Watch`].
+    pub watch: RequestId,
+}
+
+/// The changes of a live search have arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The number of its [`Watch`].
+    pub watch: RequestId,
+    /// [`Changes::n`] of the newest that arrived.
+    pub n: u64,
+}
+
+/// Reads a rank board: the best score has rank 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rank {
+    /// The board's name.
+    pub board: EcoString,
+    /// Which part of it.
+    pub part: RankPart,
+    /// How many at most, 1 to [`crate::search::LIMIT_MAX`].
+    pub limit: u16,
+}
+
+/// A part of a rank board.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RankPart {
+    /// From this rank on; 1 is the best.
+    From(u64),
+    /// This user in the middle; the caller without one.
+    Around(Option<UserId>),
 }
 
 /// An instance is made and runs.
@@ -307,7 +400,7 @@ pub enum MetaValue {
 /// An instance's metadata: what the game says of it to those who look for one.
 pub type Meta = std::collections::BTreeMap<EcoString, MetaValue>;
 
-/// One instance of a listing.
+/// One instance that was found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Listed {
     /// Which.
@@ -316,6 +409,8 @@ pub struct Listed {
     pub seats_taken: u16,
     /// Seats in all.
     pub seats_max: u16,
+    /// When it was granted, in milliseconds since 1970 by the master's clock.
+    pub created_ms: u64,
     /// What the game says of it.
     #[serde(default)]
     pub meta: Meta,
@@ -323,9 +418,67 @@ pub struct Listed {
 
 /// Instances of a kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Listing {
-    /// By id.
+pub struct Found {
+    /// In the order that was asked for.
     pub instances: Vec<Listed>,
-    /// More may follow the last one.
+    /// More may follow: ask again with this. It stays right while instances come and go.
+    #[serde(default)]
+    pub cursor: Option<Opaque>,
+    /// How it was answered, if that was asked.
+    #[serde(default)]
+    pub explain: Option<Explain>,
+}
+
+/// The live search is set up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Watching {}
+
+/// The live search is over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unwatched {}
+
+/// What a live search has to tell. Each instance is in it once, as it is now: changes between two of these messages
+/// are merged, so that a slow reader gets fewer messages and not more of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Grows from message to message; to be acknowledged by [`Seen`].
+    pub n: u64,
+    /// Everything that was told before is void: this begins the whole set anew. The first message, and the first on a
+    /// new connection.
+    #[serde(default)]
+    pub anew: bool,
+    /// More of the same set follows at once: it is whole with the first message that does not say so.
+    #[serde(default)]
     pub more: bool,
+    /// New in the set, or changed.
+    #[serde(default)]
+    pub instances: Vec<Listed>,
+    /// No longer in the set.
+    #[serde(default)]
+    pub gone: Vec<InstanceId>,
+    /// The live search is over, and why. Nothing follows.
+    #[serde(default)]
+    pub ended: Option<Refusal>,
+}
+
+/// One place on a rank board.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranked {
+    /// From 1.
+    pub rank: u64,
+    /// Who.
+    pub user: UserId,
+    /// The name to be shown.
+    pub name: EcoString,
+    /// The score.
+    pub score: i64,
+}
+
+/// A part of a rank board.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranking {
+    /// How many are on the board.
+    pub members: u64,
+    /// By rank.
+    pub ranks: Vec<Ranked>,
 }

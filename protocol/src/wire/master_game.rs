@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::client_session::Meta;
 use super::session_master::{Received, Welcome};
 use super::{Opaque, direction};
-use crate::{Incarnation, InstanceId, KindName, Refusal, Seat, SessionId, UserId};
+use crate::search::FieldInfo;
+use crate::{Incarnation, InstanceId, Key, KindName, Refusal, Seat, SessionId, UserId};
 
 direction! {
     /// What a game server says to the master.
@@ -30,6 +31,8 @@ direction! {
         0x07 Closed(Closed),
         /// Everything of the master's stream up to this number has arrived.
         0x08 Received(Received),
+        /// A user's score on a rank board (stream).
+        0x09 Scored(Scored),
     }
 }
 
@@ -60,6 +63,22 @@ pub struct KindInfo {
     pub tick_rate: u16,
     /// The game's version of the kind.
     pub version: u32,
+    /// What instances say of themselves.
+    #[serde(default)]
+    pub fields: Vec<FieldInfo>,
+    /// Labels that a game server must have to be given one.
+    #[serde(default)]
+    pub needs: Vec<EcoString>,
+    /// How much of a game server's capacity an instance takes, from 1.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+const fn one() -> u32 {
+    1
+}
+const fn yes() -> bool {
+    true
 }
 
 /// What a game server is, and what it runs.
@@ -71,8 +90,8 @@ pub struct GameReport {
     pub build: EcoString,
     /// The kinds that it can run.
     pub kinds: Vec<KindInfo>,
-    /// How many instances it takes.
-    pub instances_max: u32,
+    /// How much it takes: the sum of the weights of its instances, from 1.
+    pub capacity: u32,
     /// Free words about it, for placement.
     #[serde(default)]
     pub labels: Vec<EcoString>,
@@ -89,10 +108,25 @@ pub struct HeldInstance {
     pub incarnation: Incarnation,
     /// Its kind.
     pub kind: KindName,
+    /// Its unique key.
+    #[serde(default)]
+    pub key: Option<Key>,
+    /// Who made it.
+    #[serde(default)]
+    pub owner: Option<UserId>,
+    /// When it was granted, by the master's clock.
+    #[serde(default)]
+    pub created_ms: u64,
     /// The seats that are not free.
     pub seats: Vec<HeldSeat>,
     /// What the game says of it.
     pub meta: Meta,
+    /// Takes new seats.
+    #[serde(default = "yes")]
+    pub open: bool,
+    /// It is found by nobody.
+    #[serde(default)]
+    pub private: bool,
 }
 
 /// A seat that is not free.
@@ -137,6 +171,15 @@ pub struct CreateInstance {
     pub seed: [u8; 32],
     /// Who asked for it.
     pub owner: Option<UserId>,
+    /// Its unique key: kept, and said again in reports.
+    #[serde(default)]
+    pub key: Option<Key>,
+    /// When it was granted, by the master's clock: kept, and said again in reports.
+    #[serde(default)]
+    pub created_ms: u64,
+    /// It begins private.
+    #[serde(default)]
+    pub private: bool,
 }
 
 /// A seat is free: its holder left, was kicked, or its session is over.
@@ -174,6 +217,12 @@ pub struct Running {
     pub incarnation: Incarnation,
     /// What the game says of it.
     pub meta: Meta,
+    /// Takes new seats.
+    #[serde(default = "yes")]
+    pub open: bool,
+    /// It is found by nobody.
+    #[serde(default)]
+    pub private: bool,
 }
 
 /// An instance was not made.
@@ -225,6 +274,9 @@ pub struct MetaChanged {
     pub meta: Meta,
     /// Takes new seats.
     pub open: bool,
+    /// It is found by nobody.
+    #[serde(default)]
+    pub private: bool,
 }
 
 /// An instance is closed.
@@ -236,4 +288,21 @@ pub struct Closed {
     pub incarnation: Incarnation,
     /// Why.
     pub refusal: Refusal,
+}
+
+/// A user's score on a rank board, by the word of a game.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
+    /// Which instance says so.
+    pub instance: InstanceId,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// The board's name, 1 to 64 bytes.
+    pub board: EcoString,
+    /// Whose.
+    pub user: UserId,
+    /// The name to be shown.
+    pub name: EcoString,
+    /// The score; without one the user leaves the board.
+    pub score: Option<i64>,
 }

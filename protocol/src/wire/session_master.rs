@@ -6,7 +6,9 @@
 use ecow::EcoString;
 use serde::{Deserialize, Serialize};
 
-use super::client_session::{Created, Destroyed, Left, Listing, SessionServer};
+use super::client_session::{
+    Created, Destroyed, Found, Left, Ranking, SessionServer, Unwatched, Watching,
+};
 use super::{Opaque, direction};
 use crate::{
     Generation, Incarnation, InstanceId, KindName, Refusal, RequestId, Seat, ServerName, SessionId,
@@ -28,6 +30,8 @@ direction! {
         0x05 Ask(Ask),
         /// Everything of the master's stream up to this number has arrived.
         0x06 Received(Received),
+        /// A client has the changes of a live search; repeated by nobody, since changes are told anew on a new link.
+        0x07 Seen(Seen),
     }
 }
 
@@ -48,6 +52,8 @@ direction! {
         0x86 Received(Received),
         /// Answers the report: the link is in use.
         0x87 Welcome(Welcome),
+        /// What live searches have to tell (stream).
+        0x88 Changed(Changed),
     }
 }
 
@@ -73,6 +79,11 @@ pub struct HeldSession {
     pub generation: Generation,
     /// Whose.
     pub user: UserId,
+    /// The client's secret of the session, so that it can go on elsewhere after the master has lost its memory.
+    pub session_key: SessionKey,
+    /// The name to be shown.
+    #[serde(default)]
+    pub name: EcoString,
 }
 
 /// Load of a session server.
@@ -176,7 +187,13 @@ pub enum Outcome {
     /// An instance is closed.
     Destroyed(Destroyed),
     /// Instances.
-    Listing(Listing),
+    Found(Found),
+    /// A live search is set up.
+    Watching(Watching),
+    /// A live search is over.
+    Unwatched(Unwatched),
+    /// A part of a rank board.
+    Ranking(Ranking),
     /// No.
     Refused(Refusal),
 }
@@ -214,4 +231,35 @@ pub struct EndSession {
 pub struct Welcome {
     /// Which life of the master's process speaks: streams begin anew with another.
     pub master: Incarnation,
+}
+
+/// A client has the changes of a live search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Whose.
+    pub session: SessionId,
+    /// The number of its [`super::client_session::Watch`].
+    pub watch: RequestId,
+    /// Number of the newest that arrived.
+    pub n: u64,
+}
+
+/// What live searches have to tell: the same for everybody in `to`, so that it is encoded once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Who is told.
+    pub to: Vec<Watcher>,
+    /// A [`super::client_session::Changes`], encoded.
+    pub changes: Opaque,
+}
+
+/// Whose live search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watcher {
+    /// Whose.
+    pub session: SessionId,
+    /// Only to this binding: another one is told anew.
+    pub generation: Generation,
+    /// The number of its [`super::client_session::Watch`].
+    pub watch: RequestId,
 }
