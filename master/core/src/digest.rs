@@ -51,7 +51,7 @@ impl State {
             add(record.finish());
         }
         for (_, server) in self.game_servers.iter() {
-            record.number(2u8).value(&server.address).number(server.instances_max);
+            record.number(2u8).value(&server.address).number(server.capacity);
             record.value(&server.load).value(&server.labels).value(&server.instances);
             for kind in server.kinds.values() {
                 record.value(kind);
@@ -118,7 +118,12 @@ impl State {
         };
         record.value(&instance.id).value(&instance.incarnation).number(stage);
         record.value(&self.game_servers.get(instance.server).peer.name);
-        record.number(instance.open).number(instance.suspect).number(instance.seats_max);
+        record
+            .number(instance.open)
+            .number(instance.private)
+            .number(instance.created_ms)
+            .number(instance.suspect)
+            .number(instance.seats_max);
         record.value(&instance.owner).value(&instance.key).value(&instance.meta);
         for waiter in &instance.waiters {
             record.value(&waiter.session).number(waiter.id.0);

@@ -98,6 +98,10 @@ pub(crate) struct Instance {
     pub(crate) open: bool,
     /// Its game server is suspect: nobody is sent there who could go elsewhere.
     pub(crate) suspect: bool,
+    /// Found by nobody: who wants in has its id or its key.
+    pub(crate) private: bool,
+    /// When it was granted, by the log's clock.
+    pub(crate) created_ms: u64,
     pub(crate) owner: Option<UserId>,
     pub(crate) key: Option<Key>,
     pub(crate) seats_max: u16,
@@ -133,6 +137,8 @@ impl Instance {
             stage: Stage::Granted,
             open: true,
             suspect: false,
+            private: false,
+            created_ms: 0,
             owner: None,
             key: None,
             seats_max,
@@ -201,9 +207,10 @@ impl Instance {
             && !self.suspect
             && self.stage != Stage::Closing
             && self.key.is_none()
+            && !self.private
             && self.taken < self.seats_max;
         Places {
-            listed: self.open && self.stage == Stage::Running,
+            listed: self.open && !self.private && self.stage == Stage::Running,
             open: is_open.then_some(Reverse(self.taken)),
         }
     }

@@ -196,7 +196,7 @@ impl State {
         let server = self.game_servers.get_mut(slot);
         server.address = report.address.clone();
         server.kinds = report.kinds.iter().map(|kind| (kind.name.clone(), kind.clone())).collect();
-        server.instances_max = report.instances_max;
+        server.capacity = report.capacity;
         server.labels.clone_from(&report.labels);
         server.load.draining = false;
         server.peer.build = report.build.clone();
@@ -231,6 +231,10 @@ impl State {
         let mut instance =
             Instance::granted(held.instance, held.incarnation, server, kind.seats_max);
         instance.stage = Stage::Running;
+        instance.open = held.open;
+        instance.private = held.private;
+        instance.created_ms = held.created_ms;
+        instance.owner.clone_from(&held.owner);
         if is_bounded(&held.meta) {
             instance.meta = held.meta.clone();
         }
@@ -383,14 +387,15 @@ impl State {
             return step.illegal(Role::Game, &origin.server, "another life of the instance");
         }
         match event {
-            Event::Running(running) => self.running(step, origin, at, &running.meta),
+            Event::Running(running) => self.running(step, origin, at, running),
             Event::CreateRefused(CreateRefused { refusal, .. })
             | Event::Closed(Closed { refusal, .. }) => self.close(step, at, &bounded(refusal)),
             Event::SeatChanged(change) => self.seat_changed(step, origin, at, change),
-            Event::MetaChanged(MetaChanged { meta, open, .. }) => {
+            Event::MetaChanged(MetaChanged { meta, open, private, .. }) => {
                 let keeps = !is_bounded(meta);
                 self.directory.edit(at, |instance| {
                     instance.open = *open;
+                    instance.private = *private;
                     if !keeps {
                         instance.meta.clone_from(meta);
                     }
@@ -403,18 +408,20 @@ impl State {
     }
 
     /// A granted instance runs: its reserved seats may be taken from here on, and who waits for it is answered.
-    fn running(&mut self, step: &mut Step<'_>, origin: &Origin, at: At, meta: &Meta) {
+    fn running(&mut self, step: &mut Step<'_>, origin: &Origin, at: At, running: &Running) {
         if self.directory.get(at).stage != Stage::Granted {
             return;
         }
-        let is_bounded = is_bounded(meta);
+        let is_bounded = is_bounded(&running.meta);
         if !is_bounded {
             step.illegal(Role::Game, &origin.server, "metadata over its size");
         }
         let waiters = self.directory.edit(at, |instance| {
             instance.stage = Stage::Running;
+            instance.open = running.open;
+            instance.private = running.private;
             if is_bounded {
-                instance.meta.clone_from(meta);
+                instance.meta.clone_from(&running.meta);
             }
             std::mem::take(&mut instance.waiters)
         });

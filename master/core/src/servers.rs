@@ -105,7 +105,7 @@ pub(crate) struct GameServer {
     pub(crate) peer: Peer<MasterToGame>,
     pub(crate) address: EcoString,
     pub(crate) kinds: BTreeMap<KindName, KindInfo>,
-    pub(crate) instances_max: u32,
+    pub(crate) capacity: u32,
     pub(crate) labels: Vec<EcoString>,
     pub(crate) load: GameLoad,
     /// The instances that are placed on it: index of their servers.
@@ -142,7 +142,7 @@ impl Server for GameServer {
             peer: Peer::new(origin),
             address: EcoString::new(),
             kinds: BTreeMap::new(),
-            instances_max: 0,
+            capacity: 0,
             labels: Vec::new(),
             load: GameLoad { instances: 0, seats: 0, busy_permille: 0, draining: false },
             instances: BTreeSet::new(),
@@ -254,12 +254,12 @@ impl Servers<GameServer> {
             let used = server.instances.len() as u64;
             let can_take = server.peer.health == Health::Up
                 && !server.load.draining
-                && used < u64::from(server.instances_max)
+                && used < u64::from(server.capacity)
                 && server.peer.out.len() < stream_max;
             // Shares are compared as fractions, cross-multiplied: `used / max < best_used / best_max`.
             let is_better = best.is_none_or(|(_, best, _)| {
-                let share = used * u64::from(best.instances_max);
-                let best_share = best.instances.len() as u64 * u64::from(server.instances_max);
+                let share = used * u64::from(best.capacity);
+                let best_share = best.instances.len() as u64 * u64::from(server.capacity);
                 (share, server.load.busy_permille) < (best_share, best.load.busy_permille)
             });
             if can_take && is_better {

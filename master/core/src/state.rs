@@ -252,7 +252,7 @@ impl State {
             addresses: vec![server.address.clone()],
             build: server.peer.build.clone(),
             load: u32::try_from(server.instances.len()).unwrap_or(u32::MAX),
-            capacity: server.instances_max,
+            capacity: server.capacity,
             busy_permille: server.load.busy_permille,
         };
         self.game_servers.iter().map(|(_, server)| status(server)).collect()
@@ -266,6 +266,7 @@ impl State {
                 self.destroy(at, Refusal::new(Code::Destroyed, "an operator closed the instance"));
                 Ok(())
             }
+            Action::Drain { server } => self.drain(step, server),
             Action::Kick { user } => {
                 let session = self.users.find_user(user).map(|user| user.session);
                 let session = session.ok_or_else(|| {
@@ -279,6 +280,22 @@ impl State {
                 Ok(())
             }
         }
+    }
+
+    /// Gives a server nothing new from here on.
+    fn drain(&mut self, step: &mut Step<'_>, name: &ServerName) -> Result<(), Refusal> {
+        if let Some(slot) = self.session_servers.named(name) {
+            self.session_servers.get_mut(slot).load.draining = true;
+            self.announce(step, None);
+        } else if let Some(slot) = self.game_servers.named(name) {
+            self.game_servers.get_mut(slot).load.draining = true;
+        } else {
+            return Err(Refusal::new(
+                Code::ServerUnknown,
+                eco_format!("there is no server {name}"),
+            ));
+        }
+        Ok(())
     }
 
     /// What is due happens, oldest deadline first.

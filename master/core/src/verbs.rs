@@ -2,7 +2,7 @@
 
 use ecow::eco_format;
 use greenroom_protocol::wire::client_session::{
-    Create, Created, Destroy, Join, JoinOrCreate, Leave, Left, List, Listed, Listing, Request,
+    Create, Created, Destroy, Found, Join, JoinOrCreate, Leave, Left, Listed, Request, Search,
 };
 use greenroom_protocol::wire::master_game::CreateInstance;
 use greenroom_protocol::wire::server_server::Role;
@@ -161,7 +161,10 @@ impl State {
             Request::JoinOrCreate(join) => self.join_or_create(step, slot, id, join),
             Request::Leave(leave) => self.leave(slot, leave),
             Request::Destroy(destroy) => self.destroy_own(slot, id, destroy),
-            Request::List(list) => Ok(Some(self.list(list))),
+            Request::Search(search) => Ok(Some(self.search(search))),
+            Request::Watch(_) | Request::Unwatch(_) | Request::Rank(_) => {
+                Err(Refusal::new(Code::UnexpectedKind, Code::UnexpectedKind.meaning()))
+            }
             Request::Unknown(kind) => Err(Refusal::new(
                 Code::UnexpectedKind,
                 eco_format!("{kind:#04x} is no request of this version of the protocol"),
@@ -179,7 +182,7 @@ impl State {
         id: RequestId,
         create: &Create,
     ) -> Verdict {
-        let Create { kind, key, params } = create;
+        let Create { kind, key, params, .. } = create;
         let at = match key.as_ref().and_then(|key| self.directory.by_key(kind, key)) {
             Some(at) => at,
             None => self.grant(step, slot, kind, key.as_ref(), params)?,
@@ -253,23 +256,24 @@ impl State {
 
     /// Instances of a kind that are running and open, by id. Changes nothing: it is read from the state as it is
     /// after the last command, and so sees every write that was acknowledged before.
-    pub fn list(&self, list: &List) -> Outcome {
+    pub fn search(&self, search: &Search) -> Outcome {
         const LIMIT_MAX: u16 = 100;
-        if list.limit == 0 || list.limit > LIMIT_MAX {
+        if search.limit == 0 || search.limit > LIMIT_MAX {
             return Outcome::Refused(Refusal::new(
                 Code::Malformed,
-                eco_format!("a limit is 1 to {LIMIT_MAX}; this one is {}", list.limit),
+                eco_format!("a limit is 1 to {LIMIT_MAX}; this one is {}", search.limit),
             ));
         }
-        let mut found = self.directory.listed(&list.kind, list.after);
+        let found = self.directory.listed(&search.kind, None);
         let listed = |instance: &Instance| Listed {
             instance: instance.id,
             seats_taken: instance.seats_taken(),
             seats_max: instance.seats_max,
+            created_ms: instance.created_ms,
             meta: instance.meta.clone(),
         };
-        let instances = found.by_ref().take(usize::from(list.limit)).map(listed).collect();
-        Outcome::Listing(Listing { instances, more: found.next().is_some() })
+        let instances = found.take(usize::from(search.limit)).map(listed).collect();
+        Outcome::Found(Found { instances, cursor: None, explain: None })
     }
 
     /// Grants an instance: it is in the directory from here on, and runs when a game server says so. There is no
@@ -290,6 +294,7 @@ impl State {
         let mut record = Instance::granted(instance, incarnation, server, info.seats_max);
         record.owner.clone_from(&owner);
         record.key = key.cloned();
+        record.created_ms = self.now_ms;
         let at = self.directory.insert(kind, record);
         let server = self.game_servers.get_mut(server);
         server.instances.insert(instance);
@@ -300,6 +305,9 @@ impl State {
             params: params.clone(),
             seed: minted.seed,
             owner,
+            key: key.cloned(),
+            created_ms: self.now_ms,
+            private: false,
         };
         server.peer.out.push(told.into());
         Ok(at)

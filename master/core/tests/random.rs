@@ -103,7 +103,13 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
         0 => {
             let sessions = (0..b).map(|number| {
                 let (session, generation) = heard.session(a.wrapping_add(number));
-                HeldSession { session, generation, user: user(a.wrapping_add(c)) }
+                HeldSession {
+                    session,
+                    generation,
+                    user: user(a.wrapping_add(c)),
+                    session_key: SessionKey([a; 16]),
+                    name: Default::default(),
+                }
             });
             let report = SessionReport {
                 urls: vec![session_server.into()],
@@ -130,6 +136,11 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
                             away: c % 2 == 0,
                         }],
                         meta: Default::default(),
+                        key: None,
+                        owner: None,
+                        created_ms: u64::from(c),
+                        open: a % 5 != 0,
+                        private: a % 7 == 0,
                     }
                 })
                 .collect();
@@ -185,9 +196,13 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
         17..=21 => {
             let (instance, incarnation) = heard.instance(a);
             let event = match what {
-                17 | 18 => {
-                    Event::Running(Running { instance, incarnation, meta: Default::default() })
-                }
+                17 | 18 => Event::Running(Running {
+                    instance,
+                    incarnation,
+                    meta: Default::default(),
+                    open: true,
+                    private: false,
+                }),
                 19 => {
                     let state = [SeatState::Taken, SeatState::Away, SeatState::Free];
                     Event::SeatChanged(SeatChanged {
@@ -207,6 +222,7 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
                         incarnation,
                         meta: meta.into(),
                         open,
+                        private: a % 7 == 0,
                     })
                 }
                 _ if c % 2 == 0 => Event::CreateRefused(CreateRefused {

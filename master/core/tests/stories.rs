@@ -4,7 +4,7 @@ mod world;
 
 use greenroom_master_core::{Command, Effect, Event};
 use greenroom_protocol::wire::admin_master::Action;
-use greenroom_protocol::wire::client_session::{List, Request};
+use greenroom_protocol::wire::client_session::{Request, Search};
 use greenroom_protocol::wire::master_game::{
     HeldInstance, HeldSeat, MasterToGame, MetaChanged, SeatState,
 };
@@ -530,22 +530,22 @@ fn a_listing_goes_on_after_its_last_instance_and_has_a_limit() {
     for user in 0..5 {
         world.play(user, "arena", Some(&user.to_string()));
     }
-    let mut after = None;
+    let mut cursor = None;
     let mut found = Vec::new();
     loop {
-        let list = List { kind: world::kind("arena"), after, limit: 2 };
-        let Outcome::Listing(page) = world.state.list(&list) else { panic!("refused") };
+        let search = Search { limit: 2, cursor, ..world::everything("arena") };
+        let Outcome::Found(page) = world.state.search(&search) else { panic!("refused") };
         found.extend(page.instances.iter().map(|listed| listed.instance));
-        after = found.last().copied();
-        if !page.more {
+        cursor = page.cursor;
+        if cursor.is_none() {
             break;
         }
     }
     assert_eq!(found.len(), 5);
     assert!(found.is_sorted());
     for limit in [0, 101] {
-        let list = List { kind: world::kind("arena"), after: None, limit };
-        assert_eq!(code(&world.state.list(&list)), Code::Malformed);
+        let search = Search { limit, ..world::everything("arena") };
+        assert_eq!(code(&world.state.search(&search)), Code::LimitInvalid);
     }
 }
 

@@ -13,7 +13,7 @@ use greenroom_master_core::{
 };
 use greenroom_protocol::wire::admin_master::Action;
 use greenroom_protocol::wire::client_session::{
-    Create, Destroy, Join, JoinOrCreate, Leave, List, Listing, Request,
+    Create, Destroy, Found, Join, JoinOrCreate, Leave, Request, Search,
 };
 use greenroom_protocol::wire::master_game::{
     Closed, CreateInstance, CreateRefused, GameLoad, GameReport, KindInfo, MasterToGame, Running,
@@ -55,18 +55,39 @@ pub(crate) fn server(name: &str) -> ServerName {
     ServerName::new(name).unwrap()
 }
 
+/// A search for every instance of a kind.
+pub(crate) fn everything(of: &str) -> Search {
+    Search {
+        kind: kind(of),
+        filter: Default::default(),
+        order: None,
+        limit: 100,
+        cursor: None,
+        explain: false,
+    }
+}
+
 /// A client's request, by what a client would write.
 pub(crate) fn create(of: &str, key: Option<&str>) -> Request {
     let key = key.map(|key| Key::new(key).unwrap());
-    Create { kind: kind(of), key, params: Default::default() }.into()
+    Create { kind: kind(of), key, params: Default::default(), private: false, expected: Vec::new() }
+        .into()
 }
 pub(crate) fn join(instance: InstanceId) -> Request {
     Join { instance, options: Default::default() }.into()
 }
 pub(crate) fn join_or_create(of: &str, key: Option<&str>) -> Request {
     let key = key.map(|key| Key::new(key).unwrap());
-    JoinOrCreate { kind: kind(of), key, params: Default::default(), options: Default::default() }
-        .into()
+    JoinOrCreate {
+        kind: kind(of),
+        key,
+        filter: Default::default(),
+        params: Default::default(),
+        private: false,
+        expected: Vec::new(),
+        options: Default::default(),
+    }
+    .into()
 }
 pub(crate) fn leave(instance: InstanceId) -> Request {
     Leave { instance }.into()
@@ -165,13 +186,20 @@ impl World {
         self.apply(Command::SessionUp(self.origin(name), report))
     }
     pub(crate) fn game_report(name: &str, instances_max: u32) -> GameReport {
-        let info =
-            |name, seats_max| KindInfo { name: kind(name), seats_max, tick_rate: 20, version: 1 };
+        let info = |name, seats_max| KindInfo {
+            name: kind(name),
+            seats_max,
+            tick_rate: 20,
+            version: 1,
+            fields: Vec::new(),
+            needs: Vec::new(),
+            weight: 1,
+        };
         GameReport {
             address: format!("{name}:4200").into(),
             build: "test".into(),
             kinds: vec![info("arena", 16), info("duel", 2)],
-            instances_max,
+            capacity: instances_max,
             labels: Vec::new(),
             instances: Vec::new(),
         }
@@ -280,7 +308,13 @@ impl World {
     pub(crate) fn make_all(&mut self, game: &str) -> Vec<Answer> {
         let mut answers = Vec::new();
         for CreateInstance { instance, incarnation, .. } in self.makes(game) {
-            let running = Running { instance, incarnation, meta: Default::default() };
+            let running = Running {
+                instance,
+                incarnation,
+                meta: Default::default(),
+                open: true,
+                private: false,
+            };
             self.happened(game, Event::Running(running));
             answers.extend(self.answers());
         }
@@ -331,9 +365,9 @@ impl World {
         self.seat_changed("g1", &granted, session, SeatState::Taken);
         (session, granted)
     }
-    pub(crate) fn list(&self, of: &str) -> Listing {
-        match self.state.list(&List { kind: kind(of), after: None, limit: 100 }) {
-            Outcome::Listing(listing) => listing,
+    pub(crate) fn list(&self, of: &str) -> Found {
+        match self.state.search(&everything(of)) {
+            Outcome::Found(found) => found,
             other => panic!("no listing: {other:?}"),
         }
     }
