@@ -73,6 +73,9 @@ impl App {
             Some(("status", matches)) => operator::status(matches),
             Some(("destroy", matches)) => operator::destroy(matches),
             Some(("kick", matches)) => operator::kick(matches),
+            Some(("drain", matches)) => operator::drain(matches),
+            Some(("find", matches)) => find::find(matches),
+            Some(("placement", matches)) => find::placement(matches),
             Some(("settings", _)) => operator::print(&settings::reference()),
             _ => anyhow::bail!("no such command; `greenroom help` lists them"),
         }
@@ -119,6 +122,18 @@ fn command() -> Command {
         .subcommand(
             operator::with_token(Command::new("kick").about("Ends a user's session"))
                 .arg(Arg::new("user").value_name("USER").required(true).help("The user's id")),
+        )
+        .subcommand(
+            operator::with_token(Command::new("drain").about("Gives a server nothing new"))
+                .arg(Arg::new("server").value_name("SERVER").required(true).help("Its name")),
+        )
+        .subcommand(find::command().arg(json()))
+        .subcommand(
+            operator::with_admin(
+                Command::new("placement").about("Where an instance would be made now, and why there"),
+            )
+            .arg(Arg::new("kind").value_name("KIND").required(true).help("Of which kind"))
+            .arg(json()),
         )
         .subcommand(
             operator::with_admin(Command::new("bots").about("Simulated clients that play, and a report"))

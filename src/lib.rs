@@ -38,6 +38,7 @@
 
 mod app;
 mod bots;
+mod find;
 mod keys;
 mod operator;
 mod roles;

@@ -77,6 +77,13 @@ pub(crate) fn kick(matches: &ArgMatches) -> Result<ExitCode> {
     print(&format!("kicked {user}\n"))
 }
 
+pub(crate) fn drain(matches: &ArgMatches) -> Result<ExitCode> {
+    let text = matches.get_one::<String>("server").context("clap wants it")?;
+    let server: greenroom_protocol::ServerName = text.parse()?;
+    act(matches, &Action::Drain { server: server.clone() })?;
+    print(&format!("draining {server}: it gets nothing new\n"))
+}
+
 fn act(matches: &ArgMatches, action: &Action) -> Result<()> {
     let data = matches.get_one::<String>("data").context("--data has a default")?;
     let token = admin_token(Path::new(data), Missing::Refuse)?;
@@ -114,16 +121,26 @@ fn table(status: &Status) -> String {
     };
     servers("session", &status.sessions);
     servers("game", &status.games);
-    let widths: Vec<usize> = (0..6)
-        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or_default())
-        .collect();
-    let mut text = format!(
-        "cluster {}: {} users, {} instances\n",
-        status.cluster, status.users, status.instances
-    );
+    format!(
+        "cluster {}: {} users, {} instances\n{}",
+        status.cluster,
+        status.users,
+        status.instances,
+        columns(&rows)
+    )
+}
+
+/// Rows with their cells below each other. Each row has as many cells as the first.
+pub(crate) fn columns<R: AsRef<[String]>>(rows: &[R]) -> String {
+    let width = |column: usize| {
+        rows.iter().map(|row| row.as_ref()[column].chars().count()).max().unwrap_or_default()
+    };
+    let count = rows.first().map_or(0, |row| row.as_ref().len());
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut text = String::new();
     for row in rows {
-        let cells: Vec<_> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells = row.as_ref().iter().zip(&widths);
+        let cells: Vec<_> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }

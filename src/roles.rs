@@ -15,8 +15,8 @@ use greenroom_game::{GameConfig, Registry};
 use greenroom_link::ClusterKey;
 use greenroom_master::{Master, MasterConfig, MasterHandle};
 use greenroom_protocol::{
-    ServerName,
-    wire::admin_master::{Action, Status},
+    KindName, ServerName,
+    wire::admin_master::{Action, Find, Placement, Rows, Status},
 };
 use greenroom_session::{Additions, SessionConfig, auth::Place};
 use tokio::{io::AsyncReadExt as _, task::LocalSet};
@@ -99,6 +99,12 @@ struct Asked(MasterHandle);
 impl Cluster for Asked {
     fn status(&self) -> Reply<'_, Status> {
         Box::pin(self.0.status())
+    }
+    fn find(&self, find: Find) -> Reply<'_, Rows> {
+        Box::pin(self.0.find(find))
+    }
+    fn placement(&self, kind: KindName) -> Reply<'_, Placement> {
+        Box::pin(self.0.placement(kind))
     }
     fn act(&self, action: Action) -> Reply<'_, ()> {
         Box::pin(self.0.act(action))

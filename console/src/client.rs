@@ -1,9 +1,10 @@
-//! The client of the admin port: what `greenroom status`, `kick` and `destroy` ask with.
+//! The client of the admin port: what operators' commands ask with.
 
 use std::io;
 use std::time::Duration;
 
-use greenroom_protocol::wire::admin_master::{Action, Status};
+use greenroom_protocol::KindName;
+use greenroom_protocol::wire::admin_master::{Action, Find, Placement, Rows, Status};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
@@ -74,17 +75,46 @@ pub async fn status(admin: &str) -> Result<Status, ClientError> {
     ask(admin, Method::GET, "/status", None, Bytes::new()).await
 }
 
+/// Looks for instances, users or servers.
+///
+/// # Errors
+/// See [`ClientError`].
+pub async fn find(admin: &str, find: &Find) -> Result<Rows, ClientError> {
+    ask(admin, Method::POST, "/find", None, json(admin, find)?).await
+}
+
+/// Where an instance of the kind would be placed now, and why.
+///
+/// # Errors
+/// See [`ClientError`].
+pub async fn placement(admin: &str, kind: &KindName) -> Result<Placement, ClientError> {
+    // Kinds may have any letter in their names: everything but the plain ones is escaped.
+    let escaped: String = kind
+        .as_str()
+        .bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect();
+    ask(admin, Method::GET, &format!("/placement/{escaped}"), None, Bytes::new()).await
+}
+
 /// Has the cluster do something. Needs its token.
 ///
 /// # Errors
 /// See [`ClientError`].
 pub async fn act(admin: &str, token: &AdminToken, action: &Action) -> Result<(), ClientError> {
-    let body = serde_json::to_vec(action)
-        .map_err(|error| ClientError::Http { address: admin.into(), source: error.into() })?;
     let done: serde_json::Map<_, _> =
-        ask(admin, Method::POST, "/actions", Some(token), body.into()).await?;
+        ask(admin, Method::POST, "/actions", Some(token), json(admin, action)?).await?;
     tracing::debug!(?done, "the cluster has acted");
     Ok(())
+}
+
+fn json<T: serde::Serialize>(admin: &str, value: &T) -> Result<Bytes, ClientError> {
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|error| ClientError::Http { address: admin.into(), source: error.into() })
 }
 
 async fn ask<T: DeserializeOwned>(

@@ -6,19 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, body::Bytes};
-use greenroom_protocol::wire::admin_master::{Action, Status};
-use greenroom_protocol::{Code, Refusal};
+use greenroom_protocol::wire::admin_master::{Action, Find, Placement, Rows, Status};
+use greenroom_protocol::{Code, KindName, Refusal};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{AdminToken, ConsoleConfig, ConsoleError, Problem};
 
-/// Longest request body: an action is a name and an id.
+/// Longest request body: an action is a name and an id, a filter has 64 conditions at most.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// How long a stopping port waits for who is still asking: half a request must not keep the process alive.
@@ -31,6 +33,10 @@ pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send +
 pub trait Cluster: Send + Sync + 'static {
     /// The cluster at a glance.
     fn status(&self) -> Reply<'_, Status>;
+    /// Looks for instances, users or servers.
+    fn find(&self, find: Find) -> Reply<'_, Rows>;
+    /// Where an instance of the kind would be placed now, and why.
+    fn placement(&self, kind: KindName) -> Reply<'_, Placement>;
     /// Does what an operator wants.
     fn act(&self, action: Action) -> Reply<'_, ()>;
 }
@@ -71,6 +77,8 @@ impl Console {
         let router = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/status", get(status))
+            .route("/find", post(find))
+            .route("/placement/{kind}", get(placement))
             .route("/actions", post(act))
             .fallback(|| async { problem(StatusCode::NOT_FOUND, "not_found", NOT_FOUND) })
             .method_not_allowed_fallback(|| async {
@@ -108,12 +116,26 @@ impl Console {
     }
 }
 
-const NOT_FOUND: &str = "this is Greenroom's admin port: GET /status, POST /actions, GET /healthz";
+const NOT_FOUND: &str = "this is Greenroom's admin port: GET /status, POST /find, GET /placement/KIND, \
+                         POST /actions, GET /healthz";
 
 async fn status(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.cluster.status().await {
-        Ok(status) => Json(status).into_response(),
-        Err(refusal) => refused(&refusal),
+    answer(admin.cluster.status().await)
+}
+
+async fn find(State(admin): State<Arc<Admin>>, body: Result<Bytes, BytesRejection>) -> Response {
+    let form = "a search is {\"table\": {\"instances\": KIND} or \"users\" or \"servers\", \"filter\": \
+                {\"eq\": [FIELD, VALUE]}, \"order\": {\"field\": FIELD}, \"limit\": 20}";
+    match read(body, form) {
+        Ok(find) => answer(admin.cluster.find(find).await),
+        Err(problem) => problem,
+    }
+}
+
+async fn placement(State(admin): State<Arc<Admin>>, Path(kind): Path<String>) -> Response {
+    match KindName::new(kind) {
+        Ok(kind) => answer(admin.cluster.placement(kind).await),
+        Err(error) => problem(StatusCode::BAD_REQUEST, Code::NameInvalid.name(), error.to_string()),
     }
 }
 
@@ -132,23 +154,31 @@ async fn act(
         );
         return problem(StatusCode::UNAUTHORIZED, "unauthorized", message);
     }
-    let body = match body {
-        Ok(body) => body,
-        Err(rejection) => {
-            return problem(rejection.status(), Code::TooLarge.name(), rejection.body_text());
-        }
-    };
-    let action = match serde_json::from_slice::<Action>(&body) {
-        Ok(action) => action,
-        Err(error) => {
-            let message = format!(
-                "{error}; an action is {{\"destroy\": {{\"instance\": ID}}}} or {{\"kick\": {{\"user\": ID}}}}"
-            );
-            return problem(StatusCode::BAD_REQUEST, Code::Malformed.name(), message);
-        }
-    };
-    match admin.cluster.act(action).await {
-        Ok(()) => Json(serde_json::json!({})).into_response(),
+    let form = "an action is {\"destroy\": {\"instance\": ID}}, {\"kick\": {\"user\": ID}} or \
+                {\"drain\": {\"server\": NAME}}";
+    match read(body, form) {
+        Ok(action) => answer(admin.cluster.act(action).await.map(|()| serde_json::Map::new())),
+        Err(problem) => problem,
+    }
+}
+
+/// The body as what it should be, else the answer that says what that is.
+fn read<T: DeserializeOwned>(
+    body: Result<Bytes, BytesRejection>,
+    form: &str,
+) -> Result<T, Response> {
+    let body = body.map_err(|rejection| {
+        problem(rejection.status(), Code::TooLarge.name(), rejection.body_text())
+    })?;
+    serde_json::from_slice(&body).map_err(|error| {
+        let message = format!("{error}; {form}");
+        problem(StatusCode::BAD_REQUEST, Code::Malformed.name(), message)
+    })
+}
+
+fn answer<T: Serialize>(result: Result<T, Refusal>) -> Response {
+    match result {
+        Ok(value) => Json(value).into_response(),
         Err(refusal) => refused(&refusal),
     }
 }
@@ -156,7 +186,10 @@ async fn act(
 fn refused(refusal: &Refusal) -> Response {
     // The code in the body is what counts; of HTTP's, the closest.
     let code = &refusal.code;
-    let status = if matches!(code, Code::InstanceUnknown | Code::UserUnknown) {
+    let status = if matches!(
+        code,
+        Code::InstanceUnknown | Code::UserUnknown | Code::ServerUnknown | Code::KindUnknown
+    ) {
         StatusCode::NOT_FOUND
     } else if matches!(code, Code::Busy | Code::Unavailable) {
         StatusCode::SERVICE_UNAVAILABLE

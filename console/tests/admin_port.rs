@@ -6,8 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use greenroom_console::client::{self, ClientError};
 use greenroom_console::{AdminToken, Cluster, Console, ConsoleConfig, ConsoleError, Reply};
-use greenroom_protocol::wire::admin_master::{Action, Status};
-use greenroom_protocol::{Code, InstanceId, Refusal, UserId};
+use greenroom_protocol::search::{Explain, Filter};
+use greenroom_protocol::wire::admin_master::{
+    Action, Find, PlaceConsidered, Placement, Row, Rows, Status, Table,
+};
+use greenroom_protocol::wire::client_session::{Meta, MetaValue};
+use greenroom_protocol::{Code, InstanceId, KindName, Refusal, ServerName, UserId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -27,9 +31,41 @@ fn empty() -> Status {
     }
 }
 
+/// One user, found by what was asked.
+fn ann(asked: &Filter) -> Rows {
+    let explain = Explain {
+        index: asked.to_string().into(),
+        examined: 1,
+        matched: 1,
+        ordered_by_index: true,
+        considered: Vec::new(),
+    };
+    let fields = Meta::from([("id".into(), MetaValue::Text("ann".into()))]);
+    Rows { rows: vec![Row { fields }], cursor: Some(vec![1, 2].into()), explain }
+}
+
+fn nowhere(kind: &str) -> Placement {
+    let server = ServerName::new("g1").unwrap();
+    let considered = vec![PlaceConsidered { server, load: 1, capacity: 1, verdict: kind.into() }];
+    Placement { server: None, considered }
+}
+
 impl Cluster for Empty {
     fn status(&self) -> Reply<'_, Status> {
         Box::pin(async { Ok(empty()) })
+    }
+    fn find(&self, find: Find) -> Reply<'_, Rows> {
+        Box::pin(async move {
+            match find.table {
+                Table::Users => Ok(ann(&find.filter)),
+                Table::Instances(_) | Table::Servers => {
+                    Err(Refusal::new(Code::TooBroad, "narrow it by the field mode"))
+                }
+            }
+        })
+    }
+    fn placement(&self, kind: KindName) -> Reply<'_, Placement> {
+        Box::pin(async move { Ok(nowhere(kind.as_str())) })
     }
     fn act(&self, action: Action) -> Reply<'_, ()> {
         Box::pin(async {
@@ -110,6 +146,26 @@ async fn an_action_needs_the_token_and_who_has_none_is_told_where_it_is() {
         assert!(cluster.0.lock().unwrap().is_empty());
         client::act(&admin, &token, &destroy).await.unwrap();
         assert_eq!(*cluster.0.lock().unwrap(), [destroy]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_search_and_a_placement_are_read_without_a_token() {
+    beside_a_port(async |address, _, _| {
+        let admin = address.to_string();
+        let filter = Filter::Prefix("name".into(), "a\"n".into());
+        let cursor = Some(vec![0, 255].into());
+        let find =
+            Find { table: Table::Users, filter: filter.clone(), order: None, limit: 5, cursor };
+        assert_eq!(client::find(&admin, &find).await.unwrap(), ann(&filter));
+        let broad = Find { table: Table::Servers, ..find };
+        let refused = client::find(&admin, &broad).await.unwrap_err();
+        assert_eq!(refused.to_string(), "too_broad: narrow it by the field mode");
+        for kind in ["duel", "tag team/ä?%"] {
+            let placement = client::placement(&admin, &KindName::new(kind).unwrap()).await;
+            assert_eq!(placement.unwrap(), nowhere(kind));
+        }
     })
     .await;
 }
