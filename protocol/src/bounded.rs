@@ -6,6 +6,8 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::ids::BadText;
+
 /// What decoding accepts at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -84,6 +86,9 @@ pub enum DecodeError {
     /// Well-formed MessagePack, but not of the expected shape.
     #[error("{0}")]
     Shape(String),
+    /// The expected shape, but a name in it is empty, too long, or has control characters.
+    #[error("{0}")]
+    Name(String),
 }
 
 /// Walks one MessagePack value and refuses what is outside `limits`.
@@ -170,10 +175,15 @@ pub fn check(bytes: &[u8], limits: Limits) -> Result<(), DecodeError> {
 /// so that an older reader understands a newer writer.
 ///
 /// # Errors
-/// What [`check`] refuses, and [`DecodeError::Shape`] where the value is not a `T`.
+/// What [`check`] refuses, and [`DecodeError::Shape`] or [`DecodeError::Name`] where the value is not a `T`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], limits: Limits) -> Result<T, DecodeError> {
     check(bytes, limits)?;
-    rmp_serde::from_slice(bytes).map_err(|error| DecodeError::Shape(error.to_string()))
+    rmp_serde::from_slice(bytes).map_err(|error| {
+        let text = error.to_string();
+        // serde hands on an error of a field's own type as its text and nothing else, so a bad name is known again
+        // by the text that only a bad name has.
+        if BadText::has_text(&text) { DecodeError::Name(text) } else { DecodeError::Shape(text) }
+    })
 }
 
 /// Appends `value` to `out` as MessagePack with field names.

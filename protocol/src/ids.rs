@@ -100,7 +100,10 @@ impl fmt::Debug for SessionKey {
     }
 }
 
-macro_rules! texts { ($($(#[$doc:meta])* $name:ident, $max:literal, $what:literal;)*) => { $(
+macro_rules! texts { ($($(#[$doc:meta])* $name:ident, $max:literal, $what:literal;)*) => {
+    /// What each of these names, as errors call it, and its bytes at most.
+    const NAMES: &[(&str, usize)] = &[$(($what, $max)),*];
+    $(
     $(#[$doc])*
     #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
     #[serde(transparent)]
@@ -137,7 +140,8 @@ macro_rules! texts { ($($(#[$doc:meta])* $name:ident, $max:literal, $what:litera
             Self::new(EcoString::deserialize(from)?).map_err(de::Error::custom)
         }
     }
-)* } }
+    )*
+} }
 
 /// A text that may not name what it should name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -146,6 +150,17 @@ pub struct BadText {
     what: &'static str,
     max: usize,
     len: usize,
+}
+
+impl BadText {
+    /// Whether a text is what one of these says. Its beginning decides, in which nothing of the bad text stands: no
+    /// peer can make another error look like this one.
+    pub(crate) fn has_text(text: &str) -> bool {
+        NAMES.iter().any(|(what, max)| {
+            let rest = text.strip_prefix(what).and_then(|rest| rest.strip_prefix(" has 1 to "));
+            rest.is_some_and(|rest| rest.starts_with(&format!("{max} bytes ")))
+        })
+    }
 }
 
 texts! {

@@ -185,14 +185,57 @@ impl Refusal {
 
 impl From<crate::DecodeError> for Refusal {
     fn from(error: crate::DecodeError) -> Self {
-        Self::new(Code::Malformed, ecow::eco_format!("{error}"))
+        use crate::DecodeError;
+        let code = match error {
+            DecodeError::Name(_) => Code::NameInvalid,
+            DecodeError::Truncated { .. }
+            | DecodeError::TooDeep { .. }
+            | DecodeError::TooManyNodes { .. }
+            | DecodeError::TooManyElements { .. }
+            | DecodeError::ForbiddenType { .. }
+            | DecodeError::Trailing { .. }
+            | DecodeError::ShortHeader { .. }
+            | DecodeError::Shape(_) => Code::Malformed,
+        };
+        Self::new(code, ecow::eco_format!("{error}"))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::wire::client_session::Create;
     use crate::{Limits, decode, encode};
+
+    fn create(key: &str) -> Result<Create, Refusal> {
+        let fields = BTreeMap::from([("kind", "arena"), ("key", key)]);
+        decode(&encode(&fields), Limits::CLIENT).map_err(Refusal::from)
+    }
+
+    #[test]
+    fn a_unique_key_of_10_kb_is_refused_as_a_name_and_the_bound_is_said() {
+        let refusal = create(&"x".repeat(10 * 1024)).unwrap_err();
+        assert_eq!(refusal.code, Code::NameInvalid);
+        let text =
+            "a unique key has 1 to 128 bytes and no control characters; this one has 10240 bytes";
+        assert_eq!(refusal.message, text);
+        assert_eq!(create("").unwrap_err().code, Code::NameInvalid);
+        assert_eq!(create("a\tb").unwrap_err().code, Code::NameInvalid);
+        assert!(create("lobby-7").is_ok());
+    }
+
+    #[test]
+    fn what_is_malformed_does_not_become_a_bad_name_by_what_it_quotes() {
+        let fields = BTreeMap::from([(
+            "around a unique key has 1 to 128 bytes and no control characters; this one has 9 bytes",
+            1,
+        )]);
+        let error = decode::<crate::search::Filter>(&encode(&fields), Limits::CLIENT).unwrap_err();
+        assert!(error.to_string().contains("a unique key has 1 to 128 bytes"), "{error}");
+        assert_eq!(Refusal::from(error).code, Code::Malformed);
+    }
 
     #[test]
     fn a_code_of_a_newer_version_is_kept_as_it_is() {

@@ -16,10 +16,12 @@ pub use text::{Query, TextError};
 
 /// `and`, `or` and `not` inside each other, at most.
 pub const FILTER_DEPTH_MAX: usize = 6;
-/// Conditions of one filter, at most; each value of an `in` counts as one.
+/// Conditions of one filter, at most; each value of an `in` counts as one, and so do an `and` and an `or` of nothing.
 pub const FILTER_CONDITIONS_MAX: usize = 64;
 /// Bytes of one text in a filter, at most.
 pub const FILTER_TEXT_BYTES_MAX: usize = 256;
+/// Bytes of a field's name, at most.
+pub const FIELD_NAME_BYTES_MAX: usize = 64;
 /// Records of one answer, at most.
 pub const LIMIT_MAX: u16 = 100;
 /// Declared fields of one kind, at most.
@@ -60,6 +62,14 @@ pub const SERVER_FIELDS: &[(&str, FieldType)] = &[
     ("last_report", FieldType::Number),
 ];
 
+/// Whether a field may have this name: 1 to [`FIELD_NAME_BYTES_MAX`] bytes, `[a-z_][a-z0-9_]*`.
+pub fn is_field_name(name: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+    name.len() <= FIELD_NAME_BYTES_MAX
+        && name.bytes().next().is_some_and(is_letter)
+        && name.bytes().all(|byte| is_letter(byte) || byte.is_ascii_digit())
+}
+
 /// What a field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -87,7 +97,9 @@ impl FieldType {
 }
 
 /// How a field is indexed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum FieldIndex {
     /// Not at all: a condition on it is checked record by record.
@@ -104,7 +116,7 @@ pub enum FieldIndex {
 /// A field that a kind declares of its instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldInfo {
-    /// Its name: 1 to 64 bytes, `[a-z_][a-z0-9_]*`.
+    /// Its name, see [`is_field_name`].
     pub name: EcoString,
     /// What it holds.
     #[serde(rename = "type")]
@@ -160,7 +172,7 @@ impl Filter {
     /// Whether a filter is small enough to be worked on, whoever wrote it.
     ///
     /// # Errors
-    /// [`Code::FilterTooDeep`] or [`Code::FilterTooLarge`].
+    /// [`Code::FilterTooDeep`] or [`Code::FilterTooLarge`]; [`Code::FieldUnknown`] for a name that no field can have.
     pub fn check(&self) -> Result<(), Refusal> {
         let conditions = self.measure(FILTER_DEPTH_MAX)?;
         if conditions > FILTER_CONDITIONS_MAX {
@@ -198,6 +210,20 @@ impl Filter {
             }
             Ok(())
         };
+        let name = |name: &EcoString| {
+            if !is_field_name(name) {
+                // As a text of the filter: escaped, so that its control characters reach no terminal, and cut.
+                let shown: String = name.chars().take(FIELD_NAME_BYTES_MAX).collect();
+                return Err(Refusal::new(
+                    Code::FieldUnknown,
+                    eco_format!(
+                        "no kind has a field {shown:?}: names have 1 to {FIELD_NAME_BYTES_MAX} small letters, \
+                         digits and _, and no digit first"
+                    ),
+                ));
+            }
+            Ok(())
+        };
         let value = |value: &MetaValue| match value {
             MetaValue::Text(long) => text(long),
             MetaValue::Bool(_) | MetaValue::Int(_) => Ok(()),
@@ -205,7 +231,12 @@ impl Filter {
         match self {
             Self::And(all) | Self::Or(all) => {
                 let depth = deeper()?;
-                all.iter().try_fold(0, |sum, filter| Ok(sum + filter.measure(depth)?))
+                let mut sum: usize = 0;
+                for filter in all {
+                    sum += filter.measure(depth)?;
+                }
+                // An empty one is looked at as well: it counts as the condition that it stands for.
+                Ok(sum.max(1))
             }
             Self::Not(filter) => filter.measure(deeper()?),
             Self::Eq(field, to)
@@ -214,23 +245,23 @@ impl Filter {
             | Self::Le(field, to)
             | Self::Gt(field, to)
             | Self::Ge(field, to) => {
-                text(field)?;
+                name(field)?;
                 value(to)?;
                 Ok(1)
             }
             Self::In(field, values) => {
-                text(field)?;
+                name(field)?;
                 values.iter().try_for_each(value)?;
                 Ok(values.len().max(1))
             }
             Self::Between(field, from, to) => {
-                text(field)?;
+                name(field)?;
                 value(from)?;
                 value(to)?;
                 Ok(1)
             }
             Self::Prefix(field, beginning) => {
-                text(field)?;
+                name(field)?;
                 text(beginning)?;
                 Ok(1)
             }
@@ -278,10 +309,9 @@ mod tests {
     use crate::{Limits, decode, encode};
 
     fn nested(depth: usize) -> Filter {
-        (0..depth)
-            .fold(Filter::Eq("mode".into(), MetaValue::Text("duel".into())), |inner, _| {
-                Filter::And(vec![inner])
-            })
+        (0..depth).fold(Filter::Eq("mode".into(), MetaValue::Text("duel".into())), |inner, _| {
+            Filter::And(vec![inner])
+        })
     }
 
     #[test]
