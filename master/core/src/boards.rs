@@ -1,1 +1,543 @@
-//! Rank boards: who is how good at what, by name.
+//! Rank boards: who has which score, by the board's name.
+//!
+//! The highest score has rank 1. Of equal scores the one that was reached first is ahead: a board counts its changes,
+//! and a member keeps the number of the one that gave it its score. So the order depends on the log alone.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, btree_map};
+use std::num::NonZeroUsize;
+
+use ecow::EcoString;
+use greenroom_protocol::UserId;
+use greenroom_protocol::wire::client_session::Ranked;
+use slab::Slab;
+
+use crate::directory::slot_of;
+use crate::index::PointIndex;
+use crate::mint::ClusterSecret;
+use crate::ordered::{Entry, OrderedIndex, Values};
+
+/// Boards that there can be. They have names that games choose; a game that made one per match would fill the memory.
+pub(crate) const BOARDS_MAX: usize = 1_024;
+
+/// A user on a board.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) user: UserId,
+    /// The name to be shown.
+    pub(crate) name: EcoString,
+    pub(crate) score: i64,
+    /// Which change of the board gave it this score, from 1. No other member has the same.
+    pub(crate) since: u64,
+}
+
+/// One member of one board, with all that is needed to make the same board again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row<'a> {
+    /// The board's name.
+    pub(crate) board: &'a EcoString,
+    /// How many changes of scores the board has seen; the same in all of its rows.
+    pub(crate) changes: u64,
+    pub(crate) member: &'a Member,
+}
+
+/// Why a score was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotRanked {
+    /// There are [`BOARDS_MAX`] boards, and this would be one more.
+    BoardsFull,
+    /// The board is full, and the score is not better than the last one.
+    BelowLast,
+}
+
+/// All boards. Names of boards and of members come in as they are to stay: they are checked where they are read.
+#[derive(Debug)]
+pub(crate) struct Boards {
+    /// None is empty.
+    boards: BTreeMap<EcoString, Board>,
+    members_max: NonZeroUsize,
+    secret: ClusterSecret,
+}
+
+#[derive(Debug)]
+struct Board {
+    members: Slab<Member>,
+    by_user: PointIndex<u32>,
+    by_score: OrderedIndex,
+    changes: u64,
+}
+
+impl Boards {
+    /// No boards. Each will have at most `members_max` members, of which there can be 4,294,967,295.
+    pub(crate) fn new(secret: &ClusterSecret, members_max: NonZeroUsize) -> Self {
+        Self { boards: BTreeMap::new(), members_max, secret: secret.clone() }
+    }
+
+    /// Gives a user this score, and makes the board if there is none. A score that stays what it was keeps its place
+    /// among equal ones. On a full board a better score pushes the last one out: then that user is returned.
+    ///
+    /// # Errors
+    /// When the score is not taken; nothing changed then. Who is on the board already is never refused.
+    pub(crate) fn set(
+        &mut self,
+        board: &EcoString,
+        user: &UserId,
+        name: &EcoString,
+        score: i64,
+    ) -> Result<Option<UserId>, NotRanked> {
+        let members_max = self.members_max.get();
+        let board = self.board_mut(board).ok_or(NotRanked::BoardsFull)?;
+        board.set(user, name, score, members_max)
+    }
+
+    /// Takes a user off a board; false for one who is not on it. With its last member the board is gone.
+    pub(crate) fn remove(&mut self, board: &EcoString, user: &UserId) -> bool {
+        let Some(there) = self.boards.get_mut(board) else { return false };
+        let Some(slot) = there.find(user) else { return false };
+        there.remove(slot);
+        if there.members.is_empty() {
+            self.boards.remove(board);
+        }
+        true
+    }
+
+    /// How many members a board has; none if there is no such board.
+    pub(crate) fn members(&self, board: &EcoString) -> Option<usize> {
+        self.boards.get(board).map(|board| board.members.len())
+    }
+
+    /// Where a user is on a board.
+    pub(crate) fn rank_of(&self, board: &EcoString, user: &UserId) -> Option<Ranked> {
+        let board = self.boards.get(board)?;
+        let slot = board.find(user)?;
+        let member = &board.members[slot as usize];
+        Some(ranked(board.place_of(slot), member))
+    }
+
+    /// The `limit` members from this rank on, the best first. Rank 0 is taken for 1.
+    pub(crate) fn top(
+        &self,
+        board: &EcoString,
+        from_rank: u64,
+        limit: usize,
+    ) -> impl Iterator<Item = Ranked> {
+        // A rank that no machine could hold is past the last one.
+        let place = usize::try_from(from_rank.saturating_sub(1)).unwrap_or(usize::MAX);
+        self.boards.get(board).into_iter().flat_map(move |board| board.from(place).take(limit))
+    }
+
+    /// A user with up to `each_side` members that are better and as many that are worse, the best first; none if the
+    /// user is not on the board.
+    pub(crate) fn around(
+        &self,
+        board: &EcoString,
+        user: &UserId,
+        each_side: usize,
+    ) -> Option<impl Iterator<Item = Ranked>> {
+        let board = self.boards.get(board)?;
+        let place = board.place_of(board.find(user)?);
+        let better = place.min(each_side);
+        Some(board.from(place - better).take((better + 1).saturating_add(each_side)))
+    }
+
+    /// Everything, by name of the board and by rank: in an order that is the same wherever the state is.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+        self.boards.iter().flat_map(|(name, board)| {
+            let row = |member| Row { board: name, changes: board.changes, member };
+            board.by_score.iter_from(0).map(move |entry| row(&board.members[entry.slot as usize]))
+        })
+    }
+
+    /// Puts back what [`Boards::iter`] gave, row by row and in its order, ties and all. What came in is not judged by
+    /// the bound on members: a snapshot says what was.
+    ///
+    /// # Errors
+    /// When no boards could have given these rows. The boards are useless then.
+    pub(crate) fn restore(
+        &mut self,
+        board: &EcoString,
+        changes: u64,
+        member: Member,
+    ) -> Result<(), String> {
+        let Some(there) = self.board_mut(board) else {
+            return Err(format!("board {board} is one more than {BOARDS_MAX}"));
+        };
+        if there.members.is_empty() {
+            there.changes = changes;
+        }
+        if there.changes != changes || member.since == 0 || member.since > changes {
+            return Err(format!("{} is on board {board} by a change that was not", member.user));
+        }
+        if there.find(&member.user).is_some() {
+            return Err(format!("{} is on board {board} twice", member.user));
+        }
+        if there.last().is_some_and(|last| !is_ahead(&there.members[last as usize], &member)) {
+            return Err(format!("{} is on board {board} out of order", member.user));
+        }
+        there.insert(member);
+        Ok(())
+    }
+
+    /// Counts everything again.
+    ///
+    /// # Errors
+    /// What is wrong, for whoever debugs it.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        if self.boards.len() > BOARDS_MAX {
+            return Err(format!("there are {} boards", self.boards.len()));
+        }
+        for (name, board) in &self.boards {
+            board.audit().map_err(|wrong| format!("board {name}: {wrong}"))?;
+        }
+        Ok(())
+    }
+
+    /// The board of this name, which is made if there is room for one more.
+    fn board_mut(&mut self, name: &EcoString) -> Option<&mut Board> {
+        let full = self.boards.len() >= BOARDS_MAX;
+        match self.boards.entry(name.clone()) {
+            btree_map::Entry::Occupied(there) => Some(there.into_mut()),
+            btree_map::Entry::Vacant(_) if full => None,
+            btree_map::Entry::Vacant(place) => Some(place.insert(Board::new(&self.secret))),
+        }
+    }
+}
+
+impl Board {
+    fn new(secret: &ClusterSecret) -> Self {
+        let (by_user, by_score) = (PointIndex::new(secret), OrderedIndex::new(Values::Exact));
+        Self { members: Slab::new(), by_user, by_score, changes: 0 }
+    }
+
+    fn set(
+        &mut self,
+        user: &UserId,
+        name: &EcoString,
+        score: i64,
+        members_max: usize,
+    ) -> Result<Option<UserId>, NotRanked> {
+        let mut out = None;
+        if let Some(slot) = self.find(user) {
+            let member = &mut self.members[slot as usize];
+            if member.score == score {
+                if member.name != *name {
+                    member.name = name.clone();
+                }
+                return Ok(None);
+            }
+            self.remove(slot);
+        } else if self.members.len() >= members_max
+            && let Some(last) = self.last()
+        {
+            // An equal score would be behind the last one, since it comes later.
+            if score <= self.members[last as usize].score {
+                return Err(NotRanked::BelowLast);
+            }
+            out = Some(self.remove(last).user);
+        }
+        self.changes += 1;
+        let (user, name) = (user.clone(), name.clone());
+        self.insert(Member { user, name, score, since: self.changes });
+        Ok(out)
+    }
+
+    /// Adds a member whose user is not on the board.
+    fn insert(&mut self, member: Member) {
+        let slot = slot_of(self.members.insert(member));
+        let member = &self.members[slot as usize];
+        self.by_user.insert(&member.user, slot, |slot| &self.members[slot as usize].user);
+        self.by_score.insert(entry_of(slot, member), order(&self.members));
+    }
+
+    fn remove(&mut self, slot: u32) -> Member {
+        let entry = entry_of(slot, &self.members[slot as usize]);
+        self.by_score.remove(entry, order(&self.members));
+        let member = self.members.remove(slot as usize);
+        self.by_user.remove(&member.user, slot);
+        member
+    }
+
+    fn find(&self, user: &UserId) -> Option<u32> {
+        self.by_user.get(user, |slot| &self.members[slot as usize].user)
+    }
+
+    fn last(&self) -> Option<u32> {
+        self.by_score.iter_back_from(self.by_score.len()).next().map(|entry| entry.slot)
+    }
+
+    /// How many members are ahead of this one.
+    fn place_of(&self, slot: u32) -> usize {
+        self.by_score.rank_of(entry_of(slot, &self.members[slot as usize]), order(&self.members))
+    }
+
+    /// The members that have at least so many ahead of them.
+    fn from(&self, place: usize) -> impl Iterator<Item = Ranked> {
+        let entries = self.by_score.iter_from(place).enumerate();
+        entries.map(move |(k, entry)| ranked(place + k, &self.members[entry.slot as usize]))
+    }
+
+    fn audit(&self) -> Result<(), String> {
+        let held = [self.members.len(), self.by_user.len(), self.by_score.len()];
+        if held.iter().any(|&len| len != held[0] || len == 0) {
+            return Err(format!("members, users and scores are {held:?}"));
+        }
+        for (slot, member) in &self.members {
+            if self.find(&member.user) != Some(slot_of(slot)) {
+                return Err(format!("{} is not found", member.user));
+            }
+            if member.since == 0 || member.since > self.changes {
+                return Err(format!("{} came with change {}", member.user, member.since));
+            }
+        }
+        // As many entries as members, each of a member, and by their order no two of the same: each has its own.
+        for entry in self.by_score.iter_from(0) {
+            let member = self.members.get(entry.slot as usize);
+            if member.is_none_or(|member| entry_of(entry.slot, member) != entry) {
+                return Err(format!("{entry:?} is of no member, or of a score that was"));
+            }
+        }
+        self.by_score.audit(order(&self.members))
+    }
+}
+
+/// The entry of a member. An index begins with the lowest value, a board with the highest score: `!` turns the order of
+/// all numbers round, where a minus would have no answer for the lowest.
+fn entry_of(slot: u32, member: &Member) -> Entry {
+    let tie = u32::try_from(member.since).unwrap_or(u32::MAX);
+    Entry { value: !member.score, tie, slot }
+}
+
+/// Decides between equal scores after four thousand million changes, when the ties are all the same.
+fn order(members: &Slab<Member>) -> impl Fn(Entry, Entry) -> Ordering {
+    |a, b| members[a.slot as usize].since.cmp(&members[b.slot as usize].since)
+}
+
+/// Whether one member is ahead of another.
+fn is_ahead(one: &Member, other: &Member) -> bool {
+    (Reverse(one.score), one.since) < (Reverse(other.score), other.since)
+}
+
+fn ranked(place: usize, member: &Member) -> Ranked {
+    let rank = u64::try_from(place).expect("a count of what is in memory fits into 64 bits") + 1;
+    let Member { user, name, score, since: _ } = member;
+    Ranked { rank, user: user.clone(), name: name.clone(), score: *score }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn boards(members_max: usize) -> Boards {
+        let secret = ClusterSecret::from_key(b"a cluster that is only a test");
+        Boards::new(&secret, NonZeroUsize::new(members_max).unwrap())
+    }
+
+    fn user(n: u32) -> UserId {
+        UserId::new(format!("user {n}")).unwrap()
+    }
+
+    /// The same boards, made from their rows.
+    fn restored(old: &Boards) -> Result<Boards, String> {
+        let mut new = boards(old.members_max.get());
+        for Row { board, changes, member } in old.iter() {
+            new.restore(board, changes, member.clone())?;
+        }
+        Ok(new)
+    }
+
+    /// Who is on which board, the best first.
+    type Model = BTreeMap<EcoString, Vec<(UserId, EcoString, i64)>>;
+
+    /// The rules as one would write them on a blackboard.
+    fn set_in_model(
+        board: &mut Vec<(UserId, EcoString, i64)>,
+        member: (UserId, EcoString, i64),
+        members_max: usize,
+    ) -> Result<Option<UserId>, NotRanked> {
+        if let Some(place) = board.iter().position(|there| there.0 == member.0) {
+            if board[place].2 == member.2 {
+                board[place].1 = member.1;
+                return Ok(None);
+            }
+            board.remove(place);
+        }
+        let place = board.iter().position(|there| there.2 < member.2).unwrap_or(board.len());
+        if place == members_max {
+            return Err(NotRanked::BelowLast);
+        }
+        board.insert(place, member);
+        Ok(if board.len() > members_max { board.pop().map(|last| last.0) } else { None })
+    }
+
+    fn in_model(board: &[(UserId, EcoString, i64)]) -> Vec<Ranked> {
+        let ranked = |(rank, (user, name, score)): (u64, &(UserId, EcoString, i64))| Ranked {
+            rank,
+            user: user.clone(),
+            name: name.clone(),
+            score: *score,
+        };
+        (1..).zip(board).map(ranked).collect()
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Set {
+            board: u8,
+            user: u32,
+            name: u8,
+            score: i64,
+        },
+        Remove {
+            board: u8,
+            user: u32,
+        },
+        /// The board after four thousand million changes more.
+        Age {
+            board: u8,
+        },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let score = prop_oneof![8 => -3..4i64, 1 => Just(i64::MIN), 1 => Just(i64::MAX)];
+        prop_oneof![
+            12 => (0..3u8, 0..12u32, 0..3u8, score)
+                .prop_map(|(board, user, name, score)| Step::Set { board, user, name, score }),
+            3 => (0..3u8, 0..12u32).prop_map(|(board, user)| Step::Remove { board, user }),
+            1 => (0..3u8).prop_map(|board| Step::Age { board }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_board_is_a_list_by_score_and_then_by_time_and_so_is_what_its_rows_make(
+            members_max in 1..10usize,
+            steps in prop::collection::vec(step(), 1..120),
+            restored_at in 0..120usize,
+        ) {
+            let (mut live, mut model) = (boards(members_max), Model::new());
+            let mut twin = None;
+            for (n, step) in steps.into_iter().enumerate() {
+                if n == restored_at {
+                    twin = Some(restored(&live).unwrap());
+                }
+                let both = [Some(&mut live), twin.as_mut()];
+                match step {
+                    Step::Set { board, user: n, name, score } => {
+                        let board = EcoString::from(format!("board {board}"));
+                        let (user, name) = (user(n), EcoString::from(format!("name {name}")));
+                        let there = model.entry(board.clone()).or_default();
+                        let member = (user.clone(), name.clone(), score);
+                        let said = set_in_model(there, member, members_max);
+                        for boards in both.into_iter().flatten() {
+                            prop_assert_eq!(boards.set(&board, &user, &name, score), said.clone());
+                        }
+                    }
+                    Step::Remove { board, user: n } => {
+                        let board = EcoString::from(format!("board {board}"));
+                        let there = model.entry(board.clone()).or_default();
+                        let place = there.iter().position(|member| member.0 == user(n));
+                        place.map(|place| there.remove(place));
+                        for boards in both.into_iter().flatten() {
+                            prop_assert_eq!(boards.remove(&board, &user(n)), place.is_some());
+                        }
+                    }
+                    Step::Age { board } => {
+                        for boards in both.into_iter().flatten() {
+                            if let Some(there) = boards.boards.get_mut(&*format!("board {board}")) {
+                                there.changes += u64::from(u32::MAX);
+                            }
+                        }
+                    }
+                }
+                model.retain(|_, members| !members.is_empty());
+                prop_assert_eq!(live.audit(), Ok(()));
+                if let Some(twin) = &twin {
+                    prop_assert!(twin.iter().eq(live.iter()));
+                    prop_assert_eq!(twin.audit(), Ok(()));
+                }
+            }
+
+            prop_assert_eq!(live.boards.len(), model.len());
+            for (board, members) in &model {
+                let members = in_model(members);
+                prop_assert_eq!(live.members(board), Some(members.len()));
+                prop_assert_eq!(&live.top(board, 0, usize::MAX).collect::<Vec<_>>(), &members);
+                for from in 0..members.len() + 2 {
+                    let rank = u64::try_from(from).unwrap() + 1;
+                    let on: Vec<Ranked> = live.top(board, rank, 3).collect();
+                    prop_assert_eq!(on, members.iter().skip(from).take(3).cloned().collect::<Vec<_>>());
+                }
+                for (place, member) in members.iter().enumerate() {
+                    prop_assert_eq!(live.rank_of(board, &member.user), Some(member.clone()));
+                    for each_side in [0, 2, usize::MAX] {
+                        let from = place.saturating_sub(each_side);
+                        let to = place.saturating_add(each_side).min(members.len() - 1);
+                        let around: Vec<Ranked> =
+                            live.around(board, &member.user, each_side).unwrap().collect();
+                        prop_assert_eq!(&around[..], &members[from..=to]);
+                    }
+                }
+            }
+            prop_assert!(live.iter().eq(restored(&live).unwrap().iter()));
+        }
+    }
+
+    #[test]
+    fn ann_and_bo_have_the_same_score_and_ann_had_it_first() {
+        let mut boards = boards(10);
+        let (board, ann, bo) = ("wins".into(), user(1), user(2));
+        let rank = |boards: &Boards, user| boards.rank_of(&"wins".into(), user).unwrap().rank;
+        boards.set(&board, &bo, &"Bo".into(), 6).unwrap();
+        boards.set(&board, &ann, &"Ann".into(), 7).unwrap();
+        boards.set(&board, &bo, &"Bo".into(), 7).unwrap();
+        assert_eq!((rank(&boards, &ann), rank(&boards, &bo)), (1, 2));
+
+        // The same score again, under a new name, is not a new score; one that was left and reached again is.
+        boards.set(&board, &ann, &"Anna".into(), 7).unwrap();
+        assert_eq!((rank(&boards, &ann), rank(&boards, &bo)), (1, 2));
+        assert_eq!(boards.rank_of(&board, &ann).unwrap().name, "Anna");
+        boards.set(&board, &ann, &"Anna".into(), 8).unwrap();
+        boards.set(&board, &ann, &"Anna".into(), 7).unwrap();
+        assert_eq!((rank(&boards, &ann), rank(&boards, &bo)), (2, 1));
+    }
+
+    #[test]
+    fn a_game_with_a_board_per_match_is_stopped_and_the_boards_that_are_go_on() {
+        let mut boards = boards(10);
+        let name = |n: usize| EcoString::from(format!("match {n}"));
+        for n in 0..BOARDS_MAX {
+            assert_eq!(boards.set(&name(n), &user(1), &"Ann".into(), 1), Ok(None));
+        }
+        let one_more = name(BOARDS_MAX);
+        let refused = boards.set(&one_more, &user(1), &"Ann".into(), 1);
+        assert_eq!((refused, boards.members(&one_more)), (Err(NotRanked::BoardsFull), None));
+        assert_eq!(boards.set(&name(0), &user(2), &"Bo".into(), 1), Ok(None));
+
+        assert!(boards.remove(&name(7), &user(1)), "its last member");
+        assert_eq!(boards.set(&one_more, &user(1), &"Ann".into(), 1), Ok(None));
+        boards.audit().unwrap();
+    }
+
+    #[test]
+    fn rows_that_no_board_gave_are_refused() {
+        let member =
+            |n, score, since| Member { user: user(n), name: "a name".into(), score, since };
+        for (changes, second) in [
+            (4, member(1, 4, 2)),
+            (4, member(2, 6, 2)),
+            (4, member(2, 5, 1)),
+            (4, member(2, 4, 0)),
+            (4, member(2, 4, 5)),
+            (5, member(2, 4, 2)),
+        ] {
+            let mut boards = boards(10);
+            boards.restore(&"wins".into(), 4, member(1, 5, 1)).unwrap();
+            boards.restore(&"wins".into(), changes, second).unwrap_err();
+        }
+        let mut boards = boards(10);
+        boards.restore(&"wins".into(), 4, member(1, 5, 1)).unwrap();
+        boards.restore(&"wins".into(), 4, member(2, 5, 2)).unwrap();
+        boards.audit().unwrap();
+    }
+}
