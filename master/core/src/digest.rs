@@ -123,7 +123,11 @@ impl State {
             .number(instance.private)
             .number(instance.created_ms)
             .number(instance.suspect)
-            .number(instance.seats_max);
+            .number(instance.seats_max)
+            .number(instance.weight);
+        if let Some(wishes) = &instance.wishes {
+            record.value(&wishes.expected).value(&wishes.filter);
+        }
         record.value(&instance.owner).value(&instance.key).value(&instance.meta);
         for waiter in &instance.waiters {
             record.value(&waiter.session).number(waiter.id.0);
@@ -140,6 +144,7 @@ impl State {
                 SeatStage::Reserved => 1,
                 SeatStage::Taken => 2,
                 SeatStage::Away => 3,
+                SeatStage::Expected => 4,
             };
             record.number(seat.0).number(stage).value(&held.session).number(held.until_ms);
         }

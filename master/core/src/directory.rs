@@ -8,6 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use greenroom_protocol::search::Filter;
 use greenroom_protocol::wire::client_session::Meta;
 use greenroom_protocol::{
     Incarnation, InstanceId, Key, KindName, RequestId, Seat, SessionId, UserId,
@@ -42,6 +43,9 @@ pub(crate) enum Stage {
 pub(crate) enum SeatStage {
     /// Nobody's.
     Free,
+    /// Kept for a user who has not come for it: [`Wishes::expected`] says for whom. Its deadline is as that of a
+    /// reserved one.
+    Expected,
     /// Somebody may take it, until its deadline. There is none while the instance is only granted, or while the game
     /// server still has the holder before in it.
     Reserved,
@@ -54,7 +58,7 @@ pub(crate) enum SeatStage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SeatRecord {
     pub(crate) stage: SeatStage,
-    /// Its holder; means nothing while nobody has it.
+    /// Its holder; means nothing while no session has it: ask [`SeatRecord::holder`].
     pub(crate) session: SessionId,
     /// When the reservation ends; the index is [`crate::deadlines::Deadlines`].
     pub(crate) until_ms: u64,
@@ -67,6 +71,23 @@ impl SeatRecord {
     pub(crate) fn is_free(&self) -> bool {
         self.stage == SeatStage::Free
     }
+
+    /// The session that has it.
+    pub(crate) fn holder(&self) -> Option<SessionId> {
+        match self.stage {
+            SeatStage::Free | SeatStage::Expected => None,
+            SeatStage::Reserved | SeatStage::Taken | SeatStage::Away => Some(self.session),
+        }
+    }
+}
+
+/// What was wished for an instance and has not come about yet. Most have none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Wishes {
+    /// The seats that are [`SeatStage::Expected`], and for whom. Index of it: the state's `expected`.
+    pub(crate) expected: Vec<(Seat, UserId)>,
+    /// While it is granted: the filter of who wanted any such instance. Who wants the same meets here.
+    pub(crate) filter: Option<Filter>,
 }
 
 /// Somebody who is answered when the instance runs or is closed.
@@ -105,6 +126,9 @@ pub(crate) struct Instance {
     pub(crate) owner: Option<UserId>,
     pub(crate) key: Option<Key>,
     pub(crate) seats_max: u16,
+    /// How much of its server's capacity it takes.
+    pub(crate) weight: u32,
+    pub(crate) wishes: Option<Box<Wishes>>,
     pub(crate) meta: Meta,
     pub(crate) waiters: Vec<Waiter>,
     /// Who lost a seat by a decision here and is still in it at the game server, whose word that it is vacant will
@@ -129,6 +153,7 @@ impl Instance {
         incarnation: Incarnation,
         server: GameSlot,
         seats_max: u16,
+        weight: u32,
     ) -> Self {
         Self {
             id,
@@ -142,6 +167,8 @@ impl Instance {
             owner: None,
             key: None,
             seats_max,
+            weight,
+            wishes: None,
             meta: Meta::new(),
             waiters: Vec::new(),
             vacating: Vec::new(),
@@ -166,9 +193,29 @@ impl Instance {
 
     /// The seat that the session holds.
     pub(crate) fn seat_of(&self, session: SessionId) -> Option<Seat> {
-        self.seats()
-            .find(|(_, record)| !record.is_free() && record.session == session)
-            .map(|(seat, _)| seat)
+        self.seats().find(|(_, record)| record.holder() == Some(session)).map(|(seat, _)| seat)
+    }
+
+    /// The users that are expected, and their seats.
+    pub(crate) fn expected(&self) -> &[(Seat, UserId)] {
+        self.wishes.as_ref().map_or(&[], |wishes| &wishes.expected)
+    }
+
+    /// The seat that is kept for a user who has not come.
+    pub(crate) fn seat_expecting(&self, user: &UserId) -> Option<Seat> {
+        self.expected().iter().find(|(_, expected)| expected == user).map(|(seat, _)| *seat)
+    }
+
+    /// Changes what is wished for it.
+    pub(crate) fn wish(&mut self, change: impl FnOnce(&mut Wishes)) {
+        let mut wishes = self.wishes.take().unwrap_or_default();
+        change(&mut wishes);
+        self.wishes = (*wishes != Wishes::default()).then_some(wishes);
+    }
+
+    /// How many seats are free.
+    pub(crate) fn seats_free(&self) -> u16 {
+        self.seats_max.saturating_sub(self.taken)
     }
 
     /// Whether somebody is still in this seat at the game server.
@@ -295,10 +342,12 @@ impl Directory {
         keys.get(key, key_at(instances)).map(|slot| At { shard, slot })
     }
 
-    /// The instance of the kind to send somebody to who wants any: the fullest with room.
-    pub(crate) fn open(&self, kind: &KindName) -> Option<At> {
-        let shard = *self.kinds.get(kind)?;
-        self.shards[shard as usize].open.values().next().map(|&slot| At { shard, slot })
+    /// The instances of the kind to send somebody to who wants any: those with room, the fullest first.
+    pub(crate) fn open(&self, kind: &KindName) -> impl Iterator<Item = At> {
+        let shard = self.kinds.get(kind).copied();
+        shard.into_iter().flat_map(|shard| {
+            self.shards[shard as usize].open.values().map(move |&slot| At { shard, slot })
+        })
     }
 
     /// Those of the kind that are running and open, by id, after `after`.

@@ -229,7 +229,7 @@ impl State {
             return self.stop(server, held.instance, held.incarnation);
         };
         let mut instance =
-            Instance::granted(held.instance, held.incarnation, server, kind.seats_max);
+            Instance::granted(held.instance, held.incarnation, server, kind.seats_max, kind.weight);
         instance.stage = Stage::Running;
         instance.open = held.open;
         instance.private = held.private;

@@ -212,7 +212,7 @@ impl State {
         let found = match key {
             Some(key) => self.directory.by_key(kind, key),
             // Who has a seat in such an instance comes back to it.
-            None => self.seated(slot, kind).or_else(|| self.directory.open(kind)),
+            None => self.seated(slot, kind).or_else(|| self.directory.open(kind).next()),
         };
         let at = match found {
             Some(at) => at,
@@ -291,7 +291,8 @@ impl State {
         let (server, info) = self.game_servers.place(kind, self.settings.stream_max)?;
         let minted = step.mint.instance();
         let (instance, incarnation) = (minted.instance, minted.incarnation);
-        let mut record = Instance::granted(instance, incarnation, server, info.seats_max);
+        let mut record =
+            Instance::granted(instance, incarnation, server, info.seats_max, info.weight);
         record.owner.clone_from(&owner);
         record.key = key.cloned();
         record.created_ms = self.now_ms;
