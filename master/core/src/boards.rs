@@ -15,7 +15,7 @@ use slab::Slab;
 use crate::directory::slot_of;
 use crate::index::PointIndex;
 use crate::mint::ClusterSecret;
-use crate::ordered::{Entry, OrderedIndex, Values};
+use crate::ordered::{Entry, OrderedIndex};
 
 /// Boards that there can be. They have names that games choose; a game that made one per match would fill the memory.
 pub(crate) const BOARDS_MAX: usize = 1_024;
@@ -205,8 +205,8 @@ impl Boards {
 
 impl Board {
     fn new(secret: &ClusterSecret) -> Self {
-        let (by_user, by_score) = (PointIndex::new(secret), OrderedIndex::new(Values::Exact));
-        Self { members: Slab::new(), by_user, by_score, changes: 0 }
+        let by_user = PointIndex::new(secret);
+        Self { members: Slab::new(), by_user, by_score: OrderedIndex::default(), changes: 0 }
     }
 
     fn set(

@@ -27,42 +27,38 @@ fn spare_of(len: usize) -> usize {
 /// One record in an index. It says as much of the record as most comparisons need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// The indexed number, or whatever orders as the indexed value does: a bool, the number of an interned keyword,
-    /// the beginning of a text ([`text_value`]).
+    /// The indexed number, or whatever orders as the indexed value does: a bool, the number of an interned keyword, the
+    /// beginning of a text.
     pub(crate) value: i64,
-    /// The top 32 bits of the record's id: they decide between equal values.
+    /// What decides between equal values: the top 32 bits of the record's id, or more of the text.
     pub(crate) tie: u32,
     /// Where the record is in its slab. It never decides.
     pub(crate) slot: u32,
 }
 
-/// How much of the indexed value an [`Entry`] holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Values {
-    /// All of it: equal values are equal.
-    Exact,
-    /// The beginning: of equal ones, the records say more.
-    Prefix,
-}
-
-/// The first eight bytes of a text, as a number that orders as the bytes do. For [`Values::Prefix`]: texts may differ
-/// further on, or be the same but for zero bytes at the end.
-pub(crate) fn text_value(text: &[u8]) -> i64 {
-    let mut bytes = [0; 8];
-    let len = text.len().min(8);
-    bytes[..len].copy_from_slice(&text[..len]);
-    (u64::from_be_bytes(bytes) ^ 1 << 63).cast_signed()
+impl Entry {
+    /// The entry of a text: its first twelve bytes, as numbers that order as the bytes do. Of equal ones the records
+    /// say more: the texts may differ further on, or be the same but for zero bytes at the end.
+    pub(crate) fn of_text(text: &[u8], slot: u32) -> Self {
+        let (mut value, mut tie) = ([0; 8], [0; 4]);
+        let (first, rest) = text.split_at(text.len().min(8));
+        value[..first.len()].copy_from_slice(first);
+        let rest = &rest[..rest.len().min(4)];
+        tie[..rest.len()].copy_from_slice(rest);
+        // With the highest bit turned, signed numbers order as unsigned ones do without.
+        let value = (u64::from_be_bytes(value) ^ 1 << 63).cast_signed();
+        Self { value, tie: u32::from_be_bytes(tie), slot }
+    }
 }
 
 /// Sorted entries with their ranks: the rank of an entry is the count of entries before it.
 ///
-/// The order is that of the value, then of the tie, then of what `order` says. Every function that compares two entries
-/// takes `order` and asks it only where the entries don't tell: about [`Values::Exact`] with equal value and tie, about
-/// [`Values::Prefix`] with equal value, and never about two entries of one slot. It reads the records, so theirs have
-/// to be there and unchanged while they have entries; it orders by the whole value, then by the tie, then by the whole
-/// id, and finds no two records equal.
+/// The order is that of value and tie, then what `order` says. Every function that compares two entries takes it, and
+/// asks it only about two that are equal in both and not of one slot. It reads the records, so theirs have to be there
+/// and unchanged while they have entries. It orders by the whole value, then by the whole id, and finds no two records
+/// equal; value and tie never say otherwise than it would.
+#[derive(Default)]
 pub(crate) struct OrderedIndex {
-    values: Values,
     len: usize,
     /// None is empty, and each is of entries before those of the next.
     blocks: Vec<Vec<Entry>>,
@@ -79,11 +75,6 @@ impl std::fmt::Debug for OrderedIndex {
 }
 
 impl OrderedIndex {
-    pub(crate) fn new(values: Values) -> Self {
-        let (blocks, firsts, lens) = (Vec::new(), Vec::new(), Sums::default());
-        Self { values, len: 0, blocks, firsts, lens }
-    }
-
     /// How many entries there are; at most 4,294,967,295.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -179,7 +170,7 @@ impl OrderedIndex {
 
     /// How many entries are before this one, which may be there or not.
     pub(crate) fn rank_of(&self, entry: Entry, order: impl Fn(Entry, Entry) -> Ordering) -> usize {
-        self.rank(|there| self.values.compare(there, entry, &order).is_lt())
+        self.rank(|there| compare(there, entry, &order).is_lt())
     }
 
     /// The entry with `rank` others before it.
@@ -228,7 +219,7 @@ impl OrderedIndex {
             }
             sum += entries.len();
             for &entry in entries {
-                if last.is_some_and(|last| self.values.compare(last, entry, &order).is_ge()) {
+                if last.is_some_and(|last| compare(last, entry, &order).is_ge()) {
                     return Err(format!("{entry:?} comes after {last:?}"));
                 }
                 last = Some(entry);
@@ -239,9 +230,9 @@ impl OrderedIndex {
 
     /// The block in which the entry is or would be, and the place there. There is a block.
     fn find(&self, entry: Entry, order: &impl Fn(Entry, Entry) -> Ordering) -> (usize, usize) {
-        let from = |first: &Entry| self.values.compare(*first, entry, order).is_le();
+        let from = |first: &Entry| compare(*first, entry, order).is_le();
         let block = self.firsts.partition_point(from).saturating_sub(1);
-        let before = |there: &Entry| self.values.compare(*there, entry, order).is_lt();
+        let before = |there: &Entry| compare(*there, entry, order).is_lt();
         (block, self.blocks[block].partition_point(before))
     }
 
@@ -285,17 +276,12 @@ impl OrderedIndex {
     }
 }
 
-impl Values {
-    fn compare(self, a: Entry, b: Entry, order: &impl Fn(Entry, Entry) -> Ordering) -> Ordering {
-        let told = match self {
-            Self::Exact => (a.value, a.tie).cmp(&(b.value, b.tie)),
-            Self::Prefix => a.value.cmp(&b.value),
-        };
-        match told {
-            Ordering::Less | Ordering::Greater => told,
-            Ordering::Equal if a.slot == b.slot => Ordering::Equal,
-            Ordering::Equal => order(a, b),
-        }
+fn compare(a: Entry, b: Entry, order: &impl Fn(Entry, Entry) -> Ordering) -> Ordering {
+    let told = (a.value, a.tie).cmp(&(b.value, b.tie));
+    match told {
+        Ordering::Less | Ordering::Greater => told,
+        Ordering::Equal if a.slot == b.slot => Ordering::Equal,
+        Ordering::Equal => order(a, b),
     }
 }
 
@@ -376,9 +362,16 @@ mod tests {
         id: u64,
     }
 
+    /// What an index is by.
+    #[derive(Clone, Copy)]
+    enum By {
+        Number,
+        Text,
+    }
+
     /// An index, and what it is to say.
     struct World {
-        values: Values,
+        by: By,
         records: Vec<Record>,
         index: OrderedIndex,
         /// The slots of the records that are in the index, in order.
@@ -386,46 +379,48 @@ mod tests {
     }
 
     /// Whole values and whole ids, whatever of them is in the entries.
-    fn order(values: Values, records: &[Record]) -> impl Fn(Entry, Entry) -> Ordering {
+    fn order(by: By, records: &[Record]) -> impl Fn(Entry, Entry) -> Ordering {
         move |a, b| {
             let (a, b) = (&records[a.slot as usize], &records[b.slot as usize]);
-            let by_value = match values {
-                Values::Exact => a.number.cmp(&b.number),
-                Values::Prefix => a.text.cmp(&b.text),
+            let by_value = match by {
+                By::Number => a.number.cmp(&b.number),
+                By::Text => a.text.cmp(&b.text),
             };
             by_value.then(a.id.cmp(&b.id))
         }
     }
 
     impl World {
-        fn new(values: Values) -> Self {
+        fn new(by: By) -> Self {
             let (records, model) = (Vec::new(), Vec::new());
-            Self { values, records, index: OrderedIndex::new(values), model }
+            Self { by, records, index: OrderedIndex::default(), model }
         }
 
         fn entry(&self, slot: u32) -> Entry {
             let record = &self.records[slot as usize];
-            let value = match self.values {
-                Values::Exact => record.number,
-                Values::Prefix => text_value(&record.text),
-            };
-            Entry { value, tie: u32::try_from(record.id >> 32).unwrap(), slot }
+            match self.by {
+                By::Number => {
+                    let tie = u32::try_from(record.id >> 32).unwrap();
+                    Entry { value: record.number, tie, slot }
+                }
+                By::Text => Entry::of_text(&record.text, slot),
+            }
         }
 
         fn insert(&mut self, number: i64) {
             let slot = u32::try_from(self.records.len()).unwrap();
-            // Texts that differ at once, after eight bytes, by their lengths, and by zero bytes at the end.
-            let long = usize::try_from(number.rem_euclid(12)).unwrap();
+            // Texts that differ at once, after eight bytes, after twelve, by length, and by zero bytes at the end.
+            let long = usize::try_from(number.rem_euclid(16)).unwrap();
             let text = match number.rem_euclid(4) {
                 0 => format!("{number:04}").into_bytes(),
-                1 => format!("the same at first {}", number % 64).into_bytes(),
+                1 => format!("together {}", number % 100_000).into_bytes(),
                 2 => vec![b'n'; long],
                 _ => vec![0; long],
             };
             // Ids with few different ties, and in an order of their own.
             let id = u64::from(slot % 3) << 32 | u64::from(slot.wrapping_mul(0x9E37_79B9));
             self.records.push(Record { number, text, id });
-            let (entry, order) = (self.entry(slot), order(self.values, &self.records));
+            let (entry, order) = (self.entry(slot), order(self.by, &self.records));
             let before = |&there: &u32| order(self.entry(there), entry).is_lt();
             let place = self.model.partition_point(before);
             self.model.insert(place, slot);
@@ -435,7 +430,7 @@ mod tests {
 
         fn remove(&mut self, place: usize) {
             let slot = self.model.remove(place);
-            let (entry, order) = (self.entry(slot), order(self.values, &self.records));
+            let (entry, order) = (self.entry(slot), order(self.by, &self.records));
             assert_eq!(self.index.rank_of(entry, &order), place);
             assert!(self.index.remove(entry, &order));
             assert!(!self.index.remove(entry, &order), "an entry can't be removed twice");
@@ -443,7 +438,7 @@ mod tests {
 
         /// Asks everything that the index can be asked, about this rank and this number.
         fn check(&self, rank: usize, number: i64) {
-            self.index.audit(order(self.values, &self.records)).unwrap();
+            self.index.audit(order(self.by, &self.records)).unwrap();
             assert_eq!(self.index.len(), self.model.len());
             let rank = rank % (self.model.len() + 2);
             let (back, on) = self.model.split_at(rank.min(self.model.len()));
@@ -459,9 +454,9 @@ mod tests {
             let text = number.to_string().into_bytes();
             let to_bound = |slot: u32| {
                 let record = &self.records[slot as usize];
-                match self.values {
-                    Values::Exact => record.number.cmp(&number),
-                    Values::Prefix => record.text.cmp(&text),
+                match self.by {
+                    By::Number => record.number.cmp(&number),
+                    By::Text => record.text.cmp(&text),
                 }
             };
             for before in [Ordering::is_lt, Ordering::is_le] {
@@ -508,10 +503,10 @@ mod tests {
 
         #[test]
         fn an_index_is_a_sorted_list_whatever_comes_and_goes(
-            prefix in any::<bool>(),
+            by_text in any::<bool>(),
             bursts in prop::collection::vec((burst(), any::<usize>(), -600..600i64), 1..16),
         ) {
-            let mut world = World::new(if prefix { Values::Prefix } else { Values::Exact });
+            let mut world = World::new(if by_text { By::Text } else { By::Number });
             for (burst, rank, number) in bursts {
                 match burst {
                     Burst::Insert { count, first, spread } => {
@@ -543,13 +538,14 @@ mod tests {
 
         #[test]
         fn the_beginnings_of_texts_order_as_the_texts_do(
-            a in prop::collection::vec(byte(), 0..12),
-            b in prop::collection::vec(byte(), 0..12),
+            a in prop::collection::vec(byte(), 0..16),
+            b in prop::collection::vec(byte(), 0..16),
         ) {
-            let eight = |text: &[u8]| -> Vec<u8> {
-                text.iter().copied().chain([0; 8]).take(8).collect()
+            let head = |text: &[u8]| -> Vec<u8> {
+                text.iter().copied().chain([0; 12]).take(12).collect()
             };
-            prop_assert_eq!(text_value(&a).cmp(&text_value(&b)), eight(&a).cmp(&eight(&b)));
+            let by_entry = compare(Entry::of_text(&a, 0), Entry::of_text(&b, 1), &|_, _| Ordering::Equal);
+            prop_assert_eq!(by_entry, head(&a).cmp(&head(&b)));
         }
     }
 
@@ -558,7 +554,7 @@ mod tests {
     }
 
     fn filled(values: impl Iterator<Item = i64>) -> OrderedIndex {
-        let mut index = OrderedIndex::new(Values::Exact);
+        let mut index = OrderedIndex::default();
         for (value, slot) in values.zip(0..) {
             assert!(index.insert(Entry { value, tie: 0, slot }, by_slot));
         }
