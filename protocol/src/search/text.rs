@@ -212,18 +212,16 @@ impl<'a> Reader<'a> {
             self.count(begin)?;
             return self.deeper(begin, 0, Filter::Or(Vec::new()));
         }
-        let is_plain = matches!(self.token, Token::Word(_));
-        let field = self.field("a condition")?;
         // `all (a = 1)` is an `and` of one: programs make such filters, and every filter has a text.
-        if is_plain && self.token == Token::Symbol("(") {
-            let join = match field.as_str() {
-                "all" => Filter::And,
-                "any" => Filter::Or,
-                _ => return Err(self.expected(&format!("an operator after \"{field}\""))),
-            };
-            let only = self.parentheses()?;
-            return self.deeper(begin, only.depth, join(vec![only.filter]));
+        if self.text[self.end..].trim_start().starts_with('(') {
+            let all = self.skip("all")?;
+            if all || self.skip("any")? {
+                let only = self.parentheses()?;
+                let join = if all { Filter::And } else { Filter::Or };
+                return self.deeper(begin, only.depth, join(vec![only.filter]));
+            }
         }
+        let field = self.field("a condition")?;
         self.condition(begin, field)
     }
 

@@ -441,22 +441,23 @@ pub struct Unwatched {}
 /// are merged, so that a slow reader gets fewer messages and not more of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Changes {
-    /// Grows from message to message; to be acknowledged by [`Seen`].
+    /// Grows from message to message, and may begin lower with [`Self::anew`]; to be acknowledged by [`Seen`].
     pub n: u64,
-    /// Everything that was told before is void: this begins the whole set anew. The first message, and the first on a
-    /// new connection.
+    /// Everything that was told before is void: this begins the whole set anew. The first message, the first on a new
+    /// connection, and any other to who is too far behind.
     #[serde(default)]
     pub anew: bool,
-    /// More of the same set follows at once: it is whole with the first message that does not say so.
+    /// More of the same set follows, once this is acknowledged: it is whole with the first message that does not say
+    /// so.
     #[serde(default)]
     pub more: bool,
     /// New in the set, or changed.
     #[serde(default)]
     pub instances: Vec<Listed>,
-    /// No longer in the set.
+    /// No longer in the set; it may have come and gone since the last message.
     #[serde(default)]
     pub gone: Vec<InstanceId>,
-    /// The live search is over, and why. Nothing follows.
+    /// The live search is over, and why. Nothing follows. It does not wait for an acknowledgement.
     #[serde(default)]
     pub ended: Option<Refusal>,
 }

@@ -2,14 +2,16 @@
 
 use greenroom_delta::Encoder;
 use greenroom_protocol::{
-    Channel, Code, PatchHeader, PieceHeader, Refusal, Seat, ViewId, encode,
+    Channel, Code, PatchHeader, PieceHeader, Refusal, RequestId, Seat, ViewId, encode,
+    search::{Considered, Explain, Order},
     wire::{client_instance as instance, client_session::*},
 };
 use serde_bytes::ByteBuf;
 
 use super::frames::{
-    Down, INCARNATION, INSTANCE, SESSION_KEY, checked_in, client_hello, down, guest,
-    join_or_create, joined, kind_name, plain, reply, request, server_hello, servers, to_call, up,
+    Down, INCARNATION, INSTANCE, SESSION_KEY, checked_in, client_hello, create, down, filter,
+    guest, join_or_create, joined, kind_name, listed, plain, reply, request, search, server_hello,
+    servers, to_call, up,
 };
 use super::game::{Event, Hand, Input, Question, World};
 use super::json::{Json, file as json_file, hex, object};
@@ -28,6 +30,8 @@ pub(crate) fn all() -> Vec<Talk> {
         send_again(),
         superseded(),
         go_away(),
+        search_pages(),
+        watch(),
     ]
 }
 
@@ -36,7 +40,9 @@ const ABOUT: &[&str] = &[
      `opened` or `lost`; what was sent before and marked `lost` did not arrive.",
     "`then` says what a client has after a server's frame: `view`, `version` and `state` (that view's MessagePack as \
      JSON); `delivered` (what the application gets, as JSON); `dropped` (why nothing happens); `ask` (a snapshot of \
-     that view is to be asked for). A client that is fed the server's frames comes to these; what it sends may differ \
+     that view is to be asked for); `found` (ids of instances, in their order) and `more` (there is a cursor to ask on \
+     with); `watch` (number of a live search) and `set` (each instance that it lets through, with its `seats_taken`; \
+     null until the set is whole). A client that is fed the server's frames comes to these; what it sends may differ \
      where the specification leaves it free.",
 ];
 
@@ -256,7 +262,11 @@ fn unexpected_kind() -> Talk {
     talk.client(&unknown, "request 1, of a kind that version 1 does not have");
     let text = "this version knows no request of kind 0x1e";
     let refused = Refusal::new(Code::UnexpectedKind, text).into();
-    talk.server(&reply(1, &refused), "it is refused as any other request");
+    talk.server_then(
+        &reply(1, &refused),
+        "it is refused as any other request",
+        object! { "refused": "unexpected_kind" },
+    );
     talk.client(&[0x7e, 1, 2, 3], "no such kind");
     let text = "a frame of kind 0x7e: version 1 of the protocol has no such kind from a client";
     talk.server_then(
@@ -455,8 +465,7 @@ fn resume() -> Talk {
     let bought = Event::Bought { gold: 70 };
     let answer = to_seat(instance::REPLY, 3, 1, 32, &to_call(1, &bought));
     talk.lost("server", &answer, "the reply to message 1: event 3");
-    let create = Create { kind: kind_name("echo"), key: None, params: ByteBuf::new() };
-    let create = request(2, 1, &create.into());
+    let create = request(2, 1, &create("echo").into());
     talk.lost("client", &create, "request 2: an instance of the kind echo");
     talk.connection("lost", "");
 
@@ -606,5 +615,175 @@ fn go_away() -> Talk {
     talk.client(&request(2, 1, &join.into()), "request 2: the seat again");
     let seated = Joined { channel: Channel(CHANNEL_AGAIN), up_received: 1, ..joined() };
     talk.server(&reply(2, &seated.into()), "the same seat; nothing was lost");
+    talk
+}
+
+fn search_pages() -> Talk {
+    let mut talk = Talk::new(
+        "search",
+        "Instances of a kind are looked for: with a filter and an order, page by page; then two searches that are \
+         refused.",
+    );
+    talk.check_in("");
+    let wanted = Search {
+        filter: filter("mode = 'ranked' and rating between 1400 and 1600 and seats_free > 0"),
+        order: Some(Order { field: "created".into(), descending: true }),
+        explain: true,
+        ..search(2)
+    };
+    talk.client(
+        &request(1, 0, &wanted.clone().into()),
+        "request 1: mode = \"ranked\" and rating between 1400 and 1600 and seats_free > 0 order by created desc \
+         limit 2, and how it was answered",
+    );
+    let ranked = |last, seats_taken, created_ms, rating| {
+        let meta = [
+            ("mode".into(), MetaValue::Text("ranked".into())),
+            ("rating".into(), MetaValue::Int(rating)),
+        ];
+        listed(last, seats_taken, created_ms, meta.into())
+    };
+    let explain = Explain {
+        index: "rating between 1400 and 1600".into(),
+        examined: 5,
+        matched: 3,
+        ordered_by_index: false,
+        considered: vec![
+            Considered { index: "rating between 1400 and 1600".into(), entries: 5 },
+            Considered { index: "mode = \"ranked\"".into(), entries: 40 },
+            Considered { index: "every record, by created".into(), entries: 212 },
+        ],
+    };
+    let cursor = Some(ByteBuf::from(vec![0x5c, 0x01, 0xd0, 0x07, 0x12]));
+    let first = Found {
+        instances: vec![ranked(0x13, 15, 3_000, 1_600), ranked(0x12, 0, 2_000, 1_400)],
+        cursor: cursor.clone(),
+        explain: Some(explain),
+    };
+    talk.server_then(
+        &reply(1, &first.clone().into()),
+        "the two newest, and a cursor: there are more",
+        found(&first),
+    );
+    talk.client(
+        &request(2, 1, &Search { cursor, explain: false, ..wanted.clone() }.into()),
+        "request 2: the same search, with the cursor of its answer",
+    );
+    let rest =
+        Found { instances: vec![ranked(0x11, 4, 1_000, 1_502)], cursor: None, explain: None };
+    talk.server_then(
+        &reply(2, &rest.clone().into()),
+        "what follows there; no cursor: that was all",
+        found(&rest),
+    );
+    let unknown = Search { filter: filter("elo > 1000"), ..search(20) };
+    talk.client(
+        &request(3, 2, &unknown.into()),
+        "request 3: a field that the kind does not declare",
+    );
+    let text =
+        "the kind arena has no field elo: it has map, mode and rating, and what every instance has";
+    talk.server_then(
+        &reply(3, &Refusal::new(Code::FieldUnknown, text).into()),
+        "it is refused by name",
+        object! { "refused": "field_unknown" },
+    );
+    talk.client(&request(4, 3, &search(0).into()), "request 4: a limit of 0");
+    let text = "a limit of 0: 1 to 100 are found at once";
+    talk.server_then(
+        &reply(4, &Refusal::new(Code::LimitInvalid, text).into()),
+        "it is refused by name",
+        object! { "refused": "limit_invalid" },
+    );
+    talk
+}
+
+/// What a client has of a search's answer.
+fn found(found: &Found) -> Json {
+    let ids: Vec<String> =
+        found.instances.iter().map(|listed| listed.instance.to_string()).collect();
+    object! { "found": ids, "more": found.cursor.is_some() }
+}
+
+/// What a client has of a live search: each instance with its seats that are taken.
+fn watched(watch: u32, set: &[&Listed]) -> Json {
+    let set = set.iter().map(|listed| (listed.instance.to_string(), listed.seats_taken.into()));
+    object! { "watch": watch, "set": Json::Map(set.collect()) }
+}
+
+fn watch() -> Talk {
+    let mut talk = Talk::new(
+        "watch",
+        "A live search: the whole set in two messages, an instance that changes, one that leaves the set, the set anew \
+         on another connection, and the end. Each message is acknowledged before the next one comes.",
+    );
+    talk.check_in("");
+    let wanted = Watch { kind: kind_name("arena"), filter: filter("seats_free > 0") };
+    talk.client(
+        &request(1, 0, &wanted.into()),
+        "request 1: instances of the kind arena with a free seat, and what changes; 1 is the live search's number",
+    );
+    talk.server(&reply(1, &Watching {}.into()), "it is set up");
+    let seen = |n| plain(0x05, &Seen { watch: RequestId(1), n });
+    let changes =
+        |n| Changes { n, anew: false, more: false, instances: vec![], gone: vec![], ended: None };
+    let [one, two, three] =
+        [1u8, 2, 3].map(|last| listed(last, u16::from(last), 1_000 * u64::from(last), Meta::new()));
+    let begun =
+        Changes { anew: true, more: true, instances: vec![one.clone(), two.clone()], ..changes(2) };
+    talk.server_then(
+        &reply(1, &begun.into()),
+        "the set begins, and more of it follows",
+        object! { "watch": 1u32, "set": Json::Null },
+    );
+    talk.client(&seen(2), "these have arrived: the rest may come");
+    talk.server_then(
+        &reply(1, &Changes { instances: vec![three.clone()], ..changes(3) }.into()),
+        "the rest of the set: it is whole",
+        watched(1, &[&one, &two, &three]),
+    );
+    talk.client(&seen(3), "it has arrived");
+    let two_later = Listed { seats_taken: 9, ..two };
+    talk.server_then(
+        &reply(1, &Changes { instances: vec![two_later.clone()], ..changes(10) }.into()),
+        "seven seats were taken since: merged into the instance as it is now",
+        watched(1, &[&one, &two_later, &three]),
+    );
+    talk.client(&seen(10), "it has arrived");
+    talk.server_then(
+        &reply(1, &Changes { gone: vec![one.instance], ..changes(11) }.into()),
+        "one is full, closed, private or locked: it has left the set",
+        watched(1, &[&two_later, &three]),
+    );
+    talk.lost("client", &seen(11), "it has arrived");
+    talk.connection("lost", "");
+
+    talk.check_in("the same session key: the same session, and its live search goes on");
+    let three_later = Listed { seats_taken: 4, ..three };
+    let anew =
+        Changes { anew: true, more: true, instances: vec![two_later.clone()], ..changes(10) };
+    talk.server_then(
+        &reply(1, &anew.into()),
+        "without being asked: the set anew, as it is now; what was told before is void, and so is its number",
+        object! { "watch": 1u32, "set": Json::Null },
+    );
+    talk.client(&seen(10), "it has arrived");
+    talk.server_then(
+        &reply(1, &Changes { instances: vec![three_later.clone()], ..changes(12) }.into()),
+        "the rest of the set: it is whole",
+        watched(1, &[&two_later, &three_later]),
+    );
+    talk.client(&seen(12), "it has arrived");
+    talk.client(
+        &request(2, 1, &Unwatch { watch: RequestId(1) }.into()),
+        "request 2: enough of live search 1",
+    );
+    let late = Changes { gone: vec![three_later.instance], ..changes(13) };
+    talk.server_then(
+        &reply(1, &late.into()),
+        "this was on its way",
+        dropped("the client has ended this live search"),
+    );
+    talk.server(&reply(2, &Unwatched {}.into()), "nothing of it follows");
     talk
 }

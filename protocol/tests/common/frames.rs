@@ -5,6 +5,7 @@ use greenroom_protocol::{
     Channel, Code, DownHeader, Incarnation, InstanceId, Key, KindName, Limits, PatchHeader,
     PieceHeader, Refusal, ReplyHeader, RequestHeader, RequestId, Seat, Seq, SessionId, SessionKey,
     UpHeader, UserId, ViewId, encode,
+    search::{Considered, Explain, Filter, Order},
     wire::{client_instance as instance, client_session::*},
 };
 use serde::Serialize;
@@ -122,9 +123,30 @@ pub(crate) fn join_or_create() -> JoinOrCreate {
     JoinOrCreate {
         kind: kind_name("arena"),
         key: None,
+        filter: Filter::default(),
         params: ByteBuf::new(),
+        private: false,
+        expected: vec![],
         options: ByteBuf::new(),
     }
+}
+pub(crate) fn create(kind: &str) -> Create {
+    let kind = kind_name(kind);
+    Create { kind, key: None, params: ByteBuf::new(), private: false, expected: vec![] }
+}
+/// A search without anything that can be left out.
+pub(crate) fn search(limit: u16) -> Search {
+    let filter = Filter::default();
+    let kind = kind_name("arena");
+    Search { kind, filter, order: None, limit, cursor: None, explain: false }
+}
+pub(crate) fn filter(text: &str) -> Filter {
+    Filter::parse(text).expect("a filter of ours")
+}
+/// An instance of a listing: `last` tells it from others.
+pub(crate) fn listed(last: u8, seats_taken: u16, created_ms: u64, meta: Meta) -> Listed {
+    let instance = InstanceId(INSTANCE.0 & !0xff | u128::from(last));
+    Listed { instance, seats_taken, seats_max: 16, created_ms, meta }
 }
 pub(crate) fn joined() -> Joined {
     Joined {
@@ -178,6 +200,7 @@ fn session() -> Vec<Json> {
             ),
         ),
         of_session("check_in", &plain(0x02, &guest())),
+        of_session("seen", &plain(0x05, &Seen { watch: RequestId(14), n: 3 })),
         of_session("hello of the server", &plain(0x81, &server_hello())),
         of_session(
             "hello of the server with features",
@@ -202,60 +225,149 @@ fn session() -> Vec<Json> {
 }
 
 fn directory() -> Vec<Json> {
+    let requests = requests().into_iter().zip(1u32..).map(|((name, message), id)| {
+        let header = object! { "id": id, "answered": id / 2 };
+        let bytes = request(id, id / 2, &message);
+        vector(name, header, &bytes, RequestHeader::BYTES, Some(RequestHeader::BYTES))
+    });
+    let replies = replies().into_iter().zip(0x0102_0304u32..).map(|((name, message), id)| {
+        let bytes = reply(id, &message);
+        vector(name, object! { "id": id }, &bytes, ReplyHeader::BYTES, Some(ReplyHeader::BYTES))
+    });
+    requests.chain(replies).collect()
+}
+
+fn requests() -> Vec<(&'static str, Request)> {
     let params = ByteBuf::from(vec![0x81, 0xa3, b'm', b'a', b'p', 0x02]);
     let options = ByteBuf::from(vec![0xa3, b'r', b'e', b'd']);
     let key = || Some(Key::new("lobby-7").expect("a key of ours"));
-    let requests: Vec<(&str, Request)> = vec![
-        ("create", Create { kind: kind_name("arena"), key: None, params: ByteBuf::new() }.into()),
+    let friend = || UserId::new("steam-76561198000000001").expect("a user's id of ours");
+    let newest = || Some(Order { field: "created".into(), descending: true });
+    let ranks = |part| Rank { board: "elo".into(), part, limit: 3 };
+    vec![
+        ("create", create("arena").into()),
         (
-            "create with a key and parameters",
-            Create { kind: kind_name("arena"), key: key(), params: params.clone() }.into(),
+            "create with everything",
+            Create {
+                key: key(),
+                params: params.clone(),
+                private: true,
+                expected: vec![user(), friend()],
+                ..create("arena")
+            }
+            .into(),
         ),
         ("join", Join { instance: INSTANCE, options: ByteBuf::new() }.into()),
         ("join with options", Join { instance: INSTANCE, options: options.clone() }.into()),
         ("join_or_create", join_or_create().into()),
         (
             "join_or_create with everything",
-            JoinOrCreate { kind: kind_name("arena"), key: key(), params, options }.into(),
+            JoinOrCreate {
+                kind: kind_name("arena"),
+                key: key(),
+                filter: filter("mode = 'ranked' and not locked_to in (1, 2)"),
+                params,
+                private: true,
+                expected: vec![friend()],
+                options,
+            }
+            .into(),
         ),
         ("leave", Leave { instance: INSTANCE }.into()),
         ("destroy", Destroy { instance: INSTANCE }.into()),
-        ("list", List { kind: kind_name("arena"), after: None, limit: 20 }.into()),
+        ("search", search(20).into()),
         (
-            "list after an instance",
-            List { kind: kind_name("arena"), after: Some(INSTANCE), limit: 100 }.into(),
+            "search with everything",
+            Search {
+                filter: filter("rating between 1400 and 1600"),
+                order: newest(),
+                cursor: Some(ByteBuf::from(vec![1, 2, 3, 4])),
+                explain: true,
+                ..search(100)
+            }
+            .into(),
         ),
-    ];
+        (
+            "search with every operator",
+            Search {
+                filter: filter(
+                    "(a = 'x' or b != -1 or not c in (1, true, 'y')) and d < 1 and e <= 300 and f > 70000 and \
+                     g >= 5000000000 and h between -5 and 5 and i prefix 'de' and (true or false)",
+                ),
+                ..search(1)
+            }
+            .into(),
+        ),
+        ("watch", Watch { kind: kind_name("arena"), filter: Filter::default() }.into()),
+        (
+            "watch with a filter",
+            Watch { kind: kind_name("arena"), filter: filter("open and seats_free > 0") }.into(),
+        ),
+        ("unwatch", Unwatch { watch: RequestId(12) }.into()),
+        ("rank from the best on", ranks(RankPart::From(1)).into()),
+        ("rank around the caller", ranks(RankPart::Around(None)).into()),
+        ("rank around a user", ranks(RankPart::Around(Some(friend()))).into()),
+    ]
+}
+
+fn replies() -> Vec<(&'static str, Reply)> {
     let meta: Meta = [
         ("map".into(), MetaValue::Text("desert".into())),
         ("ranked".into(), MetaValue::Bool(true)),
         ("round".into(), MetaValue::Int(-3)),
     ]
     .into();
-    let listed =
-        |seats_taken, meta| Listed { instance: INSTANCE, seats_taken, seats_max: 16, meta };
-    let instances = vec![listed(3, meta), listed(0, Meta::new())];
+    let instances =
+        || vec![listed(0x10, 3, 1_800_000_000_000, meta.clone()), listed(0x11, 0, 0, Meta::new())];
+    let explain = Explain {
+        index: "ranked = true".into(),
+        examined: 7,
+        matched: 2,
+        ordered_by_index: false,
+        considered: vec![
+            Considered { index: "ranked = true".into(), entries: 7 },
+            Considered { index: "every record, by id".into(), entries: 5_000_000_000 },
+        ],
+    };
     let refused =
         Refusal::new(Code::InstanceFull, "every seat is taken: look for another instance");
-    let replies: Vec<(&str, Reply)> = vec![
+    let closed = Refusal::new(Code::TooBroad, "the filter lets too many instances through");
+    let changes =
+        Changes { n: 1, anew: false, more: false, instances: vec![], gone: vec![], ended: None };
+    let ranked = |rank, score| Ranked { rank, user: user(), name: "Ann".into(), score };
+    vec![
         ("created", Created { instance: INSTANCE }.into()),
         ("joined", joined().into()),
         ("left", Left { instance: INSTANCE }.into()),
         ("destroyed", Destroyed { instance: INSTANCE }.into()),
-        ("listing", Listing { instances, more: true }.into()),
-        ("listing of nothing", Listing { instances: vec![], more: false }.into()),
+        (
+            "found",
+            Found {
+                instances: instances(),
+                cursor: Some(ByteBuf::from(vec![1, 2, 3, 4])),
+                explain: Some(explain),
+            }
+            .into(),
+        ),
+        ("found nothing", Found { instances: vec![], cursor: None, explain: None }.into()),
+        ("watching", Watching {}.into()),
+        ("unwatched", Unwatched {}.into()),
+        (
+            "ranking",
+            Ranking { members: 1_000_000, ranks: vec![ranked(1, 2_400), ranked(2, -3)] }.into(),
+        ),
+        (
+            "changes, the set begins",
+            Changes { anew: true, more: true, instances: instances(), ..changes.clone() }.into(),
+        ),
+        (
+            "changes",
+            Changes { n: 12, instances: instances(), gone: vec![INSTANCE], ..changes.clone() }
+                .into(),
+        ),
+        ("changes, the end", Changes { n: 13, ended: Some(closed), ..changes }.into()),
         ("refused", refused.into()),
-    ];
-    let requests = requests.into_iter().zip(1u32..).map(|((name, message), id)| {
-        let header = object! { "id": id, "answered": id / 2 };
-        let bytes = request(id, id / 2, &message);
-        vector(name, header, &bytes, RequestHeader::BYTES, Some(RequestHeader::BYTES))
-    });
-    let replies = replies.into_iter().zip(0x0102_0304u32..).map(|((name, message), id)| {
-        let bytes = reply(id, &message);
-        vector(name, object! { "id": id }, &bytes, ReplyHeader::BYTES, Some(ReplyHeader::BYTES))
-    });
-    requests.chain(replies).collect()
+    ]
 }
 
 fn instances() -> Vec<Json> {
@@ -386,6 +498,15 @@ fn tolerated() -> Vec<Json> {
             .to_vec();
     let short_join = [&request_head(0x12)[..], b"\x81\xa4kind\xa5arena"].concat();
     let empty = request(1, 0, &join_or_create().into());
+    let short_search = [&request_head(0x15)[..], b"\x82\xa4kind\xa5arena\xa5limit\x14"].concat();
+    let bare_search = request(1, 0, &search(20).into());
+    let wide_filter = [
+        &request_head(0x16)[..],
+        b"\x82\xa6filter\x81\xd9\x02eq\xdc\0\x02\xd9\x01a\xd3\0\0\0\0\0\0\0\x05\xa4kind\xa5arena",
+    ]
+    .concat();
+    let narrow_filter =
+        request(1, 0, &Watch { kind: kind_name("arena"), filter: filter("a = 5") }.into());
     let hello = plain(0x01, &bare_hello);
     let decodes = |bytes: &[u8]| {
         if bytes[0] == 0x01 {
@@ -405,6 +526,8 @@ fn tolerated() -> Vec<Json> {
         ("hello with wide integers, in another order", wide_hello, &hello),
         ("hello with a field of a newer version", newer_hello, &hello),
         ("join_or_create with a kind alone", short_join, &empty),
+        ("search with a kind and a limit alone", short_search, &bare_search),
+        ("watch with wide integers and lengths in its filter", wide_filter, &narrow_filter),
     ];
     vectors
         .iter()

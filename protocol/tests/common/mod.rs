@@ -1,6 +1,7 @@
 //! The protocol's vectors, as this build makes them: `examples/vectors.rs` writes them, `tests/vectors.rs` compares.
 
 mod conversations;
+mod filters;
 mod frames;
 mod game;
 mod ids;
@@ -12,6 +13,7 @@ pub(crate) fn files() -> Vec<(String, String)> {
     let mut files = vec![
         ("frames.json".to_owned(), frames::file()),
         ("refused.json".to_owned(), refused::file()),
+        ("filters.json".to_owned(), filters::file()),
         ("ids.json".to_owned(), ids::file()),
     ];
     let recorded = conversations::all().into_iter();

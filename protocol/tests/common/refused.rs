@@ -23,7 +23,8 @@ const ABOUT: &[&str] = &[
     "`refused`: not one MessagePack value within the limits, for the reason named, in the words that servers answer \
      with. Faults are found in the order in which the bytes are read, an announced length before what it announces.",
     "`headers`: frames that are shorter than the header of their kind.",
-    "`shapes`: well-formed MessagePack, but no message of that kind. Servers answer all of these with `malformed`.",
+    "`shapes`: well-formed MessagePack, but no message of that kind. Servers answer these with `malformed`, and where \
+     `error` is `name` with `name_invalid`.",
     "The limits for what clients send are: depth_max 16, nodes_max 4096, elements_max 1024. Where a vector has others, \
      it is to stay short.",
 ];
@@ -117,7 +118,8 @@ fn shapes() -> Vec<Json> {
     let hello = |payload: &[u8]| ClientToSession::decode(0x01, payload, Limits::CLIENT).err();
     let check_in = |payload: &[u8]| ClientToSession::decode(0x02, payload, Limits::CLIENT).err();
     let join = |payload: &[u8]| Request::decode(0x11, payload, Limits::CLIENT).err();
-    let list = |payload: &[u8]| Request::decode(0x15, payload, Limits::CLIENT).err();
+    let search = |payload: &[u8]| Request::decode(0x15, payload, Limits::CLIENT).err();
+    let create = |payload: &[u8]| Request::decode(0x10, payload, Limits::CLIENT).err();
     type Decode = fn(&[u8]) -> Option<DecodeError>;
     let vectors: &[(&str, u8, Decode, &[u8])] = &[
         ("a number where a map belongs", 0x01, hello, &[0x07]),
@@ -132,9 +134,52 @@ fn shapes() -> Vec<Json> {
         ("a field twice", 0x01, hello, b"\x82\xacprotocol_min\x01\xacprotocol_min\x01"),
         ("a session key of 15 bytes", 0x02, check_in, &short_key()),
         ("an instance's id that is none", 0x11, join, b"\x81\xa8instance\xa3abc"),
-        ("a text that is not UTF-8", 0x15, list, b"\x82\xa4kind\xa1\xff\xa5limit\x01"),
-        ("a kind without a name", 0x15, list, b"\x82\xa4kind\xa0\xa5limit\x01"),
-        ("a limit below zero", 0x15, list, b"\x82\xa4kind\xa1x\xa5limit\xff"),
+        ("a text that is not UTF-8", 0x15, search, b"\x82\xa4kind\xa1\xff\xa5limit\x01"),
+        ("a kind without a name", 0x15, search, b"\x82\xa4kind\xa0\xa5limit\x01"),
+        (
+            "a kind with a line break in its name",
+            0x15,
+            search,
+            b"\x82\xa4kind\xa3a\nb\xa5limit\x01",
+        ),
+        ("a unique key of 129 bytes", 0x10, create, &long_key()),
+        ("a limit below zero", 0x15, search, b"\x82\xa4kind\xa1x\xa5limit\xff"),
+        (
+            "a filter of two conditions in one map",
+            0x15,
+            search,
+            &search_for(b"\x82\xa2eq\x92\xa1a\x01\xa2ne\x92\xa1a\x02"),
+        ),
+        (
+            "a filter with an operator that is not known",
+            0x15,
+            search,
+            &search_for(b"\x81\xa4like\x92\xa1a\xa1b"),
+        ),
+        (
+            "a filter with an operator in capitals",
+            0x15,
+            search,
+            &search_for(b"\x81\xa2EQ\x92\xa1a\x01"),
+        ),
+        (
+            "a filter with a fraction",
+            0x15,
+            search,
+            &search_for(b"\x81\xa2eq\x92\xa1a\xca\x3f\xc0\0\0"),
+        ),
+        (
+            "a filter with a number over 64 bits with sign",
+            0x15,
+            search,
+            &search_for(b"\x81\xa2eq\x92\xa1a\xcf\x80\0\0\0\0\0\0\0"),
+        ),
+        (
+            "a filter with a value too few",
+            0x15,
+            search,
+            &search_for(b"\x81\xa7between\x92\xa1a\x01"),
+        ),
     ];
     vectors
         .iter()
@@ -143,6 +188,16 @@ fn shapes() -> Vec<Json> {
             object! { "name": *name, "kind": *kind, "payload": hex(payload), "error": reason(&error) }
         })
         .collect()
+}
+
+/// A search that would be good with another filter.
+fn search_for(filter: &[u8]) -> Vec<u8> {
+    [b"\x83\xa4kind\xa1x\xa5limit\x01\xa6filter", filter].concat()
+}
+
+/// A unique key of one byte too many.
+fn long_key() -> Vec<u8> {
+    [&b"\x82\xa4kind\xa1x\xa3key\xd9\x81"[..], &[b'k'; 129]].concat()
 }
 
 /// A check-in that would be good with one byte more of its key.
@@ -165,5 +220,6 @@ fn reason(error: &DecodeError) -> &'static str {
         DecodeError::Trailing { .. } => "trailing",
         DecodeError::ShortHeader { .. } => "short_header",
         DecodeError::Shape(_) => "shape",
+        DecodeError::Name(_) => "name",
     }
 }

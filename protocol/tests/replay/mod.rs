@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 
 use greenroom_protocol::{
-    Channel, DownHeader, Incarnation, Limits, PatchHeader, PieceHeader, Refusal, ReplyHeader,
-    RequestHeader, UpHeader, VIEW_BYTES_MAX, ViewId, decode,
+    Channel, DownHeader, Incarnation, InstanceId, Limits, PatchHeader, PieceHeader, Refusal,
+    ReplyHeader, RequestHeader, RequestId, UpHeader, VIEW_BYTES_MAX, ViewId, decode,
     wire::{
-        client_instance as instance,
-        client_session::{self as session, Reply, SessionToClient},
+        Opaque, client_instance as instance,
+        client_session::{
+            self as session, Changes, ClientToSession, Reply, Request, SessionToClient,
+        },
     },
 };
 use serde_json::{Value, json};
@@ -23,12 +25,14 @@ pub(crate) fn replay(conversation: &Value, name: &str) {
         if let Some(what) = step.get("connection") {
             client.connected = what == "opened";
             client.channel = None;
+            client.lives.values_mut().for_each(Live::reconnected);
             continue;
         }
         assert!(client.connected, "a frame without a connection: {place}");
         let frame = bytes(&step["hex"]);
         if step["from"] == "client" {
-            client.check_sent(&frame, &place);
+            let arrives = step.get("lost").is_none();
+            client.check_sent(&frame, arrives, &place);
             continue;
         }
         if step.get("lost").is_some() {
@@ -55,6 +59,22 @@ struct Client {
     /// The last one of ours that has arrived.
     acknowledged: u32,
     views: BTreeMap<ViewId, View>,
+    /// From the answer to the last search.
+    cursor: Option<Opaque>,
+    lives: BTreeMap<RequestId, Live>,
+}
+
+/// A live search.
+#[derive(Default)]
+struct Live {
+    /// Of the newest message that came.
+    n: u64,
+    /// The set was begun on this connection.
+    begun: bool,
+    /// What came is not acknowledged.
+    waits: bool,
+    /// Each instance, and its seats that are taken.
+    set: BTreeMap<InstanceId, u16>,
 }
 
 #[derive(Default)]
@@ -70,7 +90,7 @@ struct View {
 
 impl Client {
     /// The recorded client keeps the rules too.
-    fn check_sent(&mut self, frame: &[u8], place: &str) {
+    fn check_sent(&mut self, frame: &[u8], arrives: bool, place: &str) {
         match frame[0] {
             kind if instance::UP.contains(&kind) => {
                 let (head, _) = UpHeader::split(frame).unwrap();
@@ -84,10 +104,43 @@ impl Client {
                 }
             }
             kind if session::REQUESTS.contains(&kind) => {
-                let (head, _) = RequestHeader::split(frame).unwrap();
+                let (head, payload) = RequestHeader::split(frame).unwrap();
                 assert!(head.answered < head.id, "{place}");
+                self.asked(head.id, Request::decode(head.kind, payload, Limits::CLIENT).unwrap());
+            }
+            kind if kind <= 0x0f => {
+                let sent = ClientToSession::decode(kind, &frame[1..], Limits::CLIENT);
+                if let Ok(ClientToSession::Seen(seen)) = sent {
+                    let live = self.lives.get_mut(&seen.watch).expect(place);
+                    assert_eq!((seen.n, live.waits), (live.n, true), "{place}");
+                    live.waits = !arrives;
+                }
             }
             _ => {}
+        }
+    }
+
+    fn asked(&mut self, id: RequestId, request: Request) {
+        match request {
+            Request::Search(search) => {
+                assert!(
+                    search.cursor.is_none() || search.cursor == self.cursor,
+                    "another's cursor"
+                );
+            }
+            Request::Watch(_) => {
+                self.lives.entry(id).or_default();
+            }
+            Request::Unwatch(unwatch) => {
+                self.lives.remove(&unwatch.watch).expect("there is such a live search");
+            }
+            Request::Create(_)
+            | Request::Join(_)
+            | Request::JoinOrCreate(_)
+            | Request::Leave(_)
+            | Request::Destroy(_)
+            | Request::Rank(_)
+            | Request::Unknown(_) => {}
         }
     }
 
@@ -143,10 +196,22 @@ impl Client {
                 self.channel = None;
                 Value::Null
             }
+            Reply::Found(found) => {
+                let ids: Vec<String> =
+                    found.instances.iter().map(|listed| listed.instance.to_string()).collect();
+                self.cursor = found.cursor;
+                json!({ "found": ids, "more": self.cursor.is_some() })
+            }
+            Reply::Changes(changes) => match self.lives.get_mut(&head.id) {
+                Some(live) => live.changed(head.id, changes),
+                None => json!({ "dropped": "there is no such live search, or not any more" }),
+            },
+            Reply::Refused(refusal) => json!({ "refused": refusal.code.name() }),
             Reply::Created(_)
             | Reply::Destroyed(_)
-            | Reply::Listing(_)
-            | Reply::Refused(_)
+            | Reply::Watching(_)
+            | Reply::Unwatched(_)
+            | Reply::Ranking(_)
             | Reply::Unknown(_) => Value::Null,
         }
     }
@@ -184,6 +249,35 @@ impl Client {
             }
             _ => json!({ "dropped": "an unknown kind" }),
         }
+    }
+}
+
+impl Live {
+    fn reconnected(&mut self) {
+        (self.begun, self.waits) = (false, false);
+    }
+
+    fn changed(&mut self, number: RequestId, changes: Changes) -> Value {
+        assert!(!self.waits, "the message before is not acknowledged");
+        if changes.anew {
+            self.set.clear();
+        }
+        assert!(changes.anew || self.begun, "the first message on a connection begins anew");
+        assert!(changes.anew || changes.n > self.n, "numbers grow until a set begins anew");
+        (self.n, self.begun, self.waits) = (changes.n, true, true);
+        for listed in changes.instances {
+            self.set.insert(listed.instance, listed.seats_taken);
+        }
+        for gone in changes.gone {
+            // It may have come and gone between two messages.
+            self.set.remove(&gone);
+        }
+        assert_eq!(changes.ended, None);
+        if changes.more {
+            return json!({ "watch": number.0, "set": null });
+        }
+        let set = self.set.iter().map(|(id, taken)| (id.to_string(), json!(taken)));
+        json!({ "watch": number.0, "set": Value::Object(set.collect()) })
     }
 }
 

@@ -129,6 +129,7 @@ fn the_empty_text_is_everything_and_true_and_false_are_all_and_nothing() {
     assert_eq!(read("false"), Filter::Or(vec![]));
     assert_eq!(read("all (a)"), Filter::And(vec![eq("a", true)]));
     assert_eq!(read("any (false)"), Filter::Or(vec![Filter::Or(vec![])]));
+    assert_eq!(read("ALL(a)"), read("all (a)"));
     assert_eq!(read("all = 1 and any"), Filter::And(vec![eq("all", 1), eq("any", true)]));
 }
 
@@ -457,7 +458,8 @@ proptest! {
 
     #[test]
     fn what_is_read_from_any_text_is_small_enough_and_written_in_one_way(
-        text in "([a-c]|[0-9]{1,3}|'x'| and | or | not | in | between | prefix |true|false|[(),=<>]| order by | limit ){0,24}",
+        text in "([a-c]|[0-9]{1,3}|'x'| and | or | not | in | between | prefix |true|false|[(),=<>]|\
+                 | order by | limit ){0,24}",
     ) {
         if let Ok(query) = Query::parse(&text) {
             prop_assert_eq!(query.filter.check(), Ok(()));
