@@ -3,8 +3,14 @@
 use std::process::ExitCode;
 
 use greenroom::App;
-use greenroom_games::{Arena, Crowd, Echo};
+use greenroom_games::{Arena, Crowd, Echo, Lobby, Visit};
 
 fn main() -> ExitCode {
-    App::new().instance::<Arena>().instance::<Echo>().instance::<Crowd>().main()
+    App::new()
+        .instance::<Arena>()
+        .instance::<Echo>()
+        .instance::<Crowd>()
+        .instance::<Visit>()
+        .instance::<Lobby>()
+        .main()
 }

@@ -8,7 +8,11 @@
 pub mod arena;
 pub mod crowd;
 pub mod echo;
+pub mod lobby;
+pub mod visit;
 
 pub use arena::Arena;
 pub use crowd::Crowd;
 pub use echo::Echo;
+pub use lobby::Lobby;
+pub use visit::Visit;
