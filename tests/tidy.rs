@@ -22,7 +22,8 @@ const PLAN: &[(&str, &[&str])] = &[
     ("session", &["session-core", "protocol", "link"]),
     ("master-core", &["protocol"]),
     ("master", &["master-core", "protocol", "link"]),
-    ("game-core", &["protocol", "delta"]),
+    ("game-derive", &[]),
+    ("game-core", &["game-derive", "protocol", "delta"]),
     ("game", &["game-core", "protocol", "link"]),
     ("games", &["game-core"]),
     ("console", &["protocol", "link"]),
@@ -51,7 +52,8 @@ const PLAN: &[(&str, &[&str])] = &[
 const ROOT: &str = "greenroom";
 
 /// Crates without tasks, clocks, sockets and randomness of their own. Their names stand in `PLAN` too.
-const CORES: &[&str] = &["protocol", "delta", "session-core", "master-core", "game-core"];
+const CORES: &[&str] =
+    &["protocol", "delta", "session-core", "master-core", "game-derive", "game-core"];
 
 /// What a core must not reach, not even through somebody else's crate.
 const NOT_IN_A_CORE: &[&str] =

@@ -18,7 +18,7 @@ pub(crate) struct Clockwork {
 /// The ticks of one instance.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticks {
-    rate: u64,
+    rate: u16,
     /// When tick 0 was.
     origin: u64,
     /// Ticks since then.
@@ -40,8 +40,7 @@ impl Clockwork {
     }
     /// The ticks of a new instance, with a phase of its own.
     pub(crate) fn ticks(&mut self, rate: u16, now: u64) -> Ticks {
-        let rate = u64::from(rate);
-        let places = (1_000_000 / rate).div_ceil(self.grid).max(1);
+        let places = (1_000_000 / u64::from(rate)).div_ceil(self.grid).max(1);
         self.phase = self.phase.wrapping_add(1);
         // The bits of a count in reverse order: neighbours are far apart, and no place is taken twice early.
         let phase = self.phase.reverse_bits() >> 48;
@@ -75,15 +74,19 @@ impl Clockwork {
 }
 
 impl Ticks {
+    /// Ticks per second.
+    pub(crate) const fn rate(&self) -> u16 {
+        self.rate
+    }
     /// When the next tick is due, before it is put on the grid.
     pub(crate) const fn next(&self) -> u64 {
         // By multiplication from the origin: a rate that does not divide a second does not drift.
-        self.origin + (self.made + 1) * 1_000_000 / self.rate
+        self.origin + (self.made + 1) * 1_000_000 / self.rate as u64
     }
     /// Counts a tick that was due at `due` on the grid and is made now.
     pub(crate) fn make(&mut self, due: u64, now: u64) -> Lateness {
         self.made += 1;
-        let behind = now.saturating_sub(self.next()) * self.rate / 1_000_000;
+        let behind = now.saturating_sub(self.next()) * u64::from(self.rate) / 1_000_000;
         let given_up = if behind > BEHIND_MAX { behind } else { 0 };
         self.made += given_up;
         Lateness { late: now.saturating_sub(due), given_up }

@@ -17,8 +17,9 @@ pub struct GameConfig {
     pub listen: SocketAddr,
     /// What session servers are told to dial, where it differs from `listen`: `host:port`.
     pub public_address: Option<EcoString>,
-    /// Instances at most.
-    pub instances_max: u32,
+    /// How much this server takes: the sum of the weights of its instances, each 1 unless its kind says otherwise.
+    /// At least 1.
+    pub capacity: u32,
     /// Free words about this server, for placement.
     pub labels: Vec<EcoString>,
     /// Steps of instances begin at multiples of this, e.g. "5ms", so that their frames leave together. Longer saves
@@ -28,6 +29,11 @@ pub struct GameConfig {
     /// How often the master is told the load, e.g. "1s".
     #[serde(with = "humantime_serde")]
     pub report_interval: Duration,
+    /// How long instances with a unique key run on without a word of the active master, e.g. "10s"; then they stand
+    /// still until it is back, since it may have them run elsewhere. 2 to 10 seconds: an idle link says once a second
+    /// that it is alive, and a master gives a key away 15 seconds after it last heard this server.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
     /// How long a stopping server waits for its instances to end, e.g. "30s".
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -40,10 +46,11 @@ impl Default for GameConfig {
             masters: vec!["127.0.0.1:4100".into()],
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             public_address: None,
-            instances_max: 10_000,
+            capacity: 10_000,
             labels: Vec::new(),
             tick_grid: Duration::from_millis(5),
             report_interval: Duration::from_secs(1),
+            lease: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
         }
     }

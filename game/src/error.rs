@@ -23,4 +23,16 @@ pub enum GameError {
     /// The grid of ticks is no grid.
     #[error("game.tick_grid is {0:?}; it is 1 ms to 20 ms")]
     TickGrid(Duration),
+    /// There is no room for an instance.
+    #[error(
+        "game.capacity is 0, so that this server could run nothing: give it the sum of the weights of the instances \
+         that it is to run at most, such as 10000"
+    )]
+    NoCapacity,
+    /// The lease is too short to be kept, or too long to be safe.
+    #[error(
+        "game.lease is {0:?}; it is 2 s to 10 s: an idle link says once a second that it is alive, and after 15 s \
+         the master gives away the unique keys of a server that it does not hear"
+    )]
+    Lease(Duration),
 }

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use ecow::{EcoString, eco_format};
 use greenroom_game_core::{Core, Effect, Effects, Input, LogLevel, Now, Registry};
 use greenroom_link::{Full, Outgoing};
-use greenroom_protocol::wire::client_instance::QUERY_REFUSED;
+use greenroom_protocol::wire::client_instance::{QUERY_REFUSED, SEND_AGAIN};
 use greenroom_protocol::wire::master_game::{
-    CreateInstance, CreateRefused, GameLoad, GameReport, GameToMaster, MasterToGame, MetaChanged,
-    Running,
+    CreateInstance, CreateRefused, GameLoad, GameReport, GameToMaster, MasterToGame,
 };
 use greenroom_protocol::wire::session_game::{
     self, Attach, AttachRefused, Attached, Ended, GameToSession, SessionToGame,
@@ -24,6 +23,8 @@ use slab::Slab;
 
 use crate::Metrics;
 use crate::clockwork::{Clockwork, Ticks};
+use crate::frozen::{Asked, Frozen, Waiting};
+use crate::lease::Lease;
 use crate::upward::{Upward, Verdict};
 
 /// Everything that a game server has.
@@ -32,12 +33,21 @@ pub(crate) struct Host {
     /// What the master is told of this server.
     address: EcoString,
     build: EcoString,
-    instances_max: u32,
+    capacity: u32,
     labels: Vec<EcoString>,
     instances: Slab<Hosted>,
+    /// Of the capacity, by the weights of the instances.
+    used: u64,
     by_id: BTreeMap<InstanceId, usize>,
     links: Slab<SessionLink>,
     pub(crate) upward: Upward,
+    lease: Lease,
+    /// Instances that run by the lease.
+    keyed: usize,
+    /// Those of them that are frozen.
+    frozen: usize,
+    /// They thaw when the master has acknowledged what it was told of them, up to this number of the stream.
+    thaw_at: Option<u64>,
     clockwork: Clockwork,
     effects: Effects,
     header: Vec<u8>,
@@ -52,7 +62,7 @@ pub(crate) struct Host {
 
 /// A key of a session server's link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LinkKey(usize);
+pub(crate) struct LinkKey(pub(crate) usize);
 
 /// An instance, and who follows it.
 struct Hosted {
@@ -65,6 +75,8 @@ struct Hosted {
     ticks: Option<Ticks>,
     /// Its entry in the clockwork.
     due: Option<u64>,
+    /// It stands still, and this is what it has missed.
+    frozen: Option<Frozen>,
 }
 
 #[derive(Clone, Copy)]
@@ -150,9 +162,10 @@ struct Asking {
 pub(crate) struct Settings {
     pub(crate) address: EcoString,
     pub(crate) build: EcoString,
-    pub(crate) instances_max: u32,
+    pub(crate) capacity: u32,
     pub(crate) labels: Vec<EcoString>,
     pub(crate) tick_grid: Duration,
+    pub(crate) lease: Duration,
 }
 
 impl Host {
@@ -162,12 +175,17 @@ impl Host {
             registry,
             address: settings.address,
             build: settings.build,
-            instances_max: settings.instances_max,
+            capacity: settings.capacity,
             labels: settings.labels,
             instances: Slab::new(),
+            used: 0,
             by_id: BTreeMap::new(),
             links: Slab::new(),
             upward: Upward::default(),
+            lease: Lease::new(settings.lease),
+            keyed: 0,
+            frozen: 0,
+            thaw_at: None,
             clockwork: Clockwork::new(micros(settings.tick_grid).max(1)),
             effects: Effects::new(),
             header: Vec::new(),
@@ -203,6 +221,8 @@ impl Host {
     pub(crate) fn link_lost(&mut self, key: LinkKey) {
         let Some(link) = self.links.get_mut(key.0) else { return };
         let mut members = std::mem::take(&mut link.members);
+        self.frozen_mut().for_each(|frozen| frozen.forget(key, None));
+        let Some(link) = self.links.get(key.0) else { return };
         let counters = link.outgoing.counters();
         self.counted[0] += counters.frames;
         self.counted[1] += counters.writes;
@@ -228,6 +248,7 @@ impl Host {
             kind => match SessionToGame::decode(kind, payload, Limits::SERVER)? {
                 SessionToGame::Attach(attach) => self.attach(key, &attach),
                 SessionToGame::Detach(detach) => {
+                    self.frozen_mut().for_each(|frozen| frozen.forget(key, Some(detach.member)));
                     if let Some(membership) = self.forget(key, detach.member) {
                         self.detached(membership);
                     }
@@ -255,13 +276,17 @@ impl Host {
     /// Tells a client that its frame is none, as the core does with what has no number.
     fn refuse_frame(&self, key: LinkKey, member: MemberId, error: &DecodeError) {
         let Some(Membership { instance, seat, .. }) = self.membership(key, member) else { return };
-        let Some(to) = self.attachment(instance, seat) else { return };
+        let refusal = Refusal::new(Code::Malformed, eco_format!("{error}"));
+        self.unnumbered(instance, seat, QUERY_REFUSED, &refusal);
+    }
+    /// Sends a refusal that has no place on the reliable channel.
+    fn unnumbered(&self, at: usize, seat: Seat, kind: u8, refusal: &Refusal) {
+        let Some(to) = self.attachment(at, seat) else { return };
         let Some(link) = self.links.get(to.link.0) else { return };
         let (channel, number, ack) = (to.channel, Seq(0), Seq(0));
-        let down = DownHeader { kind: QUERY_REFUSED, channel, number, ack, tick: 0 };
-        let refusal = encode(&Refusal::new(Code::Malformed, eco_format!("{error}")));
-        let header = LinkHeader { kind: session_game::UNICAST, target: member.0 };
-        link.outgoing.push(header, &[&down.bytes(), &refusal]);
+        let down = DownHeader { kind, channel, number, ack, tick: 0 };
+        let header = LinkHeader { kind: session_game::UNICAST, target: to.member.0 };
+        link.outgoing.push(header, &[&down.bytes(), &encode(refusal)]);
     }
     fn refresh(&mut self, key: LinkKey, member: MemberId) {
         if let Some(Membership { instance, seat, .. }) = self.membership(key, member) {
@@ -281,10 +306,16 @@ impl Host {
             self.detached(membership);
         }
         let Some(at) = at else {
-            let text = "this server does not run the instance: join or create another";
-            let refusal = Refusal::new(Code::InstanceUnknown, text);
-            return self.control(key, &AttachRefused { member, refusal }.into());
+            return self.refuse_unknown(key, member);
         };
+        if let Some(frozen) = &mut self.instances[at].frozen {
+            let asked = Asked { link: key, attach: Box::new(attach.clone()) };
+            if let Some((asked, refusal)) = frozen.ask(asked) {
+                let member = asked.attach.member;
+                self.control(asked.link, &AttachRefused { member, refusal }.into());
+            }
+            return;
+        }
         let to = Attachment { link: key, member, channel };
         let input = Input::Attach {
             seat,
@@ -295,6 +326,11 @@ impl Host {
             options: &attach.options,
         };
         self.tell_asked(at, input, Some(Asking { to, generation }));
+    }
+    fn refuse_unknown(&self, key: LinkKey, member: MemberId) {
+        let text = "this server does not run the instance: join or create another";
+        let refusal = Refusal::new(Code::InstanceUnknown, text);
+        self.control(key, &AttachRefused { member, refusal }.into());
     }
     fn detached(&mut self, membership: Membership) {
         let Membership { instance, seat, generation, .. } = membership;
@@ -367,11 +403,19 @@ impl Host {
             address: self.address.clone(),
             build: self.build.clone(),
             kinds: self.registry.kinds(),
-            instances_max: self.instances_max,
+            capacity: self.capacity,
             labels: self.labels.clone(),
             instances: self.instances.iter().map(|(_, hosted)| hosted.core.held()).collect(),
         };
+        self.thaw_at = None;
         self.upward.linked(outgoing, report);
+    }
+    /// Something came from the master, if only a sign of life.
+    pub(crate) fn heard_master(&mut self) {
+        self.check_lease();
+        if self.upward.is_welcomed() {
+            self.lease.heard(self.micros());
+        }
     }
     /// Handles a message of a master; true if it was taken from its stream, so that it is to be acknowledged.
     ///
@@ -402,7 +446,12 @@ impl Host {
                     self.tell(at, Input::Destroy { refusal: destroy.refusal });
                 }
             }
-            MasterToGame::Received(received) => self.upward.acknowledged(received.n),
+            MasterToGame::Received(received) => {
+                self.upward.acknowledged(received.n);
+                if self.thaw_at.is_some_and(|thaw_at| thaw_at <= received.n) {
+                    self.thaw();
+                }
+            }
             MasterToGame::Welcome(welcome) => self.welcomed(welcome.master),
             MasterToGame::Unknown(kind) => {
                 tracing::warn!(kind, "the master said what this build does not know");
@@ -415,24 +464,18 @@ impl Host {
         (self.instances[at].core.incarnation() == incarnation).then_some(at)
     }
     fn welcomed(&mut self, master: Incarnation) {
-        let (mut changed, is_new) = self.upward.welcome(master);
-        if is_new {
-            // A report does not say which instances take nobody.
-            let shut = self.instances.iter().filter(|(_, hosted)| !hosted.core.is_open());
-            changed.extend(shut.map(|(_, hosted)| hosted.core.instance()));
-        }
+        let mut changed = self.upward.welcome(master);
+        self.lease.begin(self.micros());
+        // The master's word on those that are frozen: if they are to stop, it says so before it acknowledges this.
+        let frozen = self.instances.iter().filter(|(_, hosted)| hosted.frozen.is_some());
+        changed.extend(frozen.map(|(_, hosted)| hosted.core.instance()));
         for instance in changed {
             if let Some(&at) = self.by_id.get(&instance) {
-                self.report_meta(at);
+                self.upward.push(&self.instances[at].core.meta_changed().into());
             }
         }
+        self.thaw_at = (self.frozen > 0).then_some(self.upward.last());
         self.report_load();
-    }
-    fn report_meta(&mut self, at: usize) {
-        let core = &self.instances[at].core;
-        let (instance, incarnation) = (core.instance(), core.incarnation());
-        let (meta, open) = (core.meta().clone(), core.is_open());
-        self.upward.push(&MetaChanged { instance, incarnation, meta, open }.into());
     }
     fn create(&mut self, order: &CreateInstance) {
         let (instance, incarnation) = (order.instance, order.incarnation);
@@ -446,33 +489,38 @@ impl Host {
         }
     }
     fn try_create(&mut self, order: &CreateInstance) -> Result<(), Refusal> {
-        let (instance, incarnation) = (order.instance, order.incarnation);
         if self.draining {
             return Err(Refusal::new(Code::Draining, "the game server is stopping"));
         }
-        if self.instances.len() >= self.instances_max as usize {
-            let text = eco_format!("this server runs {} instances already", self.instances_max);
+        let weight = self.registry.weight(&order.kind).unwrap_or(0);
+        let free = u64::from(self.capacity).saturating_sub(self.used);
+        if u64::from(weight) > free {
+            let (kind, capacity) = (&order.kind, self.capacity);
+            let text = eco_format!(
+                "an instance of kind {kind} takes {weight} of a server's capacity, and this one has {free} of \
+                 {capacity} free"
+            );
             return Err(Refusal::new(Code::NoCapacity, text));
         }
-        if self.by_id.contains_key(&instance) {
+        if self.by_id.contains_key(&order.instance) {
             return Err(Refusal::new(Code::Busy, "another life of the instance runs here"));
         }
         let core = self.registry.create(order, self.now())?;
-        let (meta, is_open) = (core.meta().clone(), core.is_open());
+        let running = core.running();
+        self.used += u64::from(core.weight());
+        self.keyed += usize::from(core.key().is_some());
         let now = self.micros();
         let ticks = match core.tick_rate() {
             0 => None,
             rate => Some(self.clockwork.ticks(rate, now)),
         };
-        let hosted = Hosted { core, attached: Vec::new(), routes: Vec::new(), ticks, due: None };
+        let (attached, routes) = (Vec::new(), Vec::new());
+        let hosted = Hosted { core, attached, routes, ticks, due: None, frozen: None };
         let at = self.instances.insert(hosted);
-        self.by_id.insert(instance, at);
+        self.by_id.insert(order.instance, at);
         self.schedule(at);
         Metrics::add(&self.metrics.created, 1);
-        self.upward.push(&Running { instance, incarnation, meta }.into());
-        if !is_open {
-            self.report_meta(at);
-        }
+        self.upward.push(&running.into());
         Ok(())
     }
     /// Tells the master the load, and the metrics what the links have done.
@@ -514,8 +562,7 @@ impl Host {
     }
     /// Ends every instance that is left.
     pub(crate) fn close_all(&mut self) {
-        let all: Vec<usize> = self.instances.iter().map(|(at, _)| at).collect();
-        for at in all {
+        for at in self.all() {
             let refusal = Refusal::new(Code::Draining, "the game server is stopping");
             self.tell(at, Input::Destroy { refusal });
         }
@@ -532,10 +579,13 @@ impl Host {
 
     /// When something is due next.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        Some(self.started + Duration::from_micros(self.clockwork.next()?))
+        let lease = (self.frozen < self.keyed).then_some(self.lease.until());
+        let next = self.clockwork.next().into_iter().chain(lease).min()?;
+        Some(self.started + Duration::from_micros(next))
     }
     /// Makes every step that is due. Those that fall due meanwhile come after what else waits.
     pub(crate) fn make_due(&mut self) {
+        self.check_lease();
         let now = self.micros();
         while let Some((due, at)) = self.clockwork.take_due(now) {
             let hosted = &mut self.instances[at];
@@ -564,6 +614,7 @@ impl Host {
     fn schedule(&mut self, at: usize) {
         let hosted = &mut self.instances[at];
         let due = match &hosted.ticks {
+            _ if hosted.frozen.is_some() => None,
             Some(ticks) => Some(self.clockwork.on_grid(ticks.next())),
             None => hosted.core.next_due().map(|due| due.0.saturating_mul(1_000)),
         };
@@ -577,6 +628,93 @@ impl Host {
         }
     }
 
+    // The lease.
+
+    /// Freezes what may not go on without a word of the master, once there was none for as long as the lease lasts.
+    fn check_lease(&mut self) {
+        if self.frozen == self.keyed || !self.lease.is_over(self.micros()) {
+            return;
+        }
+        for at in self.all() {
+            let hosted = &mut self.instances[at];
+            if hosted.core.key().is_some() && hosted.frozen.is_none() {
+                hosted.frozen = Some(Frozen::default());
+                self.frozen += 1;
+                self.schedule(at);
+            }
+        }
+        Metrics::add(&self.metrics.leases_lost, 1);
+        Metrics::set(&self.metrics.frozen, self.frozen as u64);
+        let instances = self.frozen;
+        tracing::warn!(
+            instances,
+            "no master was heard for as long as the lease lasts: instances with a unique key stand still"
+        );
+        // Who says nothing for so long may be gone, or another one be the active: each of them is dialled anew.
+        self.thaw_at = None;
+        self.upward.close();
+    }
+    /// The master knows what is frozen here, and had its say.
+    fn thaw(&mut self) {
+        self.thaw_at = None;
+        tracing::info!(instances = self.frozen, "a master is there again: instances go on");
+        for at in self.all() {
+            let Some(frozen) = self.instances[at].frozen.take() else { continue };
+            self.frozen -= 1;
+            let instance = self.instances[at].core.instance();
+            if let Some(ticks) = self.instances[at].ticks {
+                // Its time stood still: there is nothing to catch up with.
+                let now = self.micros();
+                self.instances[at].ticks = Some(self.clockwork.ticks(ticks.rate(), now));
+            }
+            self.schedule(at);
+            let (waiting, full) = frozen.thaw();
+            for waiting in waiting {
+                self.tell_late(at, instance, waiting);
+            }
+            for seat in full {
+                self.send_again(at, instance, seat);
+            }
+        }
+        Metrics::set(&self.metrics.frozen, self.frozen as u64);
+    }
+    /// Tells an instance that has thawed what it missed; what it heard before may have been its end.
+    fn tell_late(&mut self, at: usize, instance: InstanceId, waiting: Waiting) {
+        if let Waiting::Attach(asked) = waiting {
+            return self.attach(asked.link, &asked.attach);
+        }
+        if self.by_id.get(&instance) != Some(&at) {
+            return;
+        }
+        match waiting {
+            Waiting::Attach(_) => unreachable!("it was handled above"),
+            Waiting::Lost(seat, generation) => self.tell(at, Input::Lost { seat, generation }),
+            Waiting::Frame { seat, kind, number, ack, payload } => {
+                self.tell(at, Input::Frame { seat, kind, number, ack, payload: &payload });
+            }
+            Waiting::Refresh(seat) => self.tell(at, Input::Refresh { seat }),
+            Waiting::Free(seat, session, refusal) => {
+                self.tell(at, Input::Free { seat, session, refusal });
+            }
+        }
+    }
+    /// Tells a seat that some of its frames were not taken.
+    fn send_again(&self, at: usize, instance: InstanceId, seat: Seat) {
+        if self.by_id.get(&instance) != Some(&at) {
+            return;
+        }
+        let text = "the instance stood still, and takes so many messages only; send them again";
+        self.unnumbered(at, seat, SEND_AGAIN, &Refusal::new(Code::Busy, text));
+    }
+    fn all(&self) -> Vec<usize> {
+        self.instances.iter().map(|(at, _)| at).collect()
+    }
+    fn frozen_mut(&mut self) -> impl Iterator<Item = &mut Frozen> {
+        // Most often there are none, and then nobody looks.
+        let all = (self.frozen > 0).then_some(&mut self.instances);
+        all.into_iter().flatten().filter_map(|(_, hosted)| hosted.frozen.as_mut())
+    }
+
     // Instances.
 
     fn tell(&mut self, at: usize, input: Input<'_>) {
@@ -585,6 +723,11 @@ impl Host {
     fn tell_asked(&mut self, at: usize, input: Input<'_>, asking: Option<Asking>) {
         let now = self.now();
         let Some(hosted) = self.instances.get_mut(at) else { return };
+        if let Some(frozen) = &mut hosted.frozen
+            && !matches!(input, Input::Destroy { .. })
+        {
+            return frozen.keep(input);
+        }
         hosted.core.handle(now, input, &mut self.effects);
         let is_closed = hosted.core.is_closed();
         // Taken out while they are performed; both keep their memory.
@@ -747,6 +890,17 @@ impl Host {
     fn remove(&mut self, at: usize) {
         let hosted = self.instances.remove(at);
         self.by_id.remove(&hosted.core.instance());
+        self.used -= u64::from(hosted.core.weight());
+        self.keyed -= usize::from(hosted.core.key().is_some());
+        if let Some(frozen) = hosted.frozen {
+            self.frozen -= 1;
+            Metrics::set(&self.metrics.frozen, self.frozen as u64);
+            for waiting in frozen.thaw().0 {
+                if let Waiting::Attach(asked) = waiting {
+                    self.refuse_unknown(asked.link, asked.attach.member);
+                }
+            }
+        }
         if let Some(due) = hosted.due {
             self.clockwork.unset(at, due);
         }

@@ -12,18 +12,26 @@
 //!   every message that they did not acknowledge is sent again from its instance.
 //!
 //! # When the master is away
-//! Nothing stops. What it has to be told waits in a stream that grows with the seats and instances of this server, of
+//! Instances without a unique key play on. One with a key is frozen when the master was not heard for as long as the
+//! lease lasts (10 s): another server may run it by then, and nobody is to see two. It makes no step and says nothing;
+//! what it is told waits, within the bounds of its seats. When a master has welcomed this server again and has
+//! acknowledged that the instance is here, it goes on; or the master had it stopped before.
+//!
+//! What the master has to be told waits in a stream that grows with the seats and instances of this server, of
 //! which there is a known number; metadata, which a game may change as often as it likes, waits as its newest value.
 //!
 //! *Takes*: instances to run, from the master; seats and their frames, from session servers.
 //! *Gives*: patches once for each link and channel, frames for single seats, reports to the master.
 //! *Owns*: who is attached to which seat over which link; when each instance steps.
-//! *Never*: stops an instance because a master or a session server is gone, or waits for one of them in a tick.
+//! *Never*: stops an instance without a key because a master or a session server is gone, or waits for one of them in
+//! a tick.
 
 mod clockwork;
 mod config;
 mod error;
+mod frozen;
 mod host;
+mod lease;
 mod metrics;
 mod shell;
 mod upward;

@@ -47,6 +47,10 @@ counters! {
     ticks_given_up,
     /// The latest that a step began, in microseconds.
     tick_lateness_us_max,
+    /// Instances with a unique key that stand still now, since no master is heard.
+    frozen,
+    /// How often that began.
+    leases_lost,
     /// Frames for seats that are not there any more.
     late,
     /// Messages of masters that are not the newest.

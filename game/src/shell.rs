@@ -53,7 +53,8 @@ impl fmt::Debug for Game {
 /// Takes the port of a game server. It accepts nobody until [`Game::run`].
 ///
 /// # Errors
-/// When the port can't be used, there is no kind to run, or the grid of ticks is none.
+/// When the port can't be used, there is no kind to run or no capacity for it, or the grid of ticks or the lease is
+/// none.
 pub fn bind(
     config: &GameConfig,
     cluster: &EcoString,
@@ -66,6 +67,12 @@ pub fn bind(
     }
     if !(Duration::from_millis(1)..=Duration::from_millis(20)).contains(&config.tick_grid) {
         return Err(GameError::TickGrid(config.tick_grid));
+    }
+    if config.capacity == 0 {
+        return Err(GameError::NoCapacity);
+    }
+    if !(Duration::from_secs(2)..=Duration::from_secs(10)).contains(&config.lease) {
+        return Err(GameError::Lease(config.lease));
     }
     let failed = |source| GameError::Listen { address: config.listen, source };
     let listener = StdListener::bind(config.listen).map_err(failed)?;
@@ -87,9 +94,10 @@ pub fn bind(
     let settings = Settings {
         address: config.public_address.clone().unwrap_or_else(|| eco_format!("{address}")),
         build: build.clone(),
-        instances_max: config.instances_max,
+        capacity: config.capacity,
         labels: config.labels.clone(),
         tick_grid: config.tick_grid,
+        lease: config.lease,
     };
     Ok(Game {
         registry,
@@ -342,6 +350,10 @@ impl Shell {
                 Some(Some(Ok(()))) => {}
             }
             let handled = self.with_host(|host| {
+                host.heard_master();
+                if outgoing.is_closing() {
+                    return Err(LinkError::Closed); // What is said now comes too late.
+                }
                 let mut acknowledge = false;
                 while let Some(frame) = incoming.next_frame()? {
                     let payload = &incoming.bytes()[frame.payload];

@@ -55,11 +55,10 @@ impl Upward {
         self.welcomed
     }
     /// The master answers the report. Another life of it begins the streams anew, with what happened since the report.
-    /// Gives the instances whose metadata it is to be told, and whether it is another life.
-    pub(crate) fn welcome(&mut self, master: Incarnation) -> (BTreeSet<InstanceId>, bool) {
+    /// Gives the instances whose metadata it is to be told.
+    pub(crate) fn welcome(&mut self, master: Incarnation) -> BTreeSet<InstanceId> {
         self.welcomed = true;
-        let is_new = self.master != Some(master);
-        if is_new {
+        if self.master != Some(master) {
             self.master = Some(master);
             self.inbound = Inbound::default();
             let mut since = Outbound::default();
@@ -76,7 +75,7 @@ impl Upward {
             self.say(message, n);
         }
         self.outbound = waiting;
-        (std::mem::take(&mut self.meta), is_new)
+        std::mem::take(&mut self.meta)
     }
     /// Whether a message with this header is to be handled.
     pub(crate) fn take(&mut self, header: StampedHeader) -> Verdict {
@@ -96,6 +95,10 @@ impl Upward {
     /// The master has what of our stream is up to this number.
     pub(crate) fn acknowledged(&mut self, n: u64) {
         self.outbound.acknowledge(n);
+    }
+    /// The number of what was appended to the stream last.
+    pub(crate) const fn last(&self) -> u64 {
+        self.last
     }
     /// Appends to the stream.
     pub(crate) fn push(&mut self, message: &GameToMaster) {

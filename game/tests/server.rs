@@ -23,7 +23,7 @@ use greenroom_protocol::wire::session_game::{
 };
 use greenroom_protocol::wire::session_master::{Received, Welcome};
 use greenroom_protocol::{
-    Channel, Code, DownHeader, Epoch, Generation, Inbound, Incarnation, InstanceId, KindName,
+    Channel, Code, DownHeader, Epoch, Generation, Inbound, Incarnation, InstanceId, Key, KindName,
     Limits, LinkHeader, MemberId, PatchHeader, PieceHeader, Refusal, Seq, ServerName, SessionId,
     StampedHeader, UpHeader, UserId,
 };
@@ -173,6 +173,12 @@ impl Master {
         self.order(&order(kind, id).into());
         self.hear().await
     }
+    /// Has an instance with a unique key made.
+    async fn create_with_key(&mut self, kind: &str, id: u128) {
+        let key = Some(Key::new(format!("{kind} {id}")).unwrap());
+        self.order(&CreateInstance { key, ..order(kind, id) }.into());
+        assert!(matches!(self.hear().await, GameToMaster::Running(_)));
+    }
     /// Waits for what is said of a seat.
     async fn seat(&mut self) -> (Seat, SeatState) {
         loop {
@@ -191,7 +197,15 @@ fn order(kind: &str, id: u128) -> CreateInstance {
         params: Default::default(),
         seed: [1; 32],
         owner: None,
+        key: None,
+        created_ms: 0,
+        private: false,
     }
+}
+
+fn destroy(id: u128) -> DestroyInstance {
+    let refusal = Refusal::new(Code::Destroyed, "it runs elsewhere");
+    DestroyInstance { instance: InstanceId(id), incarnation: Incarnation(1), refusal }
 }
 
 struct Session {
@@ -325,7 +339,7 @@ impl Instance for Flood {
 struct Tellall;
 
 impl Instance for Tellall {
-    const KIND: Kind<Self> = Kind::new("tellall");
+    const KIND: Kind<Self> = Kind::new("tellall").weight(7);
     type Params = ();
     type Meta = ();
     type In = u32;
@@ -502,9 +516,8 @@ fn a_lost_master_stops_nothing_and_the_next_one_learns_everything() {
     run(async {
         let server = Server::start().await;
         let mut master = server.master(1).await;
-        assert!(matches!(master.create("tellall", 5).await, GameToMaster::Running(_)));
-        let GameToMaster::MetaChanged(changed) = master.hear().await else { panic!() };
-        assert!(!changed.open);
+        let GameToMaster::Running(running) = master.create("tellall", 5).await else { panic!() };
+        assert!(!running.open && !running.private);
         let mut session = server.session("s1").await;
         session.attach(1, 8, 5, 0, 1);
         session.control().await;
@@ -516,9 +529,7 @@ fn a_lost_master_stops_nothing_and_the_next_one_learns_everything() {
         let mut master = server.master(2).await;
         let report = master.report.take().unwrap();
         let [held] = &report.instances[..] else { panic!("{report:?}") };
-        assert_eq!((held.instance, held.seats.len()), (InstanceId(5), 1));
-        let GameToMaster::MetaChanged(changed) = master.hear().await else { panic!() };
-        assert!(!changed.open, "the report does not say it, so it comes after");
+        assert_eq!((held.instance, held.seats.len(), held.open), (InstanceId(5), 1, false));
         assert!(matches!(master.create("echo", 6).await, GameToMaster::Running(_)));
 
         // The same master over a new link: both streams go on.
@@ -529,6 +540,190 @@ fn a_lost_master_stops_nothing_and_the_next_one_learns_everything() {
         let mut master = server.master(2).await;
         (master.sent, master.inbound) = (sent, inbound);
         assert_eq!(master.seat().await, (Seat(0), SeatState::Taken));
+    });
+}
+
+/// The shortest lease that there may be: what is waited for takes as long.
+const LEASE: Duration = Duration::from_secs(2);
+
+/// A server with four instances, and seat 0 of each on one link: members and channels have the instances' numbers.
+/// 5 is a crowd and 7 an echo, both with a unique key; 6 is a crowd and 8 an echo without one.
+async fn with_and_without_a_key() -> (Server, Master, Session) {
+    let config = GameConfig { lease: LEASE, ..GameConfig::default() };
+    let server = Server::start_with(config).await;
+    let mut master = server.master(1).await;
+    master.create_with_key("crowd", 5).await;
+    master.create("crowd", 6).await;
+    master.create_with_key("echo", 7).await;
+    master.create("echo", 8).await;
+    let session = server.session("s1").await;
+    for number in 5..9 {
+        session.attach(number, number, u128::from(number), 0, 1);
+    }
+    for _ in 5..9 {
+        assert_eq!(master.seat().await, (Seat(0), SeatState::Taken));
+    }
+    (server, master, session)
+}
+
+/// Waits until everything has come that was sent by now; `number` is that of the next call to instance 8.
+async fn barrier(session: &mut Session, number: &mut u32) -> Vec<Heard> {
+    session.up(8, CALL, *number, *number - 1, b"now?");
+    let mut heard = Vec::new();
+    loop {
+        match session.hear().await {
+            Heard::Down(MemberId(8), header, _)
+                if header.kind == REPLY && header.number.0 == *number =>
+            {
+                *number += 1;
+                return heard;
+            }
+            other => heard.push(other),
+        }
+    }
+}
+
+fn is_of(heard: &Heard, number: u32) -> bool {
+    match heard {
+        Heard::Down(member, header, _) => *member == MemberId(number) && header.kind != DOWN_ACK,
+        Heard::Fanout(channel, _) => *channel == Channel(number),
+        Heard::Piece(..) | Heard::OwnPatch | Heard::Control(_) => false,
+    }
+}
+
+/// Method: the master's link is cut. Until the lease is over, all play on; then those with a key say nothing, and what
+/// they are told waits for a master that has acknowledged them.
+#[test]
+fn an_instance_with_a_unique_key_stands_still_without_a_master_and_goes_on_with_one() {
+    run(async {
+        let (server, master, mut session) = with_and_without_a_key().await;
+        master.outgoing.close();
+        drop(master);
+        let (mut with_key, mut without) = (0, 0);
+        while server.metrics.frozen.load(Relaxed) == 0 {
+            let heard = session.hear().await;
+            with_key += u32::from(is_of(&heard, 5));
+            without += u32::from(is_of(&heard, 6));
+        }
+        assert!(with_key > 0 && without > 0, "both play on while the lease lasts");
+        assert_eq!(server.metrics.frozen.load(Relaxed), 2);
+
+        let mut number = 1;
+        barrier(&mut session, &mut number).await;
+        session.up(7, CALL, 1, 0, b"anybody?");
+        let mut patches = 0;
+        while patches < 10 {
+            let heard = barrier(&mut session, &mut number).await;
+            assert!(!heard.iter().any(|heard| is_of(heard, 5) || is_of(heard, 7)), "{heard:?}");
+            patches += heard.iter().filter(|heard| is_of(heard, 6)).count();
+        }
+
+        let mut master = server.master(2).await;
+        let report = master.report.take().unwrap();
+        let keys: Vec<_> = report.instances.iter().filter_map(|held| held.key.clone()).collect();
+        assert_eq!(keys.iter().map(Key::as_str).collect::<Vec<_>>(), ["crowd 5", "echo 7"]);
+        let mut named = Vec::new();
+        while named.len() < 2 {
+            // The master is welcome, and has not acknowledged both.
+            assert_eq!(server.metrics.frozen.load(Relaxed), 2);
+            if let GameToMaster::MetaChanged(changed) = master.hear().await {
+                named.push(changed.instance.0);
+            }
+        }
+        assert_eq!(named, [5, 7]);
+        let (mut patched, mut answered) = (false, false);
+        while !patched || !answered {
+            match session.hear().await {
+                Heard::Fanout(Channel(5), _) => patched = true,
+                Heard::Down(MemberId(7), header, payload) if header.kind == REPLY => {
+                    assert_eq!(payload, b"\x01\0\0\0anybody?");
+                    answered = true;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(server.metrics.frozen.load(Relaxed), 0);
+        assert_eq!(server.metrics.leases_lost.load(Relaxed), 1);
+        assert_eq!(server.metrics.ticks_given_up.load(Relaxed), 0, "its time stood still");
+    });
+}
+
+#[test]
+fn an_instance_that_runs_elsewhere_by_now_never_goes_on() {
+    run(async {
+        let (server, master, mut session) = with_and_without_a_key().await;
+        master.outgoing.close();
+        drop(master);
+        while server.metrics.frozen.load(Relaxed) == 0 {
+            session.hear().await;
+        }
+        let mut number = 1;
+        barrier(&mut session, &mut number).await;
+        session.up(7, CALL, 1, 0, b"anybody?");
+        // Another connection of the same session wants its seat back meanwhile.
+        session.attach(9, 9, 7, 0, 2);
+        barrier(&mut session, &mut number).await;
+        let mut master = server.master(2).await;
+        for id in [5, 7] {
+            master.order(&destroy(id).into());
+        }
+        let mut ended = Vec::new();
+        while ended.len() < 3 {
+            match session.hear().await {
+                Heard::Control(GameToSession::Ended(end)) => {
+                    ended.push((end.member.0, end.refusal.code))
+                }
+                Heard::Control(GameToSession::AttachRefused(end)) => {
+                    ended.push((end.member.0, end.refusal.code));
+                }
+                heard => assert!(!is_of(&heard, 5) && !is_of(&heard, 7), "{heard:?}"),
+            }
+        }
+        ended.sort_by_key(|(member, _)| *member);
+        let (destroyed, unknown) = (Code::Destroyed, Code::InstanceUnknown);
+        assert_eq!(ended, [(5, destroyed.clone()), (7, destroyed), (9, unknown)]);
+        let mut closed = 0;
+        while closed < 2 {
+            closed += u32::from(matches!(master.hear().await, GameToMaster::Closed(_)));
+        }
+        assert_eq!(server.metrics.frozen.load(Relaxed), 0);
+        assert!(matches!(master.create("echo", 10).await, GameToMaster::Running(_)));
+    });
+}
+
+#[test]
+fn who_comes_and_goes_while_an_instance_stands_still_is_there_or_not_when_it_goes_on() {
+    run(async {
+        let (server, master, mut session) = with_and_without_a_key().await;
+        master.outgoing.close();
+        drop(master);
+        let mut other = server.session("s2").await;
+        while server.metrics.frozen.load(Relaxed) == 0 {
+            session.hear().await;
+        }
+        other.attach(1, 1, 7, 1, 1);
+        other.attach(2, 2, 7, 2, 1);
+        other.say(&Detach { member: MemberId(2) }.into());
+        other.attach(3, 3, 8, 3, 1); // It is attached at once, so the rest has been heard by then.
+        let GameToSession::Attached(attached) = other.control().await else { panic!() };
+        assert_eq!(attached.member, MemberId(3));
+        session.say(&Detach { member: MemberId(7) }.into());
+        let mut number = 1;
+        barrier(&mut session, &mut number).await;
+        let mut master = server.master(2).await;
+        let report = master.report.take().unwrap();
+        let held: Vec<_> = report.instances.iter().map(|held| held.seats.len()).collect();
+        assert_eq!(held, [1, 1, 1, 2], "who came to instance 7 waits, and who went is still there");
+        let mut seats = Vec::new();
+        while seats.len() < 2 {
+            if let GameToMaster::SeatChanged(changed) = master.hear().await {
+                seats.push((changed.instance.0, changed.seat.0, changed.state));
+            }
+        }
+        let (taken, away) = (SeatState::Taken, SeatState::Away);
+        assert_eq!(seats, [(7, 1, taken), (7, 0, away)]);
+        let GameToSession::Attached(attached) = other.control().await else { panic!() };
+        assert_eq!(attached.member, MemberId(1));
     });
 }
 
@@ -553,7 +748,7 @@ fn a_master_that_is_not_the_newest_is_not_obeyed() {
 #[test]
 fn what_can_not_be_is_refused_by_name() {
     run(async {
-        let config = GameConfig { instances_max: 1, ..GameConfig::default() };
+        let config = GameConfig { capacity: 10, ..GameConfig::default() };
         let server = Server::start_with(config).await;
         let mut master = server.master(1).await;
         let GameToMaster::CreateRefused(refused) = master.create("chess", 4).await else {
@@ -563,9 +758,21 @@ fn what_can_not_be_is_refused_by_name() {
         assert!(
             refused.refusal.message.contains("chess") && refused.refusal.message.contains("arena")
         );
-        master.create("echo", 5).await;
-        let GameToMaster::CreateRefused(refused) = master.create("echo", 6).await else { panic!() };
+        master.create("tellall", 5).await;
+        // One more weighs 7 as well, and 3 are free.
+        let GameToMaster::CreateRefused(refused) = master.create("tellall", 6).await else {
+            panic!()
+        };
         assert_eq!(refused.refusal.code, Code::NoCapacity);
+        let text = refused.refusal.message;
+        assert!(text.contains("takes 7") && text.contains("3 of 10"), "{text}");
+        for id in 6..9 {
+            assert!(matches!(master.create("echo", id).await, GameToMaster::Running(_)));
+        }
+        assert!(matches!(master.create("echo", 9).await, GameToMaster::CreateRefused(_)));
+        master.order(&destroy(5).into());
+        assert!(matches!(master.hear().await, GameToMaster::Closed(_)));
+        assert!(matches!(master.create("echo", 9).await, GameToMaster::Running(_)));
         let mut session = server.session("s1").await;
         session.attach(1, 8, 99, 0, 1);
         let GameToSession::AttachRefused(refused) = session.control().await else { panic!() };
@@ -577,6 +784,17 @@ fn what_can_not_be_is_refused_by_name() {
         assert!(error.to_string().contains("is the port in use?"), "{error}");
         let none = bind(&taken, &"test".into(), &key(), &"test".into(), Registry::new());
         assert!(matches!(none, Err(GameError::NoKinds)));
+        let refused = |config: &GameConfig| {
+            let registry = Registry::new().with::<Echo>();
+            let error = bind(config, &"test".into(), &key(), &"test".into(), registry).unwrap_err();
+            error.to_string()
+        };
+        let text = refused(&GameConfig { capacity: 0, ..GameConfig::default() });
+        assert!(text.contains("game.capacity is 0") && text.contains("10000"), "{text}");
+        for lease in [Duration::from_millis(1_999), Duration::from_millis(10_001)] {
+            let text = refused(&GameConfig { lease, ..GameConfig::default() });
+            assert!(text.contains("game.lease") && text.contains("2 s to 10 s"), "{text}");
+        }
     });
 }
 
@@ -618,7 +836,6 @@ fn an_instance_that_panics_takes_nobody_with_it() {
         let server = Server::start().await;
         let mut master = server.master(1).await;
         master.create("tellall", 5).await;
-        master.hear().await;
         master.create("tellall", 6).await;
         let mut session = server.session("s1").await;
         session.attach(1, 8, 5, 0, 1);

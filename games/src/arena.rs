@@ -2,11 +2,9 @@
 //!
 //! This is a whole multiplayer game on Greenroom. The type [`Arena`] is the state; its `impl Instance` is everything
 //! that can happen to it. Greenroom calls those handlers one at a time, so there is nothing to lock, and what a handler
-//! does to the outside goes through `cx`. Clients send an [`In`] and see a [`View`], which Greenroom keeps up to date
-//! for them by small patches; nothing here writes a byte to a network.
-//!
-//! For a game of your own: copy this file, change the types at the top until they say what your game is about, then
-//! the handlers. The tests at the end play it without a server.
+//! does to the outside goes through `cx`. Clients send an [`In`] and see a [`View`], kept up to date by small patches;
+//! nothing here writes a byte to a network. For a game of your own: copy this file, change the types at the top until
+//! they say what your game is about, then the handlers. The tests at the end play it without a server.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -39,23 +37,37 @@ pub struct Arena {
 }
 
 /// What whoever creates an arena may choose.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Params {
     /// Length of a side, in units, 10 to 1,000.
-    pub size: f32,
+    pub size: u16,
+    /// What is played for.
+    pub mode: Mode,
 }
 
 impl Default for Params {
     fn default() -> Self {
-        Self { size: 100.0 }
+        Self { size: 100, mode: Mode::Training }
     }
 }
 
-/// What is said of an arena to those who look for one.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What is played for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, greenroom::MetaKeyword)]
+pub enum Mode {
+    /// Nothing.
+    Training,
+    /// A place on the rank board `arena`, by the hits of one's last arena.
+    Ranked,
+}
+
+/// What an arena is found by: `mode = "ranked" and players < 16 order by players desc`.
+#[derive(Clone, Copy, Debug, greenroom::Meta)]
 pub struct Meta {
-    /// How many players there are.
-    pub players: u16,
+    #[index]
+    mode: Mode,
+    #[index(ord)]
+    players: usize,
 }
 
 /// What a player sends.
@@ -93,13 +105,6 @@ pub enum Out {
         /// By whom.
         by: Seat,
     },
-}
-
-/// What comes back from `cx.after`.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub enum Timer {
-    /// This player gets up.
-    GetUp(Seat),
 }
 
 /// What everybody sees. It borrows the state, so that nothing is copied before it is encoded.
@@ -145,12 +150,12 @@ impl Instance for Arena {
     type Query = ();
     type Reply = Reply;
     type Out = Out;
-    type Timer = Timer;
+    type Timer = Seat; // What comes back from `cx.after`: who gets up.
     type View<'a> = View<'a>;
     type PrivateView<'a> = &'a Weapon;
 
     fn create(params: Params, cx: &mut Cx<Self>) -> Result<Self, Reject> {
-        if !(10.0..=1_000.0).contains(&params.size) {
+        if !(10..=1_000).contains(&params.size) {
             return Err(Reject::new("an arena is 10 to 1,000 units long"));
         }
         let arena = Self { params, players: BTreeMap::new(), weapons: BTreeMap::new() };
@@ -175,8 +180,10 @@ impl Instance for Arena {
     }
 
     fn left(&mut self, seat: Seat, _: Why, cx: &mut Cx<Self>) {
-        self.players.remove(&seat);
         self.weapons.remove(&seat);
+        if let (Some(player), Mode::Ranked) = (self.players.remove(&seat), self.params.mode) {
+            cx.score("arena", seat, player.score.into());
+        }
         cx.set_meta(self.meta());
     }
 
@@ -198,8 +205,7 @@ impl Instance for Arena {
         Ok(Reply::Scores(scores))
     }
 
-    fn timer(&mut self, timer: Timer, cx: &mut Cx<Self>) {
-        let Timer::GetUp(seat) = timer;
+    fn timer(&mut self, seat: Seat, cx: &mut Cx<Self>) {
         let place = self.somewhere(cx);
         if let Some(player) = self.players.get_mut(&seat) {
             ((player.x, player.y), player.hp) = (place, 100);
@@ -207,15 +213,13 @@ impl Instance for Arena {
     }
 
     fn tick(&mut self, _: &mut Cx<Self>) {
-        let size = self.params.size;
+        let size = f32::from(self.params.size);
         for (player, weapon) in self.players.values_mut().zip(self.weapons.values_mut()) {
             if player.hp > 0 {
                 player.x = rounded((player.x + weapon.running.0).clamp(0.0, size));
                 player.y = rounded((player.y + weapon.running.1).clamp(0.0, size));
             }
-            if weapon.shots < SHOTS_MAX {
-                weapon.reload -= 1;
-            }
+            weapon.reload -= u8::from(weapon.shots < SHOTS_MAX);
             if weapon.reload == 0 {
                 (weapon.shots, weapon.reload) = (weapon.shots + 1, RELOAD_TICKS);
             }
@@ -223,7 +227,7 @@ impl Instance for Arena {
     }
 
     fn view(&self) -> View<'_> {
-        View { size: self.params.size, players: &self.players }
+        View { size: f32::from(self.params.size), players: &self.players }
     }
 
     fn private_view(&self, seat: Seat) -> Option<&Weapon> {
@@ -233,10 +237,8 @@ impl Instance for Arena {
 
 impl Arena {
     fn shoot(&mut self, by: Seat, direction: (f32, f32), cx: &mut Cx<Self>) {
-        let (Some(weapon), Some(shooter)) = (self.weapons.get_mut(&by), self.players.get(&by))
-        else {
-            return;
-        };
+        let pair = self.weapons.get_mut(&by).zip(self.players.get(&by));
+        let Some((weapon, shooter)) = pair else { return };
         if weapon.shots == 0 || shooter.hp == 0 {
             return cx.refuse("nothing to shoot with"); // The answer, if it was a call.
         }
@@ -266,20 +268,18 @@ impl Arena {
         player.hp = player.hp.saturating_sub(DAMAGE);
         if player.hp == 0 {
             cx.broadcast(Out::Down { seat, by });
-            cx.after(DOWN_TIME, Timer::GetUp(seat));
+            cx.after(DOWN_TIME, seat);
         }
-        if let Some(shooter) = self.players.get_mut(&by) {
-            shooter.score += 1;
-        }
+        self.players.entry(by).and_modify(|shooter| shooter.score += 1);
     }
 
     fn somewhere(&self, cx: &mut Cx<Self>) -> (f32, f32) {
-        let size = self.params.size;
+        let size = f32::from(self.params.size);
         (rounded(cx.random().between(0.0..size)), rounded(cx.random().between(0.0..size)))
     }
 
     fn meta(&self) -> Meta {
-        Meta { players: u16::try_from(self.players.len()).unwrap_or(u16::MAX) }
+        Meta { mode: self.params.mode, players: self.players.len() }
     }
 }
 

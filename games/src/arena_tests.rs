@@ -1,7 +1,8 @@
 //! The arena, played without a server.
 
-use greenroom::Code;
+use greenroom::meta::MetaValue;
 use greenroom::testing::{Stage, replay};
+use greenroom::{Code, MetaKeyword};
 
 use super::*;
 
@@ -88,9 +89,26 @@ fn nobody_runs_out_of_the_arena_and_what_is_no_direction_moves_nobody() {
 
 #[test]
 fn a_wrong_size_is_refused_in_words() {
-    let params = Params { size: 5.0 };
+    let params = Params { size: 5, ..Params::default() };
     let refusal = Stage::<Arena>::with(&params, [0; 32]).unwrap_err();
     assert_eq!(refusal.message, "an arena is 10 to 1,000 units long");
+}
+
+/// Who leaves a ranked arena is on its board, and no more is said of a training.
+#[test]
+fn a_ranked_arena_is_found_by_its_mode_and_ranks_who_leaves() {
+    for mode in [Mode::Training, Mode::Ranked] {
+        let params = Params { mode, ..Params::default() };
+        let mut stage = Stage::<Arena>::with(&params, [0; 32]).unwrap();
+        stage.join(0).unwrap();
+        let meta = stage.core().running().meta;
+        assert_eq!(meta.get("mode"), Some(&MetaValue::Text(mode.keyword().into())));
+        assert_eq!(meta.get("players"), Some(&MetaValue::Int(1)));
+        stage.leave(0);
+        stage.ticks(1);
+        let scored = |report: &_| format!("{report:?}").contains("board: \"arena\"");
+        assert_eq!(stage.reports().iter().any(scored), mode == Mode::Ranked);
+    }
 }
 
 /// Method: everybody runs and shoots at random, some come and go; then all of it is replayed, with a snapshot between.

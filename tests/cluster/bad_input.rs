@@ -137,7 +137,8 @@ async fn what_a_game_or_the_directory_refuses_reaches_who_asked() {
     assert_eq!(refused.code, Code::InstanceUnknown);
     assert!(refused.message.contains(&unknown.to_string()), "{refused}");
 
-    let refused = refusal(client.create("arena").params(&arena::Params { size: 1.0 }).await);
+    let params = arena::Params { size: 1, ..arena::Params::default() };
+    let refused = refusal(client.create("arena").params(&params).await);
     assert_eq!(
         (refused.code, refused.message.as_str()),
         (Code::Rejected, "an arena is 10 to 1,000 units long")

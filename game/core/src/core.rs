@@ -9,12 +9,12 @@ use greenroom_protocol::wire::client_instance::{
     ACK, CALL, DOWN_ACK, MESSAGE, NEED_SNAPSHOT, NeedSnapshot, QUERY, QUERY_REFUSED, QUERY_REPLY,
     SEND_AGAIN,
 };
-use greenroom_protocol::wire::client_session::Meta;
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateInstance, HeldInstance, HeldSeat, KindInfo, MetaChanged, SeatChanged, SeatState,
+    Closed, CreateInstance, HeldInstance, HeldSeat, MetaChanged, Running, Scored, SeatChanged,
+    SeatState,
 };
 use greenroom_protocol::{
-    Code, Generation, Incarnation, InstanceId, KindName, Limits, Moment, Refusal, Seat, Seq,
+    Code, Generation, Incarnation, InstanceId, Key, KindName, Limits, Moment, Refusal, Seat, Seq,
     SessionId, Tick, UserId, VIEW_BYTES_MAX, ViewId, encode_into,
 };
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ use crate::kind::Spec;
 use crate::ring::{Message, RING_TIME_MAX};
 use crate::seat::{Away, Seated, Wants};
 use crate::view::TooLong;
-use crate::world::{Handled, World};
+use crate::world::{Handled, Score, World};
 
 /// A seat that owes this many acknowledgements' worth of messages is told at once, not with the next patch.
 const OWED_MAX: u32 = 16;
@@ -109,7 +109,7 @@ impl Core {
     pub(crate) fn create<K: Instance>(order: &CreateInstance, start: Now) -> Result<Self, Refusal> {
         let spec = K::KIND.spec;
         let params = params::<K>(&order.params)?;
-        let mut world = World::new(order.instance, order.incarnation, order.seed, start);
+        let mut world = World::new(order, start);
         let made = catch_unwind(AssertUnwindSafe(|| K::create(params, &mut Cx::new(&mut world))));
         let fault = |fault| Refusal::new(Code::InstanceFailed, eco_format!("{fault}"));
         let game = made.map_err(|panic| fault(panicked(&spec, &*panic)))??;
@@ -637,9 +637,11 @@ impl Core {
             }
         }
         if std::mem::take(&mut self.world.meta_changed) {
-            let World { instance, incarnation, open, .. } = self.world;
-            let meta = self.world.meta.clone();
-            effects.report(MetaChanged { instance, incarnation, meta, open });
+            effects.report(self.meta_changed());
+        }
+        let World { instance, incarnation, .. } = self.world;
+        for ((board, user), Score { name, score }) in std::mem::take(&mut self.world.scores) {
+            effects.report(Scored { instance, incarnation, board, user, name, score });
         }
         self.write_log(effects);
         if let Some(text) = self.world.closing.take() {
@@ -832,10 +834,6 @@ impl Core {
     pub const fn incarnation(&self) -> Incarnation {
         self.world.incarnation
     }
-    /// What kind of instance it is.
-    pub fn kind(&self) -> KindInfo {
-        self.spec.info()
-    }
     /// The kind's name.
     pub const fn kind_name(&self) -> &'static str {
         self.spec.name
@@ -848,13 +846,23 @@ impl Core {
     pub const fn tick_number(&self) -> Tick {
         self.world.tick
     }
-    /// What the game says of it.
-    pub const fn meta(&self) -> &Meta {
-        &self.world.meta
+    /// How much of its server's capacity it takes.
+    pub const fn weight(&self) -> u32 {
+        self.spec.weight
     }
-    /// Whether the directory may give its free seats away.
-    pub const fn is_open(&self) -> bool {
-        self.world.open
+    /// Its unique key, if it has one.
+    pub const fn key(&self) -> Option<&Key> {
+        self.world.key.as_ref()
+    }
+    /// What the game says of it, and who may find it and come in: as the word that it runs.
+    pub fn running(&self) -> Running {
+        let World { instance, incarnation, open, private, .. } = self.world;
+        Running { instance, incarnation, meta: self.world.meta.clone(), open, private }
+    }
+    /// The same, as the word of a change.
+    pub fn meta_changed(&self) -> MetaChanged {
+        let Running { instance, incarnation, meta, open, private } = self.running();
+        MetaChanged { instance, incarnation, meta, open, private }
     }
     /// It is told nothing more.
     pub const fn is_closed(&self) -> bool {
@@ -881,8 +889,13 @@ impl Core {
             instance: self.world.instance,
             incarnation: self.world.incarnation,
             kind: KindName::new(self.spec.name).expect("`Kind::new` takes no other name"),
+            key: self.world.key.clone(),
+            owner: self.world.owner.clone(),
+            created_ms: self.world.created_ms,
             seats: self.world.seats.iter().map(seat).collect(),
             meta: self.world.meta.clone(),
+            open: self.world.open,
+            private: self.world.private,
         }
     }
     /// When [`Input::Wake`] is due, at tick rate 0; nothing if only an input can change something.

@@ -14,8 +14,34 @@ use crate::kind::Spec;
 use crate::payload::encode;
 use crate::random::Random;
 use crate::timers::TimerId;
-use crate::world::{Handled, World};
+use crate::world::{Handled, Score, World};
 use crate::{LogLevel, meta};
+
+/// Scores that one step may put on rank boards, or take off; of one user on one board, the last counts.
+pub const SCORES_MAX: usize = 4_096;
+/// Bytes of a rank board's name.
+const BOARD_BYTES_MAX: usize = 64;
+
+/// Who is on a rank board: a seat's holder, or somebody whom the game remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// Who holds this seat now.
+    Seat(Seat),
+    /// This user, with the name that is shown.
+    User(&'a Who),
+}
+
+impl From<Seat> for Whose<'_> {
+    fn from(seat: Seat) -> Self {
+        Self::Seat(seat)
+    }
+}
+
+impl<'a> From<&'a Who> for Whose<'a> {
+    fn from(who: &'a Who) -> Self {
+        Self::User(who)
+    }
+}
 
 /// A call that waits for its answer; a game may keep it in its state. It can't be copied: a call has one answer.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,9 +204,10 @@ impl<'a, K: Instance> Cx<'a, K> {
         self.world.timers.cancel(timer)
     }
 
-    /// Says something else of the instance to those who look for one.
+    /// Says something else of the instance to those who look for one. A number beyond [`meta::NUMBER_MAX`] is not
+    /// said: the instance then fails, by the field's name.
     pub fn set_meta(&mut self, meta: K::Meta) {
-        match meta::flatten(&meta) {
+        match meta::said(&meta) {
             Ok(meta) if meta == self.world.meta => {}
             Ok(meta) => {
                 self.world.meta = meta;
@@ -195,6 +222,50 @@ impl<'a, K: Instance> Cx<'a, K> {
     pub fn set_open(&mut self, open: bool) {
         self.world.meta_changed |= self.world.open != open;
         self.world.open = open;
+    }
+    /// Whether searches leave the instance out; who knows its id or its unique key comes in all the same. It begins as
+    /// its creator wished.
+    pub fn set_private(&mut self, private: bool) {
+        self.world.meta_changed |= self.world.private != private;
+        self.world.private = private;
+    }
+    /// Puts somebody on a rank board with this score, in place of the one before: `cx.score("wins", seat, 12)`. Of a
+    /// seat that is free, nothing. A score beyond [`meta::NUMBER_MAX`] is not said: the instance then fails.
+    ///
+    /// # Panics
+    /// If the board's name is empty, longer than 64 bytes or has control characters, or if one step has more than
+    /// [`SCORES_MAX`] scores.
+    pub fn score<'w>(&mut self, board: &str, whose: impl Into<Whose<'w>>, score: i64) {
+        match meta::check_number(score) {
+            Ok(()) => self.set_score(board, whose.into(), Some(score)),
+            Err(reason) => {
+                let reason = format!("{score} {reason}");
+                self.world.unencodable.get_or_insert(("a score", reason));
+            }
+        }
+    }
+    /// Takes somebody off a rank board.
+    ///
+    /// # Panics
+    /// As [`Self::score`].
+    pub fn unscore<'w>(&mut self, board: &str, whose: impl Into<Whose<'w>>) {
+        self.set_score(board, whose.into(), None);
+    }
+    fn set_score(&mut self, board: &str, whose: Whose<'_>, score: Option<i64>) {
+        let is_name = (1..=BOARD_BYTES_MAX).contains(&board.len());
+        assert!(
+            is_name && !board.chars().any(char::is_control),
+            "a rank board's name has 1 to {BOARD_BYTES_MAX} bytes and no control characters"
+        );
+        let who = match whose {
+            Whose::Seat(seat) => self.who(seat),
+            Whose::User(who) => Some(who),
+        };
+        let Some(Who { user, name, .. }) = who else { return };
+        let (key, name) = ((board.into(), user.clone()), name.clone());
+        self.world.scores.insert(key, Score { name, score });
+        let scores = self.world.scores.len();
+        assert!(scores <= SCORES_MAX, "one step has at most {SCORES_MAX} scores");
     }
     /// Frees a seat; its holder is told this text.
     pub fn kick(&mut self, seat: Seat, text: impl Into<EcoString>) {

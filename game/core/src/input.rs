@@ -126,6 +126,9 @@ mod tests {
             params: Default::default(),
             seed: [3; 32],
             owner: None,
+            key: None,
+            created_ms: 0,
+            private: false,
         };
         let now = Now { moment: Moment(5), wall: Duration::from_micros(1_234_567) };
         let mut recording = Recording::new(order, now);

@@ -7,7 +7,7 @@ use greenroom_protocol::{Code, Limits, Refusal, Seat, UserId, decode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cx, Kind, PayloadIn, PayloadOut};
+use crate::{Cx, Kind, Meta, PayloadIn, PayloadOut};
 
 /// A kind of instance: a match, a room, a world. Greenroom makes values of it and calls its handlers, one at a time.
 ///
@@ -20,8 +20,8 @@ pub trait Instance: Sized + 'static {
 
     /// What a creator may choose; without it, the default.
     type Params: DeserializeOwned + Default;
-    /// What is said of an instance to those who look for one: a flat struct of booleans, whole numbers and texts.
-    type Meta: Serialize;
+    /// What is said of an instance to those who look for one: a struct that derives [`crate::Meta`], or `()`.
+    type Meta: Meta;
     /// What a seat sends: messages and calls.
     type In: PayloadIn;
     /// What a seat may ask between the steps.

@@ -5,14 +5,15 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use ecow::eco_format;
+use ecow::{EcoString, eco_format};
+use greenroom_protocol::search::FieldInfo;
 use greenroom_protocol::wire::master_game::{CreateInstance, KindInfo};
 use greenroom_protocol::{Code, KindName, Refusal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::core::CoreFault;
-use crate::{Core, Instance, Now};
+use crate::{Core, Instance, Meta, Now};
 
 /// A kind's name and settings. What can't be is refused when the game is compiled.
 pub struct Kind<K> {
@@ -30,6 +31,8 @@ pub(crate) struct Spec {
     pub(crate) version: u32,
     pub(crate) patch_interval: Option<Duration>,
     pub(crate) closes_when_empty: Option<Duration>,
+    pub(crate) needs: &'static [&'static str],
+    pub(crate) weight: u32,
 }
 
 /// How a state becomes bytes, for a kind that can be stored.
@@ -40,19 +43,13 @@ pub(crate) struct Storage<K> {
 
 impl<K> Kind<K> {
     /// A kind with this name and every setting at its default: tick rate 0, 16 seats, version 1, a patch every
-    /// 50 ms (at tick rate 0, after each step), and an empty instance closes after 10 seconds.
+    /// 50 ms (at tick rate 0, after each step), an empty instance closes after 10 seconds, and it runs on every game
+    /// server with a weight of 1.
     ///
     /// # Panics
     /// When the game is compiled: if the name is empty, longer than 64 bytes, or has control characters.
     pub const fn new(name: &'static str) -> Self {
-        let bytes = name.as_bytes();
-        assert!(!bytes.is_empty() && bytes.len() <= KindName::BYTES_MAX, "1 to 64 bytes");
-        let mut at = 0;
-        while at < bytes.len() {
-            // 0xc2 begins the control characters beyond ASCII.
-            assert!(bytes[at] >= 0x20 && bytes[at] != 0x7f && bytes[at] != 0xc2, "no controls");
-            at += 1;
-        }
+        assert_name(name);
         let spec = Spec {
             name,
             tick_rate: 0,
@@ -60,6 +57,8 @@ impl<K> Kind<K> {
             version: 1,
             patch_interval: None,
             closes_when_empty: Some(Duration::from_secs(10)),
+            needs: &[],
+            weight: 1,
         };
         Self { spec, storage: None, kind: PhantomData }
     }
@@ -107,6 +106,42 @@ impl<K> Kind<K> {
         self.spec.closes_when_empty = None;
         self
     }
+    /// Labels that a game server must have (its setting `labels`) to be given an instance: `&["gpu"]`.
+    ///
+    /// # Panics
+    /// When the game is compiled: if a label is empty, longer than 64 bytes, or has control characters.
+    #[must_use]
+    pub const fn needs(mut self, labels: &'static [&'static str]) -> Self {
+        let mut at = 0;
+        while at < labels.len() {
+            assert_name(labels[at]);
+            at += 1;
+        }
+        self.spec.needs = labels;
+        self
+    }
+    /// How much of a game server's `capacity` an instance takes, beside those of other kinds: 1 to 65,535.
+    ///
+    /// # Panics
+    /// When the game is compiled: if it is 0 or above 65,535.
+    #[must_use]
+    pub const fn weight(mut self, weight: u32) -> Self {
+        assert!(weight >= 1 && weight <= 65_535, "an instance weighs 1 to 65,535");
+        self.spec.weight = weight;
+        self
+    }
+}
+
+/// What kinds and labels may be called.
+const fn assert_name(name: &str) {
+    let bytes = name.as_bytes();
+    assert!(!bytes.is_empty() && bytes.len() <= KindName::BYTES_MAX, "1 to 64 bytes");
+    let mut at = 0;
+    while at < bytes.len() {
+        // 0xc2 begins the control characters beyond ASCII.
+        assert!(bytes[at] >= 0x20 && bytes[at] != 0x7f && bytes[at] != 0xc2, "no controls");
+        at += 1;
+    }
 }
 
 impl<K: Serialize + DeserializeOwned> Kind<K> {
@@ -139,12 +174,15 @@ impl Spec {
     pub(crate) fn patch_ms(&self) -> u64 {
         u64::try_from(self.patch_interval.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
     }
-    pub(crate) fn info(&self) -> KindInfo {
+    fn info(&self, fields: Vec<FieldInfo>) -> KindInfo {
         KindInfo {
             name: KindName::new(self.name).expect("`Kind::new` takes no other name"),
             seats_max: self.seats_max,
             tick_rate: self.tick_rate,
             version: self.version,
+            fields,
+            needs: self.needs.iter().copied().map(EcoString::from).collect(),
+            weight: self.weight,
         }
     }
 }
@@ -158,6 +196,7 @@ pub struct Registry {
 #[derive(Clone, Debug)]
 struct Entry {
     spec: Spec,
+    fields: fn() -> Vec<FieldInfo>,
     create: fn(&CreateInstance, Now) -> Result<Core, Refusal>,
     restore: fn(&[u8]) -> Result<Core, CoreFault>,
 }
@@ -174,13 +213,18 @@ impl Registry {
     #[must_use]
     pub fn with<K: Instance>(mut self) -> Self {
         let spec = K::KIND.spec;
-        let entry = Entry { spec, create: Core::create::<K>, restore: Core::restore::<K> };
+        let (create, restore) = (Core::create::<K>, Core::restore::<K>);
+        let entry = Entry { spec, fields: K::Meta::fields, create, restore };
         assert!(self.kinds.insert(spec.name, entry).is_none(), "two kinds called {}", spec.name);
         self
     }
     /// What they are, by name.
     pub fn kinds(&self) -> Vec<KindInfo> {
-        self.kinds.values().map(|entry| entry.spec.info()).collect()
+        self.kinds.values().map(|entry| entry.spec.info((entry.fields)())).collect()
+    }
+    /// How much of a server's capacity an instance of a kind takes; nothing if there is no such kind.
+    pub fn weight(&self, kind: &KindName) -> Option<u32> {
+        Some(self.kinds.get(kind.as_str())?.spec.weight)
     }
     /// Makes an instance.
     ///

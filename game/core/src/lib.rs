@@ -10,6 +10,10 @@
 //! - *Never* a clock, a socket, a task, or randomness that is not from the seed; and a handler that panics fails its
 //!   own instance and nothing else.
 
+// What the derives write names this crate as games do.
+#[cfg(test)]
+extern crate self as greenroom;
+
 mod core;
 mod cx;
 mod effects;
@@ -17,7 +21,7 @@ mod game;
 mod input;
 mod instance;
 mod kind;
-mod meta;
+pub mod meta;
 mod payload;
 mod random;
 mod ring;
@@ -30,15 +34,17 @@ mod view;
 mod world;
 
 pub use crate::core::{Core, CoreFault};
-pub use cx::{CallId, Cx};
+pub use cx::{CallId, Cx, SCORES_MAX, Whose};
 pub use effects::{Effect, Effects, LogLevel};
 pub use input::{Input, Now, Recording};
 pub use instance::{Grace, Instance, Options, Reject, Who, Why};
 pub use kind::{Kind, Registry};
+pub use meta::{Meta, MetaField, MetaKeyword};
 pub use payload::{Never, PayloadIn, PayloadOut, Raw};
 pub use random::Random;
 pub use ring::{RING_BYTES_MAX, RING_MESSAGES_MAX, RING_TIME_MAX};
 pub use seat::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX};
 pub use timers::{TIMERS_MAX, TimerId};
 
+pub use greenroom_game_derive::{Meta, MetaKeyword};
 pub use greenroom_protocol::{Code, Seat, Tick, UserId};

@@ -116,6 +116,9 @@ impl<K: Instance> Stage<K> {
             params: params.into(),
             seed,
             owner: None,
+            key: None,
+            created_ms: 0,
+            private: false,
         };
         let now = Now { moment: Moment(1_000), wall: Duration::from_secs(1_800_000_000) };
         Ok(Self {

@@ -3,19 +3,23 @@
 use std::time::Duration;
 
 use ecow::EcoString;
+use greenroom_protocol::search::FieldType;
 use greenroom_protocol::wire::client_instance::{
     ACK, CALL, DOWN_ACK, EVENT, MESSAGE, NEED_SNAPSHOT, NeedSnapshot, QUERY_REFUSED,
 };
 use greenroom_protocol::wire::client_session::{Meta, MetaValue};
-use greenroom_protocol::wire::master_game::{GameToMaster, SeatState};
-use greenroom_protocol::{Code, Generation, Refusal, Seat, Seq, SessionId, UserId, ViewId, encode};
+use greenroom_protocol::wire::master_game::{CreateInstance, GameToMaster, SeatState};
+use greenroom_protocol::{
+    Code, Generation, Incarnation, InstanceId, Key, KindName, Refusal, Seat, Seq, SessionId,
+    UserId, ViewId, encode,
+};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::testing::{Divergence, Stage, replay};
 use crate::{
-    CallId, Cx, Effect, Grace, Input, Instance, Kind, LogLevel, Never, Options, Raw, Reject, Who,
-    Why,
+    CallId, Cx, Effect, Grace, Input, Instance, Kind, LogLevel, Never, Now, Options, Raw, Registry,
+    Reject, SCORES_MAX, Who, Why,
 };
 
 /// Does what it is told, at 20 ticks per second.
@@ -48,6 +52,12 @@ enum Do {
     Kick(u16),
     Close,
     Shut,
+    Hide(bool),
+    Claim(u64),
+    Score(String, i64),
+    ScoreOf(Seat, i64),
+    ScoreMany(usize),
+    Unscore(String),
     Roll,
     Chatter(u32),
 }
@@ -63,13 +73,15 @@ struct SeenBack {
     heard: Vec<(Seat, u32)>,
 }
 
-#[derive(Serialize)]
+#[derive(crate::Meta)]
 struct PuppetMeta {
-    heard: u32,
+    #[index(ord)]
+    heard: u64,
 }
 
 impl Instance for Puppet {
-    const KIND: Kind<Self> = Kind::new("puppet").tick_rate(20).seats_max(4).storable();
+    const KIND: Kind<Self> =
+        Kind::new("puppet").tick_rate(20).seats_max(4).needs(&["gpu"]).weight(4).storable();
     type Params = bool;
     type Meta = PuppetMeta;
     type In = Do;
@@ -109,7 +121,7 @@ impl Instance for Puppet {
         match input {
             Do::Hear(n) => {
                 self.heard.push((from, n));
-                cx.set_meta(PuppetMeta { heard: u32::try_from(self.heard.len()).unwrap() });
+                cx.set_meta(PuppetMeta { heard: u64::try_from(self.heard.len()).unwrap() });
             }
             Do::Answer(n) => cx.reply(n),
             Do::Nothing => {}
@@ -132,6 +144,15 @@ impl Instance for Puppet {
                 cx.close("it is late");
             }
             Do::Shut => cx.set_open(false),
+            Do::Hide(private) => cx.set_private(private),
+            Do::Claim(heard) => cx.set_meta(PuppetMeta { heard }),
+            Do::Score(board, score) => cx.score(&board, from, score),
+            Do::ScoreOf(seat, score) => cx.score("wins", seat, score),
+            Do::ScoreMany(boards) => {
+                let who = cx.who(from).unwrap().clone();
+                (0..boards).for_each(|n| cx.score(&n.to_string(), &who, 1));
+            }
+            Do::Unscore(board) => cx.unscore(&board, from),
             Do::Roll => {
                 let n = cx.random().below(1_000_000);
                 self.heard.push((from, n));
@@ -715,6 +736,134 @@ fn metadata_and_the_lock_are_reported_when_they_change() {
     };
     let meta = Meta::from([("heard".into(), MetaValue::Int(1))]);
     assert_eq!((&first.meta, first.open, second.open), (&meta, true, false));
+}
+
+#[test]
+fn who_may_find_an_instance_is_reported_when_it_changes() {
+    let mut stage = puppet(1);
+    for private in [false, true, true, false] {
+        stage.send(0, &Do::Hide(private));
+        stage.ticks(1);
+    }
+    let reports = stage.reports();
+    let [GameToMaster::MetaChanged(first), GameToMaster::MetaChanged(second)] = &reports[..] else {
+        panic!("{reports:?}")
+    };
+    assert_eq!(
+        [(first.private, first.open), (second.private, second.open)],
+        [(true, true), (false, true)]
+    );
+}
+
+/// What the master asked to be kept is in every report, also after the instance was stored and read back.
+#[test]
+fn what_the_master_said_of_an_instance_is_said_again() {
+    let order = CreateInstance {
+        instance: InstanceId(5),
+        incarnation: Incarnation(2),
+        kind: KindName::new("puppet").unwrap(),
+        params: Default::default(),
+        seed: [3; 32],
+        owner: Some(UserId::new("ann").unwrap()),
+        key: Some(Key::new("duel of ann").unwrap()),
+        created_ms: 1_700_000_000_123,
+        private: true,
+    };
+    let registry = Registry::new().with::<Puppet>();
+    let core = registry.create(&order, Now::default()).unwrap();
+    assert!(core.running().private && core.running().open);
+    let stored = core.snapshot().unwrap().unwrap();
+    for core in [core, registry.restore("puppet", &stored).unwrap()] {
+        let held = core.held();
+        assert_eq!((held.key, held.owner), (order.key.clone(), order.owner.clone()));
+        assert_eq!((held.created_ms, held.open, held.private), (order.created_ms, true, true));
+    }
+}
+
+#[test]
+fn a_kind_says_what_it_needs_and_what_it_is_found_by() {
+    let [kind] = &Registry::new().with::<Puppet>().kinds()[..] else { panic!() };
+    assert_eq!((kind.weight, &kind.needs[..]), (4, &["gpu".into()][..]));
+    let [field] = &kind.fields[..] else { panic!("{:?}", kind.fields) };
+    assert_eq!((field.name.as_str(), field.holds), ("heard", FieldType::Number));
+    assert_eq!(Registry::new().with::<Puppet>().weight(&kind.name), Some(4));
+    assert_eq!(Registry::new().weight(&kind.name), None);
+}
+
+#[test]
+fn metadata_that_no_client_could_read_fails_the_instance_by_the_fields_name() {
+    let mut stage = puppet(1);
+    stage.send(0, &Do::Claim(1 << 53));
+    stage.ticks(1);
+    assert_eq!(stage.ended(0).unwrap().code, Code::InstanceFailed);
+    let log = stage.log();
+    assert!(log[0].contains("puppet") && log[0].contains("\"heard\" is beyond"), "{log:?}");
+}
+
+/// The scores that the master was told: board, user, name, score.
+fn scores(stage: &mut Stage<Puppet>) -> Vec<(String, String, String, Option<i64>)> {
+    let reports = stage.reports().into_iter().filter_map(|report| {
+        let GameToMaster::Scored(scored) = report else { return None };
+        assert_eq!((scored.instance, scored.incarnation), (InstanceId(1), Incarnation(1)));
+        let user = scored.user.as_str().to_owned();
+        Some((scored.board.to_string(), user, scored.name.to_string(), scored.score))
+    });
+    reports.collect()
+}
+
+#[test]
+fn a_score_leaves_with_its_step_and_the_last_one_counts() {
+    let mut stage = puppet(2);
+    stage.send(0, &Do::Score("wins".into(), 1));
+    stage.send(0, &Do::Score("wins".into(), 2));
+    stage.send(0, &Do::Score("kills".into(), -7));
+    stage.send(0, &Do::ScoreOf(Seat(1), 5));
+    stage.send(0, &Do::ScoreOf(Seat(3), 9)); // A free seat: nobody's.
+    assert_eq!(scores(&mut stage), []);
+    stage.ticks(1);
+    let score = |board: &str, seat: u16, score| {
+        (board.to_owned(), format!("user-{seat}"), format!("User {seat}"), score)
+    };
+    let expected =
+        [score("kills", 0, Some(-7)), score("wins", 0, Some(2)), score("wins", 1, Some(5))];
+    assert_eq!(scores(&mut stage), expected);
+    stage.send(0, &Do::Unscore("wins".into()));
+    stage.ticks(2);
+    assert_eq!(scores(&mut stage), [score("wins", 0, None)]);
+}
+
+#[test]
+fn the_last_scores_of_an_instance_are_told_before_its_end() {
+    let mut stage = puppet(1);
+    stage.send(0, &Do::Score("wins".into(), 1));
+    stage.send(0, &Do::Close);
+    stage.ticks(1);
+    let reports = stage.reports();
+    let [GameToMaster::Scored(_), GameToMaster::Closed(_)] = &reports[..] else {
+        panic!("{reports:?}")
+    };
+}
+
+#[test]
+fn scores_that_can_not_be_fail_the_instance_in_words() {
+    let fails = |input: Do, text: &str| {
+        let mut stage = puppet(1);
+        stage.send(0, &input);
+        stage.ticks(1);
+        assert_eq!(stage.ended(0).unwrap().code, Code::InstanceFailed);
+        assert_eq!(scores(&mut stage), [], "a step that fails releases nothing");
+        let log = stage.log();
+        assert!(log[0].contains(text), "{log:?}");
+    };
+    fails(Do::Score("wins".into(), 1 << 53), "9007199254740992 is beyond");
+    fails(Do::Score(String::new(), 1), "1 to 64 bytes");
+    fails(Do::Score("x".repeat(65), 1), "1 to 64 bytes");
+    fails(Do::Score("a\nb".into(), 1), "no control characters");
+    fails(Do::ScoreMany(SCORES_MAX + 1), "at most 4096 scores");
+    let mut stage = puppet(1);
+    stage.send(0, &Do::ScoreMany(SCORES_MAX));
+    stage.ticks(1);
+    assert_eq!(scores(&mut stage).len(), SCORES_MAX);
 }
 
 #[test]

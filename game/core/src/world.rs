@@ -1,11 +1,13 @@
 //! All of an instance but the game's own state: what handlers change through [`crate::Cx`].
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::wire::client_instance::{REPLY, REPLY_REFUSED};
 use greenroom_protocol::wire::client_session::Meta;
-use greenroom_protocol::{Code, Incarnation, InstanceId, Refusal, Seat, Seq, Tick};
+use greenroom_protocol::wire::master_game::CreateInstance;
+use greenroom_protocol::{Code, Incarnation, InstanceId, Key, Refusal, Seat, Seq, Tick, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::cx::Call;
@@ -35,9 +37,16 @@ pub(crate) struct World {
     pub(crate) seats: Seats,
     pub(crate) inbox: Inbox,
     pub(crate) shared: View,
+    pub(crate) key: Option<Key>,
+    pub(crate) owner: Option<UserId>,
+    /// By the master's clock, and of no other use than to be told to the next one.
+    pub(crate) created_ms: u64,
     pub(crate) meta: Meta,
     pub(crate) open: bool,
+    pub(crate) private: bool,
     pub(crate) meta_changed: bool,
+    /// For rank boards: the newest of each board and user.
+    pub(crate) scores: BTreeMap<(EcoString, UserId), Score>,
     pub(crate) empty_since: Option<u64>,
     /// When views were last compared, at tick rate 0.
     pub(crate) synced_at: u64,
@@ -71,6 +80,13 @@ pub(crate) struct World {
     message: Vec<u8>,
 }
 
+/// A score that is on its way to a rank board; without one the user leaves it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Score {
+    pub(crate) name: EcoString,
+    pub(crate) score: Option<i64>,
+}
+
 /// The message that is being handled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handled {
@@ -82,27 +98,27 @@ pub(crate) struct Handled {
 }
 
 impl World {
-    pub(crate) fn new(
-        instance: InstanceId,
-        incarnation: Incarnation,
-        seed: [u8; 32],
-        start: Now,
-    ) -> Self {
+    pub(crate) fn new(order: &CreateInstance, start: Now) -> Self {
         Self {
-            instance,
-            incarnation,
+            instance: order.instance,
+            incarnation: order.incarnation,
             start,
             tick: Tick(0),
             time: 0,
             wall: start.wall,
-            random: Random::new(seed),
+            random: Random::new(order.seed),
             timers: Timers::default(),
             seats: Seats::default(),
             inbox: Inbox::default(),
             shared: View::default(),
+            key: order.key.clone(),
+            owner: order.owner.clone(),
+            created_ms: order.created_ms,
             meta: Meta::new(),
             open: true,
+            private: order.private,
             meta_changed: false,
+            scores: BTreeMap::new(),
             empty_since: Some(0),
             synced_at: 0,
             sync_due: None,
