@@ -8,7 +8,7 @@ use std::io::Cursor;
 
 use greenroom_protocol::{
     DecodeError, Limits, Refusal, check, decode, encode,
-    wire::client_session::{Listing, Meta},
+    wire::client_session::{Changes, Found, Meta},
 };
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
@@ -26,7 +26,8 @@ fuzz_target!(|input: &[u8]| {
     assert!(client || !tight, "wider limits take what narrower ones took");
     assert!(server || !client, "wider limits take what narrower ones took");
     survives::<Refusal>(input);
-    survives::<Listing>(input);
+    survives::<Found>(input);
+    survives::<Changes>(input);
     survives::<Meta>(input);
     survives::<Vec<Vec<Option<u64>>>>(input);
 });
@@ -46,7 +47,7 @@ fn agree(input: &[u8], limits: Limits, checked: &Result<(), DecodeError>) {
             assert!(!whole && *wanted > 0 && *at <= input.len());
         }
         Err(DecodeError::Trailing { extra }) => assert!(!whole && *extra < input.len()),
-        Err(error @ (DecodeError::ShortHeader { .. } | DecodeError::Shape(_))) => {
+        Err(error @ (DecodeError::ShortHeader { .. } | DecodeError::Shape(_) | DecodeError::Name(_))) => {
             panic!("the walk knows no headers and no shapes: {error}")
         }
     }

@@ -458,8 +458,8 @@ proptest! {
 
     #[test]
     fn what_is_read_from_any_text_is_small_enough_and_written_in_one_way(
-        text in "([a-c]|[0-9]{1,3}|'x'| and | or | not | in | between | prefix |true|false|[(),=<>]|\
-                 | order by | limit ){0,24}",
+        text in "([a-c]|[0-9]{1,3}|'x'| and | or | not | in | between | prefix |true|false|[(),=<>]\
+                | order by | limit ){0,24}",
     ) {
         if let Ok(query) = Query::parse(&text) {
             prop_assert_eq!(query.filter.check(), Ok(()));
