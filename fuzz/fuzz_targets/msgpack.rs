@@ -47,7 +47,10 @@ fn agree(input: &[u8], limits: Limits, checked: &Result<(), DecodeError>) {
             assert!(!whole && *wanted > 0 && *at <= input.len());
         }
         Err(DecodeError::Trailing { extra }) => assert!(!whole && *extra < input.len()),
-        Err(error @ (DecodeError::ShortHeader { .. } | DecodeError::Shape(_) | DecodeError::Name(_))) => {
+        Err(
+            error
+            @ (DecodeError::ShortHeader { .. } | DecodeError::Shape(_) | DecodeError::Name(_)),
+        ) => {
             panic!("the walk knows no headers and no shapes: {error}")
         }
     }
