@@ -5,11 +5,12 @@
 //! shard.
 //! A record is changed through [`Directory::edit`] alone, which keeps the indexes in step.
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use greenroom_protocol::search::Filter;
-use greenroom_protocol::wire::client_session::Meta;
+use ecow::{EcoString, eco_format};
+use greenroom_protocol::search::{FieldInfo, Filter, INSTANCE_FIELDS};
+use greenroom_protocol::wire::client_session::{Listed, Meta};
 use greenroom_protocol::{
     Incarnation, InstanceId, Key, KindName, RequestId, Seat, SessionId, UserId,
 };
@@ -18,7 +19,9 @@ use slab::Slab;
 use crate::deadlines::NEVER;
 use crate::index::PointIndex;
 use crate::mint::ClusterSecret;
-use crate::servers::GameSlot;
+use crate::ordered::{Entry, OrderedIndex};
+use crate::search::{Column, FieldId, Packed, Record, Schema, Table, ValueRef};
+use crate::servers::{GameServer, GameSlot, Servers};
 
 /// Where a record is: good until it is removed, and known to nobody outside the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,11 +112,49 @@ pub(crate) enum Wants {
     Destroyed,
 }
 
+/// What most instances do not have.
+#[derive(Debug)]
+struct Rare {
+    key: Option<Key>,
+    wishes: Wishes,
+    waiters: Vec<Waiter>,
+    vacating: Vec<(Seat, SessionId)>,
+}
+
+impl Rare {
+    const NONE: Self = Self {
+        key: None,
+        wishes: Wishes { expected: Vec::new(), filter: None },
+        waiters: Vec::new(),
+        vacating: Vec::new(),
+    };
+
+    fn is_none(&self) -> bool {
+        let Self { key, wishes: Wishes { expected, filter }, waiters, vacating } = self;
+        key.is_none()
+            && filter.is_none()
+            && expected.is_empty()
+            && waiters.is_empty()
+            && vacating.is_empty()
+    }
+}
+
+static NONE: Rare = Rare::NONE;
+
+/// A million of them are what the master's memory is measured by: what most do not have stands elsewhere.
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) id: InstanceId,
     pub(crate) incarnation: Incarnation,
+    /// When it was granted, by the log's clock.
+    pub(crate) created_ms: u64,
+    pub(crate) owner: Option<UserId>,
     pub(crate) server: GameSlot,
+    /// How much of its server's capacity it takes.
+    pub(crate) weight: u32,
+    pub(crate) seats_max: u16,
+    /// How many are not free.
+    taken: u16,
     pub(crate) stage: Stage,
     /// The game lets new holders of seats in.
     pub(crate) open: bool,
@@ -121,30 +162,63 @@ pub(crate) struct Instance {
     pub(crate) suspect: bool,
     /// Found by nobody: who wants in has its id or its key.
     pub(crate) private: bool,
-    /// When it was granted, by the log's clock.
-    pub(crate) created_ms: u64,
-    pub(crate) owner: Option<UserId>,
-    pub(crate) key: Option<Key>,
-    pub(crate) seats_max: u16,
-    /// How much of its server's capacity it takes.
-    pub(crate) weight: u32,
-    pub(crate) wishes: Option<Box<Wishes>>,
-    pub(crate) meta: Meta,
-    pub(crate) waiters: Vec<Waiter>,
-    /// Who lost a seat by a decision here and is still in it at the game server, whose word that it is vacant will
-    /// come. Whoever gets the seat meanwhile waits for it, so as not to meet the holder before.
-    pub(crate) vacating: Vec<(Seat, SessionId)>,
+    /// What the game says of it. Changes by [`Directory::edit_meta`], since it is indexed.
+    meta: Packed,
     /// By number; those after the end are free.
-    seats: Vec<SeatRecord>,
-    /// How many are not free.
-    taken: u16,
+    seats: Box<[PackedSeat]>,
+    rare: Option<Box<Rare>>,
+}
+
+const _: () = assert!(
+    size_of::<Instance>() <= 112,
+    "a million instances take a gigabyte for each 1,000 bytes"
+);
+
+/// A [`SeatRecord`] in 16 bytes.
+#[derive(Clone, Copy, Debug)]
+struct PackedSeat {
+    session: SessionId,
+    /// The stage's number in the lowest three bits, and the deadline, which no clock reaches in 61 bits.
+    until_stage: u64,
+}
+
+impl PackedSeat {
+    const STAGE_BITS: u32 = 3;
+
+    fn of(record: &SeatRecord) -> Self {
+        let until = record.until_ms.min(NEVER >> Self::STAGE_BITS);
+        let stage = match record.stage {
+            SeatStage::Free => 0,
+            SeatStage::Expected => 1,
+            SeatStage::Reserved => 2,
+            SeatStage::Taken => 3,
+            SeatStage::Away => 4,
+        };
+        Self { session: record.session, until_stage: until << Self::STAGE_BITS | stage }
+    }
+    fn record(self) -> SeatRecord {
+        let stage = match self.until_stage & ((1 << Self::STAGE_BITS) - 1) {
+            0 => SeatStage::Free,
+            1 => SeatStage::Expected,
+            2 => SeatStage::Reserved,
+            3 => SeatStage::Taken,
+            _ => SeatStage::Away,
+        };
+        let until_ms = self.until_stage >> Self::STAGE_BITS;
+        let until_ms = if until_ms == NEVER >> Self::STAGE_BITS { NEVER } else { until_ms };
+        SeatRecord { stage, session: self.session, until_ms }
+    }
 }
 
 /// What the ordered indexes of a shard say of an instance: if it changes, they do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Places {
     listed: bool,
-    open: Option<Reverse<u16>>,
+    /// Seats taken, of one that whoever wants any is sent to.
+    open: Option<u16>,
+    /// For live searches.
+    taken: u16,
+    suspect: bool,
 }
 
 impl Instance {
@@ -158,32 +232,89 @@ impl Instance {
         Self {
             id,
             incarnation,
+            created_ms: 0,
+            owner: None,
             server,
+            weight,
+            seats_max,
+            taken: 0,
             stage: Stage::Granted,
             open: true,
             suspect: false,
             private: false,
-            created_ms: 0,
-            owner: None,
-            key: None,
-            seats_max,
-            weight,
-            wishes: None,
-            meta: Meta::new(),
-            waiters: Vec::new(),
-            vacating: Vec::new(),
-            seats: Vec::new(),
-            taken: 0,
+            meta: Packed::default(),
+            seats: Box::default(),
+            rare: None,
         }
     }
 
-    /// The seats that are or were used, with their numbers.
-    pub(crate) fn seats(&self) -> impl Iterator<Item = (Seat, &SeatRecord)> {
-        (0..).map(Seat).zip(&self.seats)
+    fn rare(&self) -> &Rare {
+        self.rare.as_deref().unwrap_or(&NONE)
+    }
+    fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_with(|| Box::new(Rare::NONE))
+    }
+    /// Gives back what is not needed any more.
+    fn tidy(&mut self) {
+        if self.rare.as_ref().is_some_and(|rare| rare.is_none()) {
+            self.rare = None;
+        }
+    }
+
+    /// Its unique key.
+    pub(crate) fn key(&self) -> Option<&Key> {
+        self.rare().key.as_ref()
+    }
+    /// Names an instance that is not in the directory yet.
+    pub(crate) fn key_set(&mut self, key: Option<Key>) {
+        self.rare_mut().key = key;
+        self.tidy();
+    }
+    /// Who is answered when it runs or is closed.
+    pub(crate) fn waiters(&self) -> &[Waiter] {
+        &self.rare().waiters
+    }
+    pub(crate) fn waiters_mut(&mut self) -> &mut Vec<Waiter> {
+        &mut self.rare_mut().waiters
+    }
+    /// Who lost a seat by a decision here and is still in it at the game server, whose word that it is vacant will
+    /// come. Whoever gets the seat meanwhile waits for it, so as not to meet the holder before.
+    pub(crate) fn vacating(&self) -> &[(Seat, SessionId)] {
+        &self.rare().vacating
+    }
+    pub(crate) fn vacating_mut(&mut self) -> &mut Vec<(Seat, SessionId)> {
+        &mut self.rare_mut().vacating
+    }
+    /// What was wished for it and has not come about.
+    pub(crate) fn wishes(&self) -> &Wishes {
+        &self.rare().wishes
+    }
+    /// Changes what is wished for it.
+    pub(crate) fn wish(&mut self, change: impl FnOnce(&mut Wishes)) {
+        change(&mut self.rare_mut().wishes);
+        self.tidy();
+    }
+    /// The users that are expected, and their seats.
+    pub(crate) fn expected(&self) -> &[(Seat, UserId)] {
+        &self.wishes().expected
+    }
+    /// The seat that is kept for a user who has not come.
+    pub(crate) fn seat_expecting(&self, user: &UserId) -> Option<Seat> {
+        self.expected().iter().find(|(_, expected)| expected == user).map(|(seat, _)| *seat)
+    }
+    /// What the game says of it, packed as its kind's fields say.
+    pub(crate) fn meta(&self) -> &Packed {
+        &self.meta
+    }
+
+    /// The seats that are not free, with their numbers.
+    pub(crate) fn seats(&self) -> impl Iterator<Item = (Seat, SeatRecord)> {
+        let records = self.seats.iter().map(|seat| seat.record());
+        (0..).map(Seat).zip(records).filter(|(_, record)| !record.is_free())
     }
 
     pub(crate) fn seat(&self, seat: Seat) -> SeatRecord {
-        self.seats.get(usize::from(seat.0)).copied().unwrap_or(SeatRecord::FREE)
+        self.seats.get(usize::from(seat.0)).map_or(SeatRecord::FREE, |seat| seat.record())
     }
 
     /// How many seats are not free.
@@ -191,36 +322,19 @@ impl Instance {
         self.taken
     }
 
-    /// The seat that the session holds.
-    pub(crate) fn seat_of(&self, session: SessionId) -> Option<Seat> {
-        self.seats().find(|(_, record)| record.holder() == Some(session)).map(|(seat, _)| seat)
-    }
-
-    /// The users that are expected, and their seats.
-    pub(crate) fn expected(&self) -> &[(Seat, UserId)] {
-        self.wishes.as_ref().map_or(&[], |wishes| &wishes.expected)
-    }
-
-    /// The seat that is kept for a user who has not come.
-    pub(crate) fn seat_expecting(&self, user: &UserId) -> Option<Seat> {
-        self.expected().iter().find(|(_, expected)| expected == user).map(|(seat, _)| *seat)
-    }
-
-    /// Changes what is wished for it.
-    pub(crate) fn wish(&mut self, change: impl FnOnce(&mut Wishes)) {
-        let mut wishes = self.wishes.take().unwrap_or_default();
-        change(&mut wishes);
-        self.wishes = (*wishes != Wishes::default()).then_some(wishes);
-    }
-
     /// How many seats are free.
     pub(crate) fn seats_free(&self) -> u16 {
         self.seats_max.saturating_sub(self.taken)
     }
 
+    /// The seat that the session holds.
+    pub(crate) fn seat_of(&self, session: SessionId) -> Option<Seat> {
+        self.seats().find(|(_, record)| record.holder() == Some(session)).map(|(seat, _)| seat)
+    }
+
     /// Whether somebody is still in this seat at the game server.
     pub(crate) fn is_vacating(&self, seat: Seat) -> bool {
-        self.vacating.iter().any(|(vacating, _)| *vacating == seat)
+        self.vacating().iter().any(|(vacating, _)| *vacating == seat)
     }
 
     /// The seat to give away next: the lowest that is free and vacant, then the lowest that is free.
@@ -228,24 +342,30 @@ impl Instance {
         if self.taken >= self.seats_max {
             return None;
         }
-        let free = || self.seats().filter(|(_, record)| record.is_free()).map(|(seat, _)| seat);
-        let unused = || u16::try_from(self.seats.len()).ok().filter(|&len| len < self.seats_max);
-        let vacant = free().find(|&seat| !self.is_vacating(seat));
-        vacant.or_else(|| unused().map(Seat)).or_else(|| free().next())
+        let free = || (0..self.seats_max).map(Seat).filter(|&seat| self.seat(seat).is_free());
+        free().find(|&seat| !self.is_vacating(seat)).or_else(|| free().next())
     }
 
     /// Writes a seat, which is below `seats_max`.
     pub(crate) fn seat_set(&mut self, seat: Seat, record: SeatRecord) {
         let number = usize::from(seat.0);
         if self.seats.len() <= number {
-            self.seats.resize(number + 1, SeatRecord::FREE);
+            // Exactly as many as are used where there are few; an eighth more where there are many.
+            let mut seats = std::mem::take(&mut self.seats).into_vec();
+            seats.resize(number + 1 + number / 8, PackedSeat::of(&SeatRecord::FREE));
+            self.seats = seats.into_boxed_slice();
         }
-        let before = std::mem::replace(&mut self.seats[number], record);
-        match (before.is_free(), record.is_free()) {
+        let before = std::mem::replace(&mut self.seats[number], PackedSeat::of(&record));
+        match (before.record().is_free(), record.is_free()) {
             (true, false) => self.taken += 1,
             (false, true) => self.taken -= 1,
             (true, true) | (false, false) => {}
         }
+    }
+
+    /// Whether who looks for instances finds it: it runs, takes new seats and is not private.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.open && !self.private && self.stage == Stage::Running
     }
 
     /// A named instance is entered by its name only: who asks for any instance of the kind is not sent into it.
@@ -253,12 +373,14 @@ impl Instance {
         let is_open = self.open
             && !self.suspect
             && self.stage != Stage::Closing
-            && self.key.is_none()
+            && self.key().is_none()
             && !self.private
             && self.taken < self.seats_max;
         Places {
-            listed: self.open && !self.private && self.stage == Stage::Running,
-            open: is_open.then_some(Reverse(self.taken)),
+            listed: self.is_listed(),
+            open: is_open.then_some(self.taken),
+            taken: self.taken,
+            suspect: self.suspect,
         }
     }
 }
@@ -267,30 +389,267 @@ impl Instance {
 #[derive(Debug)]
 struct Shard {
     kind: KindName,
+    schema: Schema,
     instances: Slab<Instance>,
     keys: PointIndex<u32>,
-    /// Running and open, by id: what `list` shows.
-    listed: BTreeMap<InstanceId, u32>,
     /// With room for whoever asks for any, the fullest first, so that players meet and instances end.
-    open: BTreeMap<(Reverse<u16>, InstanceId), u32>,
+    open: OrderedIndex,
+    /// Indexes of the instances that clients may find: they never walk over others.
+    listed: Vec<FieldColumn>,
+    /// The same of all others. Each instance is in one of the two.
+    hidden: Vec<FieldColumn>,
+    /// Somebody is to hear what changes here.
+    is_watched: bool,
+}
+
+/// The indexes of one field.
+#[derive(Debug)]
+struct FieldColumn {
+    field: FieldId,
+    present: OrderedIndex,
+    absent: OrderedIndex,
+}
+
+/// The columns of every shard before those of declared fields.
+const BASE_COLUMNS: [FieldId; 2] = [FieldId::ID, field::CREATED];
+
+fn columns(schema: &Schema) -> Vec<FieldColumn> {
+    let declared = schema.declared_fields().filter(|&field| schema.is_indexed(field));
+    let column = |field| FieldColumn {
+        field,
+        present: OrderedIndex::default(),
+        absent: OrderedIndex::default(),
+    };
+    BASE_COLUMNS.into_iter().chain(declared).map(column).collect()
+}
+
+/// The values that indexes read.
+#[derive(Clone, Copy)]
+struct Values<'a> {
+    schema: &'a Schema,
+    instances: &'a Slab<Instance>,
+    /// What an instance's metadata was when its entries were made, if it is not that any more.
+    before: Option<(u32, &'a Packed)>,
+}
+
+impl<'a> Values<'a> {
+    fn get(&self, slot: u32, field: FieldId) -> Option<ValueRef<'a>> {
+        let instance = &self.instances[slot as usize];
+        match self.schema.place(field) {
+            Some(place) => {
+                let meta = match self.before {
+                    Some((changed, before)) if changed == slot => before,
+                    Some(_) | None => &instance.meta,
+                };
+                meta.get(self.schema.layout(), place)
+            }
+            None if field == FieldId::ID => Some(ValueRef::Id(instance.id)),
+            None => Some(ValueRef::Int(instance.created_ms.cast_signed())),
+        }
+    }
+    fn id(&self, slot: u32) -> InstanceId {
+        self.instances[slot as usize].id
+    }
+    /// The order of entries that are equal as far as they tell.
+    fn order(&self, field: FieldId) -> impl Fn(Entry, Entry) -> Ordering {
+        move |a, b| {
+            let value = |entry: Entry| self.get(entry.slot, field);
+            value(a).cmp(&value(b)).then_with(|| self.id(a.slot).cmp(&self.id(b.slot)))
+        }
+    }
+    fn order_by_id(&self) -> impl Fn(Entry, Entry) -> Ordering {
+        |a, b| self.id(a.slot).cmp(&self.id(b.slot))
+    }
+}
+
+/// The entry of a value in its index.
+fn entry(value: ValueRef<'_>, id: InstanceId, slot: u32) -> Entry {
+    match value {
+        ValueRef::Bool(value) => Entry { value: value.into(), tie: tie(id), slot },
+        ValueRef::Int(value) => Entry { value, tie: tie(id), slot },
+        ValueRef::Text(text) => Entry::of_text(text, slot),
+        ValueRef::Id(id) => Entry::of_text(&id.0.to_be_bytes(), slot),
+    }
+}
+
+/// The top of an id: it decides between equal numbers.
+fn tie(id: InstanceId) -> u32 {
+    u32::try_from(id.0 >> 96).expect("32 of 128 bits are left")
+}
+
+fn entry_open(taken: u16, id: InstanceId, slot: u32) -> Entry {
+    Entry { value: -i64::from(taken), tie: tie(id), slot }
+}
+
+impl FieldColumn {
+    fn insert(&mut self, slot: u32, values: Values<'_>) {
+        let is_new = match values.get(slot, self.field) {
+            Some(value) => {
+                let entry = entry(value, values.id(slot), slot);
+                self.present.insert(entry, values.order(self.field))
+            }
+            None => {
+                let entry = Entry { value: 0, tie: tie(values.id(slot)), slot };
+                self.absent.insert(entry, values.order_by_id())
+            }
+        };
+        debug_assert!(is_new, "an instance is in an index once");
+    }
+
+    fn remove(&mut self, slot: u32, values: Values<'_>) {
+        let was_there = match values.get(slot, self.field) {
+            Some(value) => {
+                let entry = entry(value, values.id(slot), slot);
+                self.present.remove(entry, values.order(self.field))
+            }
+            None => {
+                let entry = Entry { value: 0, tie: tie(values.id(slot)), slot };
+                self.absent.remove(entry, values.order_by_id())
+            }
+        };
+        debug_assert!(was_there, "an instance is in the indexes that its values say");
+    }
+
+    fn audit(&self, values: Values<'_>) -> Result<(), String> {
+        self.present.audit(values.order(self.field))?;
+        self.absent.audit(values.order_by_id())
+    }
 }
 
 impl Shard {
-    fn place(&mut self, slot: u32, id: InstanceId, places: Places) {
-        if places.listed {
-            self.listed.insert(id, slot);
-        }
-        if let Some(taken) = places.open {
-            self.open.insert((taken, id), slot);
+    fn new(secret: &ClusterSecret, kind: &KindName) -> Self {
+        let records = eco_format!("instances of {kind:?}");
+        let schema = Schema::new(records, INSTANCE_FIELDS, &[FieldId::ID]);
+        let (listed, hidden) = (columns(&schema), columns(&schema));
+        Self {
+            kind: kind.clone(),
+            schema,
+            instances: Slab::new(),
+            keys: PointIndex::new(secret),
+            open: OrderedIndex::default(),
+            listed,
+            hidden,
+            is_watched: false,
         }
     }
-    fn displace(&mut self, id: InstanceId, places: Places) {
-        if places.listed {
-            self.listed.remove(&id);
+
+    /// Enters a record that stands in the slab into the ordered indexes.
+    fn enter(&mut self, slot: u32) {
+        let Self { schema, instances, listed, hidden, open, .. } = self;
+        let values = Values { schema, instances, before: None };
+        let instance = &instances[slot as usize];
+        let columns = if instance.is_listed() { listed } else { hidden };
+        columns.iter_mut().for_each(|column| column.insert(slot, values));
+        if let Some(taken) = instance.places().open {
+            open.insert(entry_open(taken, instance.id, slot), values.order_by_id());
         }
-        if let Some(taken) = places.open {
-            self.open.remove(&(taken, id));
+    }
+
+    /// Takes a record that stands in the slab out of the ordered indexes.
+    fn leave(&mut self, slot: u32) {
+        let Self { schema, instances, listed, hidden, open, .. } = self;
+        let values = Values { schema, instances, before: None };
+        let instance = &instances[slot as usize];
+        let columns = if instance.is_listed() { listed } else { hidden };
+        columns.iter_mut().for_each(|column| column.remove(slot, values));
+        if let Some(taken) = instance.places().open {
+            open.remove(entry_open(taken, instance.id, slot), values.order_by_id());
         }
+    }
+
+    /// Moves a record that was changed where it shows. Of the metadata, `meta` is what it was.
+    fn moved(&mut self, slot: u32, was: Places, meta: Option<&Packed>) {
+        let Self { schema, instances, listed, hidden, open, .. } = self;
+        let now = Values { schema, instances, before: None };
+        let before = Values { before: meta.map(|meta| (slot, meta)), ..now };
+        let instance = &instances[slot as usize];
+        let is = instance.places();
+        if was.open != is.open {
+            if let Some(taken) = was.open {
+                open.remove(entry_open(taken, instance.id, slot), now.order_by_id());
+            }
+            if let Some(taken) = is.open {
+                open.insert(entry_open(taken, instance.id, slot), now.order_by_id());
+            }
+        }
+        if was.listed != is.listed {
+            let (from, to) = if was.listed { (listed, hidden) } else { (hidden, listed) };
+            from.iter_mut().for_each(|column| column.remove(slot, before));
+            to.iter_mut().for_each(|column| column.insert(slot, now));
+        } else if meta.is_some() {
+            let columns = if is.listed { listed } else { hidden };
+            for column in &mut columns[BASE_COLUMNS.len()..] {
+                if before.get(slot, column.field) != now.get(slot, column.field) {
+                    column.remove(slot, before);
+                    column.insert(slot, now);
+                }
+            }
+        }
+    }
+
+    /// Reads every record's values by name as the new fields say, and makes the indexes of the declared fields anew.
+    fn redeclare(&mut self, schema: Schema) {
+        let before = std::mem::replace(&mut self.schema, schema);
+        (self.listed, self.hidden) = (columns(&self.schema), columns(&self.schema));
+        self.open = OrderedIndex::default();
+        let slots: Vec<u32> = self.instances.iter().map(|(slot, _)| slot_of(slot)).collect();
+        for slot in slots {
+            let instance = &mut self.instances[slot as usize];
+            (instance.meta, _) = Packed::of(&self.schema, &instance.meta.meta(&before));
+            self.enter(slot);
+        }
+    }
+
+    fn audit(&self) -> Result<(), String> {
+        let values = Values { schema: &self.schema, instances: &self.instances, before: None };
+        self.open.audit(values.order_by_id())?;
+        let mut held = [0, 0];
+        for (count, (columns, is_listed)) in
+            held.iter_mut().zip([(&self.listed, true), (&self.hidden, false)])
+        {
+            for column in columns {
+                column.audit(values)?;
+                *count = column.present.len() + column.absent.len();
+                for (index, is_present) in [(&column.present, true), (&column.absent, false)] {
+                    for entry in index.iter_from(0) {
+                        let there = self.instances.get(entry.slot as usize);
+                        let value = values.get(entry.slot, column.field);
+                        let name = self.schema.name(column.field);
+                        if there.is_none_or(|there| there.is_listed() != is_listed)
+                            || value.is_some() != is_present
+                            || value.is_some_and(|value| {
+                                self::entry(value, values.id(entry.slot), entry.slot) != entry
+                            })
+                        {
+                            return Err(format!(
+                                "{entry:?} does not belong into the index of {name}"
+                            ));
+                        }
+                    }
+                }
+                if *count != columns[0].present.len() {
+                    return Err(format!("{} lacks entries", self.schema.name(column.field)));
+                }
+            }
+        }
+        let listed = self.instances.iter().filter(|(_, there)| there.is_listed()).count();
+        if held != [listed, self.instances.len() - listed] {
+            return Err(format!("{held:?} are found of {listed} and {}", self.instances.len()));
+        }
+        let mut open = 0;
+        for (slot, instance) in &self.instances {
+            if let Some(taken) = instance.places().open {
+                open += 1;
+                let entry = entry_open(taken, instance.id, slot_of(slot));
+                if self.open.nth(self.open.rank_of(entry, values.order_by_id())) != Some(entry) {
+                    return Err(format!("instance {} is not where the open ones are", instance.id));
+                }
+            }
+        }
+        if open != self.open.len() {
+            return Err(format!("{} are open, {open} should be", self.open.len()));
+        }
+        Ok(())
     }
 }
 
@@ -301,12 +660,12 @@ pub(crate) struct Directory {
     shards: Vec<Shard>,
     kinds: BTreeMap<KindName, u32>,
     by_id: PointIndex<At>,
+    /// What changed in shards that are watched, and was not asked for yet.
+    touched: Vec<(KindName, InstanceId)>,
 }
 
 fn key_at<'a>(instances: &'a Slab<Instance>) -> impl Fn(u32) -> &'a Key {
-    |slot| {
-        instances[slot as usize].key.as_ref().expect("only instances with a key are in this index")
-    }
+    |slot| instances[slot as usize].key().expect("only instances with a key are in this index")
 }
 
 impl Directory {
@@ -316,6 +675,7 @@ impl Directory {
             shards: Vec::new(),
             kinds: BTreeMap::new(),
             by_id: PointIndex::new(secret),
+            touched: Vec::new(),
         }
     }
 
@@ -346,66 +706,157 @@ impl Directory {
     pub(crate) fn open(&self, kind: &KindName) -> impl Iterator<Item = At> {
         let shard = self.kinds.get(kind).copied();
         shard.into_iter().flat_map(|shard| {
-            self.shards[shard as usize].open.values().map(move |&slot| At { shard, slot })
+            let entries = self.shards[shard as usize].open.iter_from(0);
+            entries.map(move |entry| At { shard, slot: entry.slot })
         })
     }
 
-    /// Those of the kind that are running and open, by id, after `after`.
-    pub(crate) fn listed(
-        &self,
-        kind: &KindName,
-        after: Option<InstanceId>,
-    ) -> impl Iterator<Item = &Instance> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let shard = self.kinds.get(kind).map(|&shard| &self.shards[shard as usize]);
-        let from = after.map_or(Unbounded, Excluded);
-        shard.into_iter().flat_map(move |shard| {
-            (shard.listed.range((from, Unbounded)))
-                .map(|(_, &slot)| &shard.instances[slot as usize])
-        })
-    }
-
-    /// Adds an instance whose id, and whose key in its kind, are new.
+    /// Adds an instance whose id, and whose key in its kind, are new. What the game says of it comes by
+    /// [`Directory::edit_meta`].
     pub(crate) fn insert(&mut self, kind: &KindName, instance: Instance) -> At {
         let shard = self.shard(kind);
-        let (id, key, places) = (instance.id, instance.key.clone(), instance.places());
+        let (id, key) = (instance.id, instance.key().cloned());
         let of_kind = &mut self.shards[shard as usize];
         let slot = slot_of(of_kind.instances.insert(instance));
         if let Some(key) = &key {
             let Shard { keys, instances, .. } = of_kind;
             keys.insert(key, slot, key_at(instances));
         }
-        of_kind.place(slot, id, places);
+        of_kind.enter(slot);
         let at = At { shard, slot };
         let shards = &self.shards;
         self.by_id.insert(&id, at, |at| &shards[at.shard as usize].instances[at.slot as usize].id);
+        let is_listed = self.get(at).is_listed();
+        self.touch(at, is_listed);
         at
     }
 
     pub(crate) fn remove(&mut self, at: At) -> Instance {
-        let id = self.get(at).id;
+        let instance = self.get(at);
+        let (id, is_listed) = (instance.id, instance.is_listed());
+        self.touch(at, is_listed);
         self.by_id.remove(&id, at);
         let shard = &mut self.shards[at.shard as usize];
+        shard.leave(at.slot);
         let instance = shard.instances.remove(at.slot as usize);
-        if let Some(key) = &instance.key {
+        if let Some(key) = instance.key() {
             shard.keys.remove(key, at.slot);
         }
-        shard.displace(id, instance.places());
         instance
     }
 
-    /// Changes a record and, where the change shows there, the indexes. Its id and key stay.
+    /// Changes a record and, where the change shows there, the indexes. Its id, key and time of creation stay.
     pub(crate) fn edit<R>(&mut self, at: At, change: impl FnOnce(&mut Instance) -> R) -> R {
+        self.edit_meta(at, None, change)
+    }
+
+    /// Changes a record and, if there is something new, what the game says of it.
+    pub(crate) fn edit_meta<R>(
+        &mut self,
+        at: At,
+        meta: Option<Packed>,
+        change: impl FnOnce(&mut Instance) -> R,
+    ) -> R {
         let shard = &mut self.shards[at.shard as usize];
         let instance = &mut shard.instances[at.slot as usize];
-        let (id, before) = (instance.id, instance.places());
+        let was = instance.places();
         let result = change(instance);
-        let after = instance.places();
-        if before != after {
-            shard.displace(id, before);
-            shard.place(at.slot, id, after);
+        instance.tidy();
+        let meta = meta.filter(|meta| *meta != instance.meta);
+        let meta = meta.map(|meta| std::mem::replace(&mut instance.meta, meta));
+        let is = instance.places();
+        if was != is || meta.is_some() {
+            shard.moved(at.slot, was, meta.as_ref());
+            self.touch(at, was.listed || is.listed);
         }
         result
+    }
+
+    /// Packs what a game says of an instance of the kind, and says what was wrong with the rest of it.
+    pub(crate) fn pack(&self, at: At, meta: &Meta) -> (Packed, Option<EcoString>) {
+        Packed::of(&self.shards[at.shard as usize].schema, meta)
+    }
+
+    /// Says what instances of a kind say of themselves. The same again changes nothing, and gives false. Another
+    /// declaration, as a new version of a game makes it, takes over what it can of the values that are there.
+    ///
+    /// # Errors
+    /// What is wrong with the declaration: then nothing has changed.
+    pub(crate) fn declare(
+        &mut self,
+        kind: &KindName,
+        fields: &[FieldInfo],
+    ) -> Result<bool, EcoString> {
+        if let Some(&shard) = self.kinds.get(kind)
+            && self.shards[shard as usize].schema.declared() == fields
+        {
+            return Ok(false);
+        }
+        let shard = self.shard(kind);
+        let shard = &mut self.shards[shard as usize];
+        let schema = shard.schema.with(fields)?;
+        shard.redeclare(schema);
+        Ok(true)
+    }
+
+    /// Every kind that was ever told of, with its fields.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (&KindName, &[FieldInfo])> {
+        self.kinds
+            .iter()
+            .map(|(kind, &shard)| (kind, self.shards[shard as usize].schema.declared()))
+    }
+
+    /// The fields of a kind, if it was told of.
+    pub(crate) fn schema(&self, kind: &KindName) -> Option<&Schema> {
+        self.kinds.get(kind).map(|&shard| &self.shards[shard as usize].schema)
+    }
+
+    /// The instances of a kind, if it was told of: those that clients may find, or all.
+    pub(crate) fn table<'a>(
+        &'a self,
+        kind: &KindName,
+        servers: &'a Servers<GameServer>,
+        is_all: bool,
+    ) -> Option<Instances<'a>> {
+        let shard = *self.kinds.get(kind)?;
+        Some(Instances { directory: self, shard, servers, is_all })
+    }
+
+    /// An instance as a filter sees it.
+    pub(crate) fn row<'a>(&'a self, at: At, servers: &'a Servers<GameServer>) -> Row<'a> {
+        Row { instance: self.get(at), schema: &self.shards[at.shard as usize].schema, servers }
+    }
+
+    /// An instance as it is told to who looks for one.
+    pub(crate) fn listed_of(&self, at: At) -> Listed {
+        let instance = self.get(at);
+        Listed {
+            instance: instance.id,
+            seats_taken: instance.seats_taken(),
+            seats_max: instance.seats_max,
+            created_ms: instance.created_ms,
+            meta: instance.meta.meta(&self.shards[at.shard as usize].schema),
+        }
+    }
+
+    /// Whether changes of what clients see of a kind's instances are to be kept for [`Directory::take_touched`].
+    pub(crate) fn watch_shard(&mut self, kind: &KindName, is_watched: bool) {
+        let shard = self.shard(kind);
+        self.shards[shard as usize].is_watched = is_watched;
+    }
+
+    /// The instances of watched kinds of which clients may see something new, in the order of the changes. One that
+    /// changed twice is there twice.
+    pub(crate) fn take_touched(&mut self) -> Vec<(KindName, InstanceId)> {
+        std::mem::take(&mut self.touched)
+    }
+
+    fn touch(&mut self, at: At, is_seen: bool) {
+        let shard = &self.shards[at.shard as usize];
+        if shard.is_watched && is_seen {
+            let id = shard.instances[at.slot as usize].id;
+            self.touched.push((shard.kind.clone(), id));
+        }
     }
 
     /// Every record, shard by shard. For what may take long: hashes, audits.
@@ -419,50 +870,36 @@ impl Directory {
 
     /// Says what is wrong with the indexes, if anything is.
     pub(crate) fn audit(&self) -> Result<(), String> {
-        let (mut total, mut listed, mut open, mut keyed) = (0, 0, 0, 0);
+        let (mut total, mut keyed) = (0, 0);
         for (at, kind, instance) in self.iter() {
             let id = instance.id;
             total += 1;
-            let places = instance.places();
-            let shard = &self.shards[at.shard as usize];
             if self.find(id) != Some(at) {
                 return Err(format!("instance {id} is not found by its id"));
             }
-            if instance.seats().filter(|(_, seat)| !seat.is_free()).count()
-                != usize::from(instance.taken)
+            if instance.seats().count() != usize::from(instance.taken)
                 || instance.taken > instance.seats_max
             {
                 return Err(format!("instance {id} counts its seats wrong"));
             }
-            if places.listed != (shard.listed.get(&id) == Some(&at.slot)) {
-                return Err(format!("instance {id} is listed wrong"));
+            if instance.rare.as_ref().is_some_and(|rare| rare.is_none()) {
+                return Err(format!("instance {id} keeps room for what it does not have"));
             }
-            listed += usize::from(places.listed);
-            if let Some(taken) = places.open {
-                open += 1;
-                if shard.open.get(&(taken, id)) != Some(&at.slot) {
-                    return Err(format!("instance {id} is not where the open ones are"));
-                }
-            }
-            if let Some(key) = &instance.key {
+            if let Some(key) = instance.key() {
                 keyed += 1;
                 if self.by_key(kind, key) != Some(at) {
                     return Err(format!("instance {id} is not found by its key"));
                 }
             }
         }
-        let counted = [total, listed, open, keyed];
-        let sum = |count: fn(&Shard) -> usize| self.shards.iter().map(count).sum();
-        let held = [
-            self.len(),
-            sum(|shard| shard.listed.len()),
-            sum(|shard| shard.open.len()),
-            sum(|shard| shard.keys.len()),
-        ];
-        if counted == held {
+        for shard in &self.shards {
+            shard.audit().map_err(|wrong| format!("{}: {wrong}", shard.schema.records))?;
+        }
+        let held = [self.len(), self.shards.iter().map(|shard| shard.keys.len()).sum()];
+        if held == [total, keyed] {
             Ok(())
         } else {
-            Err(format!("indexes hold {held:?} entries for {counted:?}"))
+            Err(format!("indexes hold {held:?} entries for {:?}", [total, keyed]))
         }
     }
 
@@ -471,15 +908,147 @@ impl Directory {
             return shard;
         }
         let shard = slot_of(self.shards.len());
-        self.shards.push(Shard {
-            kind: kind.clone(),
-            instances: Slab::new(),
-            keys: PointIndex::new(&self.secret),
-            listed: BTreeMap::new(),
-            open: BTreeMap::new(),
-        });
+        self.shards.push(Shard::new(&self.secret, kind));
         self.kinds.insert(kind.clone(), shard);
         shard
+    }
+}
+
+/// The fields that every instance has, by number.
+pub(crate) mod field {
+    use crate::search::FieldId;
+
+    pub(crate) const CREATED: FieldId = FieldId(1);
+    pub(crate) const SEATS_FREE: FieldId = FieldId(2);
+    pub(crate) const SEATS_TAKEN: FieldId = FieldId(3);
+    pub(crate) const SEATS_MAX: FieldId = FieldId(4);
+    pub(crate) const OWNER: FieldId = FieldId(5);
+    pub(crate) const KEY: FieldId = FieldId(6);
+    pub(crate) const SERVER: FieldId = FieldId(7);
+    pub(crate) const STATE: FieldId = FieldId(8);
+    pub(crate) const OPEN: FieldId = FieldId(9);
+    pub(crate) const PRIVATE: FieldId = FieldId(10);
+}
+
+/// An instance as a filter sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row<'a> {
+    pub(crate) instance: &'a Instance,
+    schema: &'a Schema,
+    servers: &'a Servers<GameServer>,
+}
+
+impl Record for Row<'_> {
+    fn value(&self, field: FieldId) -> Option<ValueRef<'_>> {
+        let instance = self.instance;
+        if let Some(place) = self.schema.place(field) {
+            return instance.meta.get(self.schema.layout(), place);
+        }
+        let text = |text: &'static str| ValueRef::Text(text.as_bytes());
+        Some(match field {
+            FieldId::ID => ValueRef::Id(instance.id),
+            field::CREATED => ValueRef::Int(instance.created_ms.cast_signed()),
+            field::SEATS_FREE => ValueRef::Int(instance.seats_free().into()),
+            field::SEATS_TAKEN => ValueRef::Int(instance.taken.into()),
+            field::SEATS_MAX => ValueRef::Int(instance.seats_max.into()),
+            field::OWNER => ValueRef::Text(instance.owner.as_ref()?.as_str().as_bytes()),
+            field::KEY => ValueRef::Text(instance.key()?.as_str().as_bytes()),
+            field::SERVER => {
+                ValueRef::Text(self.servers.get(instance.server).peer.name.as_str().as_bytes())
+            }
+            field::STATE => match instance.stage {
+                Stage::Granted => text("granted"),
+                Stage::Running if instance.suspect => text("suspect"),
+                Stage::Running => text("running"),
+                Stage::Closing => text("closing"),
+            },
+            field::OPEN => ValueRef::Bool(instance.open),
+            field::PRIVATE => ValueRef::Bool(instance.private),
+            FieldId(_) => return None,
+        })
+    }
+}
+
+/// The instances of one kind, to be searched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Instances<'a> {
+    directory: &'a Directory,
+    shard: u32,
+    servers: &'a Servers<GameServer>,
+    /// Hidden ones too.
+    is_all: bool,
+}
+
+impl<'a> Instances<'a> {
+    fn of_kind(&self) -> &'a Shard {
+        &self.directory.shards[self.shard as usize]
+    }
+    pub(crate) fn at(&self, slot: u32) -> At {
+        At { shard: self.shard, slot }
+    }
+    /// Whether whoever wants any instance is sent there, and how full it is.
+    pub(crate) fn open_taken(&self, slot: u32) -> Option<u16> {
+        self.of_kind().instances[slot as usize].places().open
+    }
+    /// Those to which whoever wants any instance is sent, the fullest first.
+    pub(crate) fn open_slots(&self) -> impl ExactSizeIterator<Item = u32> {
+        let open = &self.of_kind().open;
+        Counted { left: open.len(), entries: open.iter_from(0) }
+    }
+}
+
+/// Entries of which it is known how many there are.
+struct Counted<I> {
+    left: usize,
+    entries: I,
+}
+
+impl<I: Iterator<Item = Entry>> Iterator for Counted<I> {
+    type Item = u32;
+    fn next(&mut self) -> Option<u32> {
+        let entry = self.entries.next()?;
+        self.left -= 1;
+        Some(entry.slot)
+    }
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl<I: Iterator<Item = Entry>> ExactSizeIterator for Counted<I> {}
+
+impl<'a> Table for Instances<'a> {
+    type Row<'r>
+        = Row<'r>
+    where
+        Self: 'r;
+
+    fn schema(&self) -> &Schema {
+        &self.of_kind().schema
+    }
+    fn len(&self) -> usize {
+        let shard = self.of_kind();
+        if self.is_all { shard.instances.len() } else { shard.listed[0].present.len() }
+    }
+    fn row(&self, slot: u32) -> Row<'_> {
+        self.directory.row(self.at(slot), self.servers)
+    }
+    fn columns(&self, field: FieldId) -> Vec<Column<'_>> {
+        let Shard { listed, hidden, .. } = self.of_kind();
+        let Some(place) = listed.iter().position(|column| column.field == field) else {
+            return Vec::new();
+        };
+        let sets: &[_] = if self.is_all { &[listed, hidden] } else { &[listed] };
+        let column = |columns: &&'a Vec<FieldColumn>| {
+            let FieldColumn { present, absent, .. } = &columns[place];
+            Column { present, absent: Some(absent) }
+        };
+        sets.iter().map(column).collect()
+    }
+    fn slots(&self) -> Box<dyn Iterator<Item = u32> + '_> {
+        let Shard { instances, .. } = self.of_kind();
+        let found = instances.iter().filter(|(_, there)| self.is_all || there.is_listed());
+        Box::new(found.map(|(slot, _)| slot_of(slot)))
     }
 }
 
