@@ -199,12 +199,17 @@ impl Connection {
 
     /// Queues a frame of this server's own. `chunk` is what is being worked through, if anything is.
     pub(crate) fn queue(&self, chunk: Option<&[u8]>, frame: &[u8]) -> Queued {
+        self.queue_parts(chunk, &[frame])
+    }
+
+    /// Queues a frame of this server's own that is in several parts, none of them empty.
+    pub(crate) fn queue_parts(&self, chunk: Option<&[u8]>, parts: &[&[u8]]) -> Queued {
         if self.closing.get() {
             return Queued::Closed;
         }
         self.settle(chunk);
         let mut outbox = self.outbox.borrow_mut();
-        outbox.put(self.framing, frame);
+        outbox.put_parts(self.framing, parts);
         self.verdict(&outbox)
     }
 
@@ -401,11 +406,18 @@ impl Outbox {
     }
 
     fn put(&mut self, framing: Framing, frame: &[u8]) {
+        self.put_parts(framing, &[frame]);
+    }
+
+    fn put_parts(&mut self, framing: Framing, parts: &[&[u8]]) {
+        let len = parts.iter().map(|part| part.len()).sum();
         let mut room = [0; HEADROOM];
-        let header = framing.put_header(frame.len(), &mut room);
+        let header = framing.put_header(len, &mut room);
         self.bytes.extend_from_slice(&room[HEADROOM - header..]);
-        self.bytes.extend_from_slice(frame);
-        self.count(header + frame.len(), Class::of(frame[0]));
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
+        self.count(header + len, Class::of(parts[0][0]));
     }
 
     /// Keeps what a socket did not take of a frame that was written straight from its chunk.

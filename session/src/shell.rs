@@ -28,7 +28,9 @@ use greenroom_protocol::{
         session_master::MasterToSession,
     },
 };
-use greenroom_session_core::{Charge, ConnId, Core, CoreConfig, GameId, Output, Told};
+use greenroom_session_core::{
+    CONNECTIONS_MAX, Charge, ConnId, Core, CoreConfig, GameId, Output, Told,
+};
 use smallvec::SmallVec;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
@@ -58,9 +60,6 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 const PARTIAL_MS: u64 = 10_000;
 /// How often clients' silence is looked at, and load is reported.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Connections of one session server at most, whatever the limit on open files: what it reports of them to a new
-/// master has to fit one frame of the link, with 110 bytes each.
-const CONNECTIONS_MAX: u32 = 1 << 15;
 /// Room for the longest frame of a client and what was left of the one before.
 const SCRATCH_BYTES: usize = 2 * CLIENT_FRAME_BYTES_MAX;
 
@@ -396,6 +395,15 @@ impl Shell {
                 if let Some(connection) = connection {
                     let queued = connection.queue(chunk, &frame);
                     self.queued(&connection, queued);
+                }
+            }
+            Output::Changes(to, changes) => {
+                let connections = self.connections.borrow();
+                for (conn, header) in to {
+                    if let Some(connection) = connections.get(conn) {
+                        let queued = connection.queue_parts(chunk, &[&header.bytes(), &changes]);
+                        self.queued(connection, queued);
+                    }
                 }
             }
             Output::Close(conn, _) => {

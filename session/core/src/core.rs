@@ -3,9 +3,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::{
     Channel, Code, DownHeader, Epoch, Generation, HELLO_BYTES_MAX, Inbound, Incarnation,
-    InstanceFrame, InstanceId, KindName, Limits, MemberId, Moment, Outbound, PROTOCOL_MAX,
-    PROTOCOL_MIN, Refusal, ReplyHeader, RequestHeader, RequestId, Seat, Seq, ServerName, SessionId,
-    StampedHeader, UpHeader, UserId,
+    InstanceFrame, InstanceId, KindName, LINK_FRAME_BYTES_MAX, Limits, MemberId, Moment, Outbound,
+    PROTOCOL_MAX, PROTOCOL_MIN, Refusal, ReplyHeader, RequestHeader, RequestId, Seat, Seq,
+    ServerName, SessionId, SessionKey, StampedHeader, UpHeader, UserId,
     wire::{
         Opaque, client_instance,
         client_session::{
@@ -14,14 +14,15 @@ use greenroom_protocol::{
         },
         session_game::{Attach, Attached, Detach, GameToSession, SessionToGame},
         session_master::{
-            Ask, Bind, Bound, Granted, HeldSession, MasterToSession, Outcome, Received,
-            SessionLoad, SessionReport, SessionToMaster, Unbind,
+            Ask, Bind, Bound, Changed, Granted, HeldSession, MasterToSession, Outcome, Received,
+            Seen, SessionLoad, SessionReport, SessionToMaster, Unbind, Watcher,
         },
     },
 };
 use smallvec::SmallVec;
 
 use crate::{
+    door,
     limits::{Addresses, Bucket, ClientLimits, TooMany, cost},
     slots::Slots,
 };
@@ -29,6 +30,8 @@ use crate::{
 /// Requests that one session may have under way at the master. Small: each waits for its answer, so a longer queue
 /// adds latency, not throughput.
 const REQUESTS_MAX: usize = 8;
+/// Kind byte of a [`Reply::Changes`], which is passed on as it comes.
+const CHANGES: u8 = 0x99;
 /// How long a client may take from its connection to its check-in.
 const CHECK_IN_MS: u64 = 5_000;
 /// How long a request may wait for a master that can't be reached before it is refused.
@@ -39,6 +42,15 @@ const REQUEST_MS: u64 = 30_000;
 const ATTACH_MS: u64 = 10_000;
 /// A client that went over its limits is forgiven one strike in this time.
 const FORGIVE_MS: u64 = 10_000;
+/// Acknowledgements of one session that are kept while it is over its limits, at most: one for each live search.
+const LATE_SEEN_MAX: usize = 16;
+/// Bytes of one session in a report at most, without its name: the longest user id, and names of fields.
+const REPORTED_BYTES: usize = 150;
+/// Bytes of a report at most, without its sessions.
+const REPORT_BYTES: usize = 64 * 1024;
+/// Connections of one session server at most: what it reports of them to a new master has to fit one frame of the link.
+#[expect(clippy::cast_possible_truncation, reason = "some ten thousands")]
+pub const CONNECTIONS_MAX: u32 = ((LINK_FRAME_BYTES_MAX - REPORT_BYTES) / REPORTED_BYTES) as u32;
 
 /// The shell's number of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +72,9 @@ pub struct GameId(pub u32);
 pub enum Output {
     /// Send a frame to a client.
     Client(ConnId, Vec<u8>),
+    /// Send what a live search has to tell, as it came, to everybody here who asked it: a frame of this header
+    /// and these bytes.
+    Changes(Vec<(ConnId, ReplyHeader)>, Opaque),
     /// Close a client's connection once everything for it is sent.
     Close(ConnId, Refusal),
     /// Check credentials, and say so with [`Core::authenticated`].
@@ -162,6 +177,11 @@ struct Held {
     generation: Generation,
     user: UserId,
     name: EcoString,
+    /// The client's secret of the session: a master that has lost its memory gets it back from here.
+    session_key: SessionKey,
+    /// The newest acknowledgement of each live search that came while its client was over its limits. Dropped, it would
+    /// leave the live search without a word for ever.
+    late_seen: Vec<client_session::Seen>,
 }
 
 #[derive(Debug)]
@@ -389,7 +409,7 @@ impl Core {
 
     /// A frame was over its client's limits and is not worked on: its client is told so in the form that the frame
     /// wants, so that it can send it again.
-    pub fn over_limits(&self, conn: ConnId, frame: &[u8], out: &mut Out) {
+    pub fn over_limits(&mut self, conn: ConnId, frame: &[u8], out: &mut Out) {
         let text = "over the limit of messages or bytes a second: send it again, slower";
         let kind = frame.first().copied().unwrap_or(0);
         if client_instance::UP.contains(&kind) {
@@ -418,6 +438,23 @@ impl Core {
                 header.id,
                 &Reply::Refused(Refusal::new(Code::RateLimited, text)),
             ));
+        } else if let Ok(ClientToSession::Seen(seen)) =
+            ClientToSession::decode(kind, frame.get(1..).unwrap_or_default(), Limits::CLIENT)
+        {
+            self.late_seen(conn, seen);
+        }
+    }
+
+    /// Keeps an acknowledgement that is over its client's limits, until the next [`Self::tick`].
+    fn late_seen(&mut self, conn: ConnId, seen: client_session::Seen) {
+        let Some(Connection { stage: Stage::In(held), .. }) = self.conns.get_mut(conn.0) else {
+            return;
+        };
+        let late = &mut held.late_seen;
+        if let Some(known) = late.iter_mut().find(|known| known.watch == seen.watch) {
+            *known = seen;
+        } else if late.len() < LATE_SEEN_MAX {
+            late.push(seen);
         }
     }
 
@@ -481,9 +518,9 @@ impl Core {
                     Refusal::new(Code::NotCheckedIn, "wait for the answer to the check-in");
                 self.close(conn, refusal, out);
             }
-            (Stage::In(_), _) => {
-                let text = eco_format!("a frame of kind {kind:#04x} has no place after check-in");
-                self.close(conn, Refusal::new(Code::UnexpectedKind, text), out);
+            (Stage::In(held), _) => {
+                let session = held.session;
+                self.after_check_in(conn, session, kind, payload, out);
             }
         }
     }
@@ -516,12 +553,47 @@ impl Core {
                     out,
                 );
             }
-            (_, Ok(ClientToSession::CheckIn(_) | ClientToSession::Unknown(_))) => {
+            (
+                _,
+                Ok(
+                    ClientToSession::CheckIn(_)
+                    | ClientToSession::Seen(_)
+                    | ClientToSession::Unknown(_),
+                ),
+            ) => {
                 let text = eco_format!(
                     "a frame of kind {kind:#04x} before check-in: first a hello (0x01), then a check-in (0x02)"
                 );
                 self.close(conn, Refusal::new(Code::NotCheckedIn, text), out);
             }
+        }
+    }
+
+    /// A frame that is neither a request nor for an instance.
+    fn after_check_in(
+        &mut self,
+        conn: ConnId,
+        session: SessionId,
+        kind: u8,
+        payload: &[u8],
+        out: &mut Out,
+    ) {
+        match ClientToSession::decode(kind, payload, Limits::CLIENT) {
+            // Without a master it goes nowhere: over a new link everything is told anew.
+            Ok(ClientToSession::Seen(client_session::Seen { watch, n })) if self.master_linked => {
+                let seen = SessionToMaster::Seen(Seen { session, watch, n });
+                out.push(Output::Master(self.stamp(0), seen));
+            }
+            Ok(ClientToSession::Seen(_)) => {}
+            Ok(
+                ClientToSession::Hello(_)
+                | ClientToSession::CheckIn(_)
+                | ClientToSession::Unknown(_),
+            ) => {
+                let text = eco_format!("a frame of kind {kind:#04x} has no place after check-in");
+                self.close(conn, Refusal::new(Code::UnexpectedKind, text), out);
+            }
+            Err(error) => self.close(conn, error.into(), out),
         }
     }
 
@@ -570,8 +642,14 @@ impl Core {
                 return out.push(refuse(Code::UnexpectedKind, &text));
             }
             Ok(request) => request,
-            Err(error) => return out.push(refuse(Code::Malformed, &error.to_string())),
+            Err(error) => {
+                let Refusal { code, message } = door::not_decoded(header.kind, &error);
+                return out.push(refuse(code, &message));
+            }
         };
+        if let Err(Refusal { code, message }) = door::check(&request) {
+            return out.push(refuse(code, &message));
+        }
         let limits = self.config.limits;
         let Some(connection) = self.conns.get_mut(conn.0) else { return };
         let Stage::In(held) = &connection.stage else { return };
@@ -589,7 +667,10 @@ impl Core {
             Request::Create(_)
             | Request::Leave(_)
             | Request::Destroy(_)
-            | Request::List(_)
+            | Request::Search(_)
+            | Request::Watch(_)
+            | Request::Unwatch(_)
+            | Request::Rank(_)
             | Request::Unknown(_) => Opaque::new(),
         };
         let ask = Ask {
@@ -654,14 +735,18 @@ impl Core {
     /// A link to a master is open: it is told what this server is and whom it has.
     pub fn master_linked(&mut self, out: &mut Out) {
         self.master_linked = true;
-        let sessions = self
-            .conns
-            .iter()
-            .filter_map(|(_, connection)| connection.held())
+        let held = || self.conns.iter().filter_map(|(_, connection)| connection.held());
+        let bytes: usize = held().map(|held| REPORTED_BYTES + held.name.len()).sum();
+        // A report is one frame. What would make it too long is what can be done without: a name comes again with the
+        // next check-in.
+        let named = bytes <= LINK_FRAME_BYTES_MAX - REPORT_BYTES;
+        let sessions = held()
             .map(|held| HeldSession {
                 session: held.session,
                 generation: held.generation,
                 user: held.user.clone(),
+                session_key: held.session_key,
+                name: if named { held.name.clone() } else { EcoString::new() },
             })
             .collect();
         let report = SessionReport {
@@ -730,6 +815,7 @@ impl Core {
                 }
             }
             MasterToSession::SessionServers(list) => self.session_servers(list, out),
+            MasterToSession::Changed(changed) => self.changed(changed, out),
             MasterToSession::Received(received) => self.to_master.acknowledge(received.n),
             MasterToSession::Unknown(kind) => out.push(Output::Tell(Told::UnknownKind(kind))),
         }
@@ -790,6 +876,8 @@ impl Core {
             generation: bound.generation,
             user: bind.user,
             name: bind.name,
+            session_key: bind.session_key,
+            late_seen: Vec::new(),
         };
         out.push(Output::Tell(Told::CheckedIn(held.user.clone(), held.session)));
         let answer = SessionToClient::CheckedIn(CheckedIn {
@@ -824,6 +912,21 @@ impl Core {
         }
     }
 
+    /// A live search has something to tell. It is for the binding that it names and no other: who is bound anew is told
+    /// anew.
+    fn changed(&self, changed: Changed, out: &mut Out) {
+        let here = |watcher: Watcher| {
+            let conn = *self.by_session.get(&watcher.session)?;
+            let connection = self.conns.get(conn.0).filter(|connection| !connection.closing)?;
+            (connection.held()?.generation == watcher.generation)
+                .then_some((conn, ReplyHeader { kind: CHANGES, id: watcher.watch }))
+        };
+        let to: Vec<_> = changed.to.into_iter().filter_map(here).collect();
+        if !to.is_empty() {
+            out.push(Output::Changes(to, changed.changes));
+        }
+    }
+
     fn answer(&mut self, now: Moment, conn: ConnId, asked: Asked, outcome: Outcome, out: &mut Out) {
         let id = asked.ask.id;
         let answer = match outcome {
@@ -836,7 +939,10 @@ impl Core {
                 Reply::Left(left)
             }
             Outcome::Destroyed(destroyed) => Reply::Destroyed(destroyed),
-            Outcome::Listing(listing) => Reply::Listing(listing),
+            Outcome::Found(found) => Reply::Found(found),
+            Outcome::Watching(watching) => Reply::Watching(watching),
+            Outcome::Unwatched(unwatched) => Reply::Unwatched(unwatched),
+            Outcome::Ranking(ranking) => Reply::Ranking(ranking),
             Outcome::Refused(refusal) => Reply::Refused(refusal),
         };
         out.push(reply(conn, id, &answer));
@@ -1177,8 +1283,18 @@ impl Core {
         for (conn, refusal) in late {
             self.close(conn, refusal, out);
         }
+        let (stamp, linked) = (self.stamp(0), self.master_linked);
         for &conn in self.by_session.values() {
             let Some(connection) = self.conns.get_mut(conn.0) else { continue };
+            if let Stage::In(held) = &mut connection.stage {
+                let session = held.session;
+                for client_session::Seen { watch, n } in std::mem::take(&mut held.late_seen) {
+                    if linked {
+                        let seen = SessionToMaster::Seen(Seen { session, watch, n });
+                        out.push(Output::Master(stamp, seen));
+                    }
+                }
+            }
             connection.asked.retain(|asked| {
                 let unavailable = !asked.sent && overdue(asked.at, UNAVAILABLE_MS);
                 if unavailable {

@@ -9,9 +9,10 @@
 //! *Never*: a socket, a clock, a task; a decision about the directory, which is the master's.
 
 mod core;
+mod door;
 mod limits;
 mod slots;
 
-pub use self::core::{Charge, ConnId, Core, CoreConfig, GameId, Output, Told, Up};
+pub use self::core::{CONNECTIONS_MAX, Charge, ConnId, Core, CoreConfig, GameId, Output, Told, Up};
 pub use limits::{Bucket, ClientLimits};
 pub use slots::Slots;

@@ -14,8 +14,8 @@ pub struct ClientLimits {
     pub messages_per_second: u32,
     /// Bytes a second; twice as many in a burst.
     pub bytes_per_second: u32,
-    /// Cost of requests to the directory a second (a list costs 2, a join 2, making an instance 10); four times as much
-    /// in a burst.
+    /// Cost of requests to the directory a second (a search costs 2, a join 2, making an instance or a live search
+    /// 10); four times as much in a burst.
     pub requests_per_second: u32,
     /// New connections a second from one address; three times as many in a burst. Not for loopback.
     pub connects_per_second: u32,
@@ -86,9 +86,9 @@ impl Bucket {
 /// What a request to the directory costs.
 pub(crate) const fn cost(request: &Request) -> u32 {
     match request {
-        Request::Create(_) | Request::JoinOrCreate(_) => 10,
-        Request::Join(_) | Request::List(_) => 2,
-        Request::Leave(_) | Request::Destroy(_) | Request::Unknown(_) => 1,
+        Request::Create(_) | Request::JoinOrCreate(_) | Request::Watch(_) => 10,
+        Request::Join(_) | Request::Search(_) | Request::Rank(_) => 2,
+        Request::Leave(_) | Request::Destroy(_) | Request::Unwatch(_) | Request::Unknown(_) => 1,
     }
 }
 

@@ -6,11 +6,12 @@ use futures_util::{SinkExt, StreamExt};
 use greenroom_protocol::{
     Channel, Code, DownHeader, Limits, Refusal, ReplyHeader, RequestHeader, RequestId, Seq,
     SessionKey, UpHeader, decode,
+    search::Filter,
     wire::{
         Opaque, client_instance,
         client_session::{
-            self, CheckIn, ClientHello, ClientToSession, Credentials, Join, Joined, List, Reply,
-            Request, SessionToClient,
+            self, CheckIn, ClientHello, ClientToSession, Credentials, Join, Joined, Reply, Request,
+            Search, SessionToClient,
         },
     },
 };
@@ -236,9 +237,14 @@ fn asked(id: u32, request: &Request) -> Vec<u8> {
 pub(crate) fn join(id: u32) -> Vec<u8> {
     asked(id, &Join { instance: ARENA, options: Opaque::new() }.into())
 }
-pub(crate) fn list(id: u32) -> Vec<u8> {
+pub(crate) fn search(id: u32) -> Vec<u8> {
     let kind = greenroom_protocol::KindName::new("arena").unwrap();
-    asked(id, &List { kind, after: None, limit: 10 }.into())
+    let (filter, order, cursor) = (Filter::default(), None, None);
+    asked(id, &Search { kind, filter, order, limit: 10, cursor, explain: false }.into())
+}
+/// What a live search told up to here has arrived.
+pub(crate) fn seen(watch: u32, n: u64) -> Vec<u8> {
+    framed(&client_session::Seen { watch: RequestId(watch), n }.into())
 }
 /// A message to an instance.
 pub(crate) fn up(channel: Channel, number: u32, payload: &[u8]) -> Vec<u8> {

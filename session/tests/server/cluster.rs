@@ -16,7 +16,7 @@ use greenroom_protocol::{
     Channel, Generation, Incarnation, InstanceId, KindName, Limits, LinkHeader, MemberId, Seat,
     ServerName, SessionId, StampedHeader,
     wire::{
-        client_session::{Listing, SessionServer},
+        client_session::{Found, SessionServer},
         server_server::{Identity, Role},
         session_game::{Attach, Attached, GameToSession, SessionToGame},
         session_master::{
@@ -258,14 +258,19 @@ impl Master {
                 server: ServerName::new("game-1").unwrap(),
                 address: self.game.to_string().into(),
             }),
-            _ => Outcome::Listing(Listing { instances: Vec::new(), more: false }),
+            _ => Outcome::Found(Found { instances: Vec::new(), cursor: None, explain: None }),
         };
         self.say(Answer { session: ask.session, id: ask.id, outcome });
     }
 
     fn say(&self, message: impl Into<MasterToSession>) {
+        self.stream(0, message);
+    }
+
+    /// Says something with this number of its stream.
+    pub(crate) fn stream(&self, n: u64, message: impl Into<MasterToSession>) {
         let message = message.into();
-        let mut payload = StampedHeader::default().bytes().to_vec();
+        let mut payload = StampedHeader { n, ..StampedHeader::default() }.bytes().to_vec();
         message.encode_into(&mut payload);
         if let Some(link) = &*self.link.borrow() {
             link.push(LinkHeader { kind: message.kind(), target: 0 }, &[&payload]);

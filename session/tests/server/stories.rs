@@ -2,7 +2,13 @@ use std::{io, net::SocketAddr, path::PathBuf, pin::Pin, time::Duration};
 
 use ecow::{EcoString, eco_format};
 use greenroom_link::framing::Framing;
-use greenroom_protocol::{Channel, Code, PieceHeader, ViewId, wire::client_instance};
+use greenroom_protocol::{
+    Channel, Code, Generation, PieceHeader, RequestId, SessionId, ViewId,
+    wire::{
+        client_instance,
+        session_master::{Changed, Seen, SessionToMaster, Watcher},
+    },
+};
 use greenroom_session::{
     Accepted, Acceptor, Additions, SessionConfig, Stream,
     tls::{TlsConfig, self_signed},
@@ -10,7 +16,7 @@ use greenroom_session::{
 use tokio::{net::UnixListener, time::Instant};
 
 use crate::{
-    client::{Client, down, list, of_seat, up},
+    client::{Client, down, of_seat, search, seen, up},
     cluster::{Cluster, hex, nowhere, story, story_with, unlimited, until},
 };
 
@@ -270,7 +276,7 @@ fn who_asks_too_much_is_told_so_by_request() {
         let mut client = Client::connect(session.url("tcp"), None).await;
         client.check_in(1).await;
         for id in 1..=9 {
-            client.send(&list(id)).await;
+            client.send(&search(id)).await;
         }
         let (id, refusal) = client.refused().await;
         assert_eq!((id.0, refusal.code), (9, Code::Busy));
@@ -363,7 +369,7 @@ fn a_request_over_a_broken_link_to_the_master_is_answered_once() {
         let mut client = Client::connect(session.url("tcp"), None).await;
         client.check_in(1).await;
         master.answers.set(false);
-        client.send(&list(1)).await;
+        client.send(&search(1)).await;
         until("it is asked", || master.asks().len() == 1).await;
         master.answers.set(true);
         master.break_link();
@@ -373,8 +379,38 @@ fn a_request_over_a_broken_link_to_the_master_is_answered_once() {
         assert_eq!(asks[0], asks[1]);
         // The late answer to the first time is not told again.
         master.answer(&asks[0]);
-        client.send(&list(2)).await;
+        client.send(&search(2)).await;
         assert_eq!(client.until(0x95).await[1..5], [2, 0, 0, 0]);
+    });
+}
+
+#[test]
+fn what_a_live_search_tells_reaches_every_watcher_as_it_is_and_what_was_seen_the_master() {
+    story(async |Cluster { session, master, .. }| {
+        let mut ann = Client::connect(session.url("tcp"), None).await;
+        ann.check_in(1).await;
+        let mut bo = Client::connect(session.url("ws"), None).await;
+        bo.check_in(2).await;
+        let watchers = [(1, 1, 7), (2, 2, 8), (2, 1, 9)].map(|(session, generation, watch)| {
+            let (session, generation) = (SessionId(session), Generation(generation));
+            Watcher { session, generation, watch: RequestId(watch) }
+        });
+        // Long enough for every length of a WebSocket's header.
+        for (n, len) in [(1, 20), (2, 200), (3, 70_000)] {
+            let changes = vec![7; len];
+            let (to, bytes) = (watchers.to_vec(), changes.clone().into());
+            master.stream(n, Changed { to, changes: bytes });
+            assert!(ann.next().await == Some([&[0x99, 7, 0, 0, 0][..], &changes].concat()));
+            assert!(bo.next().await == Some([&[0x99, 8, 0, 0, 0][..], &changes].concat()));
+        }
+        bo.send(&seen(8, 3)).await;
+        let seen = Seen { session: SessionId(2), watch: RequestId(8), n: 3 };
+        until("it is seen", || {
+            let heard =
+                |said: &SessionToMaster| (*said == SessionToMaster::Seen(seen)).then_some(());
+            master.heard(heard).len() == 1
+        })
+        .await;
     });
 }
 
@@ -401,7 +437,7 @@ fn a_game_server_that_dies_ends_its_seats_and_nothing_else() {
         game.die();
         let (of, code) = of_seat(&client.until(client_instance::SEAT_ENDED).await);
         assert_eq!((of, code), (channel, Code::InstanceLost));
-        client.send(&list(2)).await;
+        client.send(&search(2)).await;
         client.until(0x95).await;
         // What was still under way to it.
         client.send(&up(channel, 1, b"late")).await;

@@ -1,7 +1,11 @@
 use greenroom_protocol::{
     Key, SessionKey,
+    search::{FILTER_DEPTH_MAX, Filter, LIMIT_MAX},
     wire::{
-        client_session::{CheckIn, Created, Join, JoinOrCreate, Leave, Left, List, Listing},
+        client_session::{
+            Changes, CheckIn, Create, Created, Found, Join, JoinOrCreate, Leave, Left, Listed,
+            MetaValue, Rank, RankPart, Ranking, Search, Unwatch, Unwatched, Watch, Watching,
+        },
         session_game::{AttachRefused, Ended},
         session_master::{Answer, BindRefused, EndSession, Welcome},
     },
@@ -150,6 +154,10 @@ impl Desk {
         let out = std::mem::take(&mut self.out);
         let frames = out.iter().filter_map(|output| match output {
             Output::Client(to, frame) if *to == conn => Some(said(frame)),
+            Output::Changes(to, changes) => {
+                let (_, header) = to.iter().find(|(to, _)| *to == conn)?;
+                Some(said(&[&header.bytes()[..], changes].concat()))
+            }
             _ => None,
         });
         frames.collect()
@@ -249,8 +257,50 @@ fn asked(id: u32, request: impl Into<Request>) -> Vec<u8> {
 fn join(id: u32) -> Vec<u8> {
     asked(id, Join { instance: ARENA, options: Opaque::from(vec![0xc0]) })
 }
-fn list(id: u32) -> Vec<u8> {
-    asked(id, List { kind: kind(), after: None, limit: 10 })
+fn search(id: u32) -> Vec<u8> {
+    asked(id, searching(Filter::default(), 10))
+}
+fn searching(filter: Filter, limit: u16) -> Search {
+    Search { kind: kind(), filter, order: None, limit, cursor: None, explain: false }
+}
+fn watch(id: u32) -> Vec<u8> {
+    asked(id, Watch { kind: kind(), filter: Filter::default() })
+}
+fn unwatch(id: u32, watch: u32) -> Vec<u8> {
+    asked(id, Unwatch { watch: RequestId(watch) })
+}
+fn seen(watch: u32, n: u64) -> Vec<u8> {
+    framed(&client_session::Seen { watch: RequestId(watch), n }.into())
+}
+fn changes(n: u64) -> Changes {
+    let listed = Listed {
+        instance: ARENA,
+        seats_taken: 1,
+        seats_max: 16,
+        created_ms: 5,
+        meta: client_session::Meta::new(),
+    };
+    Changes { n, anew: n == 1, more: false, instances: vec![listed], gone: vec![], ended: None }
+}
+/// To a session, of a generation, under the number of its live search.
+fn watcher((session, generation, watch): (u64, u32, u32)) -> Watcher {
+    let (session, generation) = (SessionId(session), Generation(generation));
+    Watcher { session, generation, watch: RequestId(watch) }
+}
+fn changed<const N: usize>(to: [(u64, u32, u32); N], n: u64) -> Changed {
+    let changes = Opaque::from(greenroom_protocol::encode(&changes(n)));
+    Changed { to: to.map(watcher).to_vec(), changes }
+}
+fn join_or_create() -> JoinOrCreate {
+    JoinOrCreate {
+        kind: kind(),
+        key: None,
+        filter: Filter::default(),
+        params: Opaque::new(),
+        private: false,
+        expected: Vec::new(),
+        options: Opaque::new(),
+    }
 }
 fn kind() -> KindName {
     KindName::new("arena").unwrap()
@@ -555,9 +605,9 @@ fn who_went_away_is_said_until_the_master_has_it() {
 fn unanswered_requests_are_asked_again_with_their_ids_and_answered_once() {
     let mut desk = Desk::with_master();
     let conn = desk.checked_in(1);
-    desk.send(conn, &list(1));
+    desk.send(conn, &search(1));
     desk.core.master_lost();
-    desk.send(conn, &list(2));
+    desk.send(conn, &search(2));
     assert_eq!(desk.to_master().len(), 1);
     desk.out.clear();
     desk.master_linked(2);
@@ -571,13 +621,217 @@ fn unanswered_requests_are_asked_again_with_their_ids_and_answered_once() {
         .collect();
     assert_eq!(ids, [1, 2]);
     desk.out.clear();
-    let listing = Listing { instances: Vec::new(), more: false };
+    let found = Found { instances: Vec::new(), cursor: None, explain: None };
     for _ in 0..2 {
-        desk.answer(1, 2, Outcome::Listing(listing.clone()));
+        desk.answer(1, 2, Outcome::Found(found.clone()));
     }
-    assert_eq!(desk.told(conn), [Said::Reply(2, Reply::Listing(listing))]);
+    assert_eq!(desk.told(conn), [Said::Reply(2, Reply::Found(found))]);
     desk.answer(1, 1, Outcome::Created(Created { instance: ARENA }));
     assert_eq!(desk.told(conn), [Said::Reply(1, Reply::Created(Created { instance: ARENA }))]);
+}
+
+// Searches -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_search_a_live_search_and_a_rank_go_to_the_master_as_they_came_and_are_answered() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    let part = RankPart::Around(None);
+    let rank = asked(4, Rank { board: "wins".into(), part, limit: LIMIT_MAX });
+    let frames = [search(1), watch(2), unwatch(3, 2), rank];
+    for frame in &frames {
+        desk.send(conn, frame);
+    }
+    let asks = desk.to_master().into_iter().map(|(_, message)| match message {
+        SessionToMaster::Ask(ask) => (ask.kind, ask.request.into_vec()),
+        other => panic!("{other:?}"),
+    });
+    let header = RequestHeader::BYTES;
+    let sent = frames.iter().map(|frame| (frame[0], frame[header..].to_vec()));
+    assert_eq!(asks.collect::<Vec<_>>(), sent.collect::<Vec<_>>());
+    desk.out.clear();
+    let found = Found { instances: Vec::new(), cursor: None, explain: None };
+    let ranking = Ranking { members: 0, ranks: Vec::new() };
+    for (id, outcome, reply) in [
+        (1, Outcome::Found(found.clone()), Reply::Found(found)),
+        (2, Outcome::Watching(Watching {}), Reply::Watching(Watching {})),
+        (3, Outcome::Unwatched(Unwatched {}), Reply::Unwatched(Unwatched {})),
+        (4, Outcome::Ranking(ranking.clone()), Reply::Ranking(ranking)),
+    ] {
+        desk.answer(1, id, outcome);
+        assert_eq!(desk.told(conn), [Said::Reply(id, reply)]);
+    }
+}
+
+#[test]
+fn what_can_not_be_asked_is_refused_by_name_and_the_master_is_not_asked() {
+    let nested = |depth| {
+        let innermost = Filter::Eq("mode".into(), MetaValue::Bool(true));
+        (0..depth).fold(innermost, |inner, _| Filter::And(vec![inner]))
+    };
+    let watching = |filter| asked(1, Watch { kind: kind(), filter });
+    let joining = |filter| asked(1, JoinOrCreate { filter, ..join_or_create() });
+    let long = || Filter::In("level".into(), vec![MetaValue::Int(1); 65]);
+    let ranked = |limit| asked(1, Rank { board: "wins".into(), part: RankPart::From(1), limit });
+    let users = |count| (0..count).map(|n| UserId::new(format!("user-{n}")).unwrap()).collect();
+    let creating = |count| {
+        let (key, params, expected) = (None, Opaque::new(), users(count));
+        asked(1, Create { kind: kind(), key, params, private: true, expected })
+    };
+    let expecting = |count| asked(1, JoinOrCreate { expected: users(count), ..join_or_create() });
+    let mut refused = Vec::new();
+    // One too deep is read and refused; 100 are more than is read at all.
+    for depth in [FILTER_DEPTH_MAX + 1, 100] {
+        refused.push((asked(1, searching(nested(depth), 1)), Code::FilterTooDeep));
+        refused.push((watching(nested(depth)), Code::FilterTooDeep));
+        refused.push((joining(nested(depth)), Code::FilterTooDeep));
+    }
+    refused.extend([
+        (asked(1, searching(long(), 1)), Code::FilterTooLarge),
+        (watching(long()), Code::FilterTooLarge),
+        (joining(long()), Code::FilterTooLarge),
+        (asked(1, searching(Filter::default(), 0)), Code::LimitInvalid),
+        (asked(1, searching(Filter::default(), LIMIT_MAX + 1)), Code::LimitInvalid),
+        (ranked(0), Code::LimitInvalid),
+        (ranked(u16::MAX), Code::LimitInvalid),
+        (creating(33), Code::Malformed),
+        (expecting(33), Code::Malformed),
+    ]);
+    for (frame, code) in refused {
+        let mut desk = Desk::with_master();
+        let conn = desk.checked_in(1);
+        desk.send(conn, &frame);
+        assert_eq!(desk.to_master(), []);
+        assert_eq!(desk.refused(conn, 1), code, "{frame:02x?}");
+    }
+    let deepest = nested(FILTER_DEPTH_MAX);
+    let taken = [asked(1, searching(deepest, LIMIT_MAX)), ranked(1), creating(32), expecting(32)];
+    for frame in taken {
+        let mut desk = Desk::with_master();
+        let conn = desk.checked_in(1);
+        desk.send(conn, &frame);
+        assert_eq!(desk.to_master().len(), 1, "{frame:02x?}");
+    }
+}
+
+#[test]
+fn live_searches_cost_as_much_as_making_an_instance_and_searches_a_fifth_of_it() {
+    type Asks = fn(u32) -> Vec<u8>;
+    let asks: [(Asks, usize); 3] = [(search, 20), (watch, 4), (|id| unwatch(id, 1), 40)];
+    for (ask, burst) in asks {
+        let mut desk = Desk::with_master();
+        let conn = desk.checked_in(1);
+        for id in 1..=41 {
+            desk.send(conn, &ask(id));
+            desk.answer(1, id, Outcome::Refused(refusal(Code::TooBroad)));
+        }
+        let codes = desk.told(conn).into_iter().filter(|said| match said {
+            Said::Reply(_, Reply::Refused(refusal)) => refusal.code == Code::TooBroad,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(codes.count(), burst);
+    }
+}
+
+#[test]
+fn changes_go_with_the_same_bytes_to_every_watcher_that_is_bound_here_as_the_master_says() {
+    let mut desk = Desk::with_master();
+    let (ann, bo) = (desk.checked_in(1), desk.checked_in(2));
+    // Session 2 with a generation that is over and one that is to come; session 3 is not here.
+    let message = changed([(1, 1, 8), (2, 1, 9), (2, 0, 9), (2, 2, 9), (3, 1, 9)], 1);
+    desk.streamed(1, message.clone());
+    let header = |id| ReplyHeader { kind: 0x99, id: RequestId(id) };
+    let out = Output::Changes(vec![(ann, header(8)), (bo, header(9))], message.changes.clone());
+    let received = Output::Master(StampedHeader::default(), Received { n: 1 }.into());
+    assert_eq!(desk.out, [out, received.clone()]);
+    assert_eq!(desk.told(bo), [Said::Reply(9, Reply::Changes(changes(1)))]);
+    // The link broke before the acknowledgement: it comes again, and is told once.
+    desk.streamed(1, message.clone());
+    assert_eq!(desk.out, [received]);
+    desk.out.clear();
+    desk.core.close(ann, refusal(Code::Kicked), &mut desk.out);
+    desk.core.disconnect(bo, &mut desk.out);
+    desk.out.clear();
+    desk.streamed(2, message);
+    assert!(matches!(desk.out[..], [Output::Master(..)]), "nobody is told who is on the way out");
+}
+
+#[test]
+fn what_a_client_has_seen_goes_on_to_the_master_that_is_there_and_is_not_kept_for_another() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    desk.send(conn, &seen(8, 3));
+    let said = |watch, n| {
+        let (session, watch) = (SessionId(1), RequestId(watch));
+        (0, SessionToMaster::Seen(Seen { session, watch, n }))
+    };
+    assert_eq!(desk.to_master(), [said(8, 3)]);
+    desk.core.master_lost();
+    desk.out.clear();
+    desk.send(conn, &seen(8, 4));
+    desk.master_linked(1);
+    assert!(desk.to_master().iter().all(|(_, said)| !matches!(said, SessionToMaster::Seen(_))));
+    desk.out.clear();
+    desk.send(conn, &[0x05, 0xc0]);
+    assert_eq!(desk.closed(conn), Code::Malformed);
+    let stranger = desk.connect();
+    desk.send(stranger, &seen(8, 3));
+    assert_eq!(desk.closed(stranger), Code::NotCheckedIn);
+}
+
+#[test]
+fn what_was_seen_over_the_limit_is_told_a_little_later_and_only_the_newest() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    for (watch, n) in [(1, 1), (2, 5), (1, 2)] {
+        desk.core.over_limits(conn, &seen(watch, n), &mut desk.out);
+    }
+    for watch in 3..1_000 {
+        desk.core.over_limits(conn, &seen(watch, 1), &mut desk.out);
+    }
+    assert_eq!(desk.out, []);
+    desk.after(1_000);
+    let told = desk.to_master().into_iter().filter_map(|(_, message)| match message {
+        SessionToMaster::Seen(seen) => Some((seen.watch.0, seen.n)),
+        _ => None,
+    });
+    let told: Vec<_> = told.collect();
+    assert_eq!((&told[..2], told.len()), (&[(1, 2), (2, 5)][..], LATE_SEEN_MAX));
+    desk.out.clear();
+    desk.after(1_000);
+    assert_eq!(desk.to_master(), []);
+}
+
+#[test]
+fn a_new_master_is_told_who_is_here_with_the_session_s_secret_and_name() {
+    let mut desk = Desk::with_master();
+    desk.checked_in(7);
+    desk.master_linked(2);
+    let said = desk.to_master();
+    let (_, SessionToMaster::Report(report)) = &said[0] else { panic!("{said:?}") };
+    let held = HeldSession {
+        session: SessionId(7),
+        generation: Generation(1),
+        user: UserId::new("user-7").unwrap(),
+        session_key: SessionKey([7; 16]),
+        name: "Ann".into(),
+    };
+    assert_eq!(report.sessions, [held]);
+}
+
+#[test]
+fn a_report_of_as_many_sessions_as_there_can_be_fits_one_frame() {
+    let longest = HeldSession {
+        session: SessionId(u64::MAX),
+        generation: Generation(u32::MAX),
+        user: UserId::new("u".repeat(UserId::BYTES_MAX)).unwrap(),
+        session_key: SessionKey([9; 16]),
+        name: EcoString::new(),
+    };
+    let bytes = greenroom_protocol::encode(&longest).len();
+    assert!(bytes <= REPORTED_BYTES, "{bytes}");
+    // The header of a longer name.
+    assert!(bytes + 4 <= REPORTED_BYTES, "{bytes}");
 }
 
 #[test]
@@ -607,12 +861,7 @@ fn a_request_that_can_not_be_is_refused_and_the_conversation_goes_on() {
     let unknown = RequestHeader { kind: 0x1e, id: RequestId(2), answered: RequestId(0) };
     desk.send(conn, &unknown.bytes());
     assert_eq!(desk.refused(conn, 2), Code::UnexpectedKind);
-    let create = JoinOrCreate {
-        kind: kind(),
-        key: Some(Key::new("k").unwrap()),
-        params: Opaque::new(),
-        options: Opaque::new(),
-    };
+    let create = JoinOrCreate { key: Some(Key::new("k").unwrap()), ..join_or_create() };
     for id in 3..7 {
         desk.send(conn, &asked(id, create.clone()));
         assert_eq!(desk.told(conn), []);
@@ -628,9 +877,9 @@ fn a_request_that_can_not_be_is_refused_and_the_conversation_goes_on() {
 fn a_request_without_a_master_is_unavailable_and_one_without_an_answer_undecided() {
     let mut desk = Desk::with_master();
     let conn = desk.checked_in(1);
-    desk.send(conn, &list(1));
+    desk.send(conn, &search(1));
     desk.core.master_lost();
-    desk.send(conn, &list(2));
+    desk.send(conn, &search(2));
     desk.after(4_500);
     assert_eq!(desk.told(conn), []);
     desk.after(1);
@@ -874,7 +1123,7 @@ fn over_the_limit_a_frame_is_sent_back_in_its_own_form() {
     desk.core.over_limits(conn, &up(channel), &mut desk.out);
     let told = Said::Seat(client_instance::SEND_AGAIN, channel, Code::RateLimited);
     assert_eq!(desk.told(conn), [told]);
-    desk.core.over_limits(conn, &list(5), &mut desk.out);
+    desk.core.over_limits(conn, &search(5), &mut desk.out);
     assert_eq!(desk.refused(conn, 5), Code::RateLimited);
     for without_an_answer in [&[][..], &[0x20, 1], &[0x10, 1], &[client_session::PING]] {
         desk.core.over_limits(conn, without_an_answer, &mut desk.out);
@@ -973,6 +1222,8 @@ enum Call {
     Disconnect(usize),
     Close(usize),
     Frame(usize, Vec<u8>),
+    /// A frame that is over its client's limits.
+    Over(usize, Vec<u8>),
     Charge(usize, usize),
     Authenticated(usize, bool),
     MasterLinked,
@@ -991,8 +1242,11 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
         6 => Just(hello(1, 1)),
         6 => (0u8..4).prop_map(check_in),
         6 => (0u32..6).prop_map(join),
-        2 => (0u32..6).prop_map(list),
+        2 => (0u32..6).prop_map(search),
         2 => (0u32..6).prop_map(|id| asked(id, Leave { instance: ARENA })),
+        1 => (0u32..6).prop_map(watch),
+        1 => (0u32..6, 0u32..6).prop_map(|(id, of)| unwatch(id, of)),
+        1 => (0u32..6, 0u64..3).prop_map(|(watch, n)| seen(watch, n)),
         2 => (0u32..4).prop_map(|channel| up(Channel(channel))),
         1 => proptest::collection::vec(any::<u8>(), 0..40),
     ]
@@ -1010,6 +1264,8 @@ fn outcomes() -> impl Strategy<Value = Outcome> {
         }),
         1 => (0u128..3).prop_map(|instance| Outcome::Left(Left { instance: InstanceId(instance) })),
         1 => Just(Outcome::Refused(refusal(Code::InstanceFull))),
+        1 => Just(Outcome::Watching(Watching {})),
+        1 => Just(Outcome::Unwatched(Unwatched {})),
     ]
 }
 
@@ -1035,6 +1291,10 @@ fn master_says() -> impl Strategy<Value = MasterToSession> {
         }),
         1 => (0u64..9).prop_map(|n| Received { n }.into()),
         1 => Just(SessionServers { session_servers: Vec::new() }.into()),
+        3 => (proptest::collection::vec((0u64..4, 0u32..4, 0u32..6), 0..4)).prop_map(|to| {
+            let to = to.into_iter().map(watcher).collect();
+            Changed { to, changes: Opaque::from(greenroom_protocol::encode(&changes(1))) }.into()
+        }),
         1 => any::<u8>().prop_map(MasterToSession::Unknown),
     ]
 }
@@ -1059,6 +1319,7 @@ fn calls() -> impl Strategy<Value = Call> {
         3 => (0usize..10).prop_map(Call::Disconnect),
         1 => (0usize..10).prop_map(Call::Close),
         24 => (0usize..10, frames()).prop_map(|(conn, frame)| Call::Frame(conn, frame)),
+        2 => (0usize..10, frames()).prop_map(|(conn, frame)| Call::Over(conn, frame)),
         2 => (0usize..10, 0usize..100_000).prop_map(|(conn, bytes)| Call::Charge(conn, bytes)),
         10 => (0usize..10, any::<bool>()).prop_map(|(conn, who)| Call::Authenticated(conn, who)),
         2 => Just(Call::MasterLinked),
@@ -1117,6 +1378,7 @@ fn call(desk: &mut Desk, conns: &mut Vec<ConnId>, call: Call) {
         Call::Disconnect(at) => core.disconnect(of(at), out),
         Call::Close(at) => core.close(of(at), refusal(Code::Kicked), out),
         Call::Frame(at, frame) => core.frame(now, of(at), &frame, out),
+        Call::Over(at, frame) => core.over_limits(of(at), &frame, out),
         Call::Charge(at, bytes) => {
             core.charge(now, of(at), bytes, out);
         }
@@ -1169,10 +1431,25 @@ proptest! {
         for one in sequence {
             call(&mut desk, &mut conns, one);
             desk.check();
+            let stamp = StampedHeader { epoch: desk.core.epoch, n: 0 };
             for output in desk.out.drain(..) {
-                if let Output::Close(conn, _) = output {
-                    prop_assert!(!closed.contains(&conn), "closed twice");
-                    closed.push(conn);
+                match output {
+                    Output::Close(conn, _) => {
+                        prop_assert!(!closed.contains(&conn), "closed twice");
+                        closed.push(conn);
+                    }
+                    Output::Changes(to, _) => {
+                        for (conn, _) in to {
+                            let of = desk.core.conns.get(conn.0).and_then(Connection::held);
+                            prop_assert!(of.is_some(), "changes for one who is not checked in");
+                            prop_assert!(!closed.contains(&conn), "changes after the reason");
+                        }
+                    }
+                    Output::Master(header, SessionToMaster::Seen(seen)) => {
+                        prop_assert_eq!(header, stamp, "it is no part of the stream");
+                        prop_assert!(seen.session.0 < 4);
+                    }
+                    _ => {}
                 }
             }
         }
