@@ -10,9 +10,11 @@ use std::{
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::{
     CLIENT_FRAME_BYTES_MAX, Code, InstanceId, Key, KindName, Refusal, RequestHeader, RequestId,
+    UserId,
+    search::Filter,
     wire::{
         Opaque,
-        client_session::{self, Credentials, Listing, Request},
+        client_session::{self, Credentials, Found, Ranking, Request},
     },
 };
 use serde::Serialize;
@@ -23,8 +25,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Builder, ClientError, Identity, Room, Stats, Status,
+    Builder, ClientError, Identity, Room, Stats, Status, Watch,
     dialer::{Connection, Dialer},
+    search::{narrow, read},
     seat::{self, Shared, locked},
     session::{Command, Done, Session},
     shell::Shell,
@@ -33,8 +36,8 @@ use crate::{
 /// Commands between the application and the task; more wait with their callers.
 const COMMANDS_MAX: usize = 16;
 
-/// One session with a cluster. Cheap to clone; the session ends when the last clone and the last [`Room`] are dropped,
-/// or with [`Client::close`].
+/// One session with a cluster. Cheap to clone; the session ends when the last clone, the last [`Room`] and the last
+/// [`Watch`] are dropped, or with [`Client::close`].
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -64,7 +67,11 @@ pub enum Answer {
     /// An instance was closed.
     Destroyed,
     /// Instances of a kind.
-    Listing(Listing),
+    Found(Found),
+    /// A live search has begun.
+    Watching(Watch),
+    /// A part of a rank board.
+    Ranking(Ranking),
 }
 
 impl Client {
@@ -147,7 +154,14 @@ impl Client {
 
     /// Makes an instance, without a seat in it. Await what this gives.
     pub fn create(&self, kind: &str) -> Create<'_> {
-        Create { client: self, kind: kind.into(), key: None, params: Ok(Opaque::new()) }
+        Create {
+            client: self,
+            kind: kind.into(),
+            key: None,
+            params: Ok(Opaque::new()),
+            private: false,
+            expected: Vec::new(),
+        }
     }
 
     /// Takes a seat in an instance. Await what this gives.
@@ -161,28 +175,12 @@ impl Client {
             client: self,
             kind: kind.into(),
             key: None,
+            filter: Ok(Filter::default()),
             params: Ok(Opaque::new()),
+            private: false,
+            expected: Vec::new(),
             options: Ok(Opaque::new()),
         }
-    }
-
-    /// Lists up to `limit` instances of a kind, 1 to 100, in the order of their ids, after `after`.
-    ///
-    /// # Errors
-    /// As every request, see [`ClientError`].
-    pub async fn list(
-        &self,
-        kind: &str,
-        after: Option<InstanceId>,
-        limit: u16,
-    ) -> Result<Listing, ClientError> {
-        let kind = kind_name(kind)?;
-        let Done::Listing(listing) =
-            self.request(client_session::List { kind, after, limit }.into()).await?
-        else {
-            return Err(mismatch());
-        };
-        Ok(listing)
     }
 
     /// Gives a seat up, whether there is a [`Room`] for it or not.
@@ -221,7 +219,11 @@ impl Client {
             Done::Joined(hold) => Answer::Joined(Room::new(hold, self.clone())),
             Done::Left => Answer::Left,
             Done::Destroyed => Answer::Destroyed,
-            Done::Listing(listing) => Answer::Listing(listing),
+            Done::Found(found) => Answer::Found(found),
+            Done::Watching(hold) => Answer::Watching(Watch::new(hold, self.clone())),
+            Done::Ranking(ranking) => Answer::Ranking(ranking),
+            // Nobody who could ask again asks for this.
+            Done::Unwatched => return Err(mismatch()),
         })
     }
 
@@ -230,7 +232,7 @@ impl Client {
         self.inner.request_within
     }
 
-    async fn request(&self, request: Request) -> Result<Done, ClientError> {
+    pub(crate) async fn request(&self, request: Request) -> Result<Done, ClientError> {
         let mut payload = Vec::new();
         request.encode_into(&mut payload);
         let max = CLIENT_FRAME_BYTES_MAX - RequestHeader::BYTES;
@@ -272,7 +274,7 @@ impl Client {
     }
 }
 
-fn kind_name(kind: &str) -> Result<KindName, ClientError> {
+pub(crate) fn kind_name(kind: &str) -> Result<KindName, ClientError> {
     KindName::new(kind).map_err(|error| ClientError::Name(eco_format!("{error}")))
 }
 
@@ -281,7 +283,7 @@ fn key(key: Option<EcoString>) -> Result<Option<Key>, ClientError> {
         .transpose()
 }
 
-fn mismatch() -> ClientError {
+pub(crate) fn mismatch() -> ClientError {
     ClientError::Refused(Refusal::new(
         Code::UnexpectedKind,
         "the server answered another question than it was asked",
@@ -297,7 +299,7 @@ fn opaque<T: Serialize + ?Sized>(value: &T) -> Result<Opaque, ClientError> {
     encode(value).map(Opaque::from)
 }
 
-type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, ClientError>> + Send + 'a>>;
+pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, ClientError>> + Send + 'a>>;
 
 /// A [`Client::create`] that is not yet under way.
 #[derive(Debug)]
@@ -307,6 +309,8 @@ pub struct Create<'a> {
     kind: EcoString,
     key: Option<EcoString>,
     params: Result<Opaque, ClientError>,
+    private: bool,
+    expected: Vec<UserId>,
 }
 
 impl Create<'_> {
@@ -320,6 +324,16 @@ impl Create<'_> {
         self.key = Some(key.into());
         self
     }
+    /// It is found by nobody: who wants in has its id or its key. The game may change that.
+    pub const fn private(mut self) -> Self {
+        self.private = true;
+        self
+    }
+    /// Seats are kept for these users for a while, 32 at most.
+    pub fn expect(mut self, users: impl IntoIterator<Item = UserId>) -> Self {
+        self.expected.extend(users);
+        self
+    }
 }
 
 impl<'a> IntoFuture for Create<'a> {
@@ -331,6 +345,8 @@ impl<'a> IntoFuture for Create<'a> {
                 kind: kind_name(&self.kind)?,
                 key: key(self.key)?,
                 params: self.params?,
+                private: self.private,
+                expected: self.expected,
             };
             let Done::Created(instance) = self.client.request(request.into()).await? else {
                 return Err(mismatch());
@@ -375,7 +391,10 @@ pub struct JoinOrCreate<'a> {
     client: &'a Client,
     kind: EcoString,
     key: Option<EcoString>,
+    filter: Result<Filter, ClientError>,
     params: Result<Opaque, ClientError>,
+    private: bool,
+    expected: Vec<UserId>,
     options: Result<Opaque, ClientError>,
 }
 
@@ -395,6 +414,26 @@ impl JoinOrCreate<'_> {
         self.key = Some(key.into());
         self
     }
+    /// Only in one that this lets through, and every filter that was given before. Callers with the same filter meet.
+    pub fn filter(mut self, filter: impl Into<Filter>) -> Self {
+        narrow(&mut self.filter, Ok(filter.into()));
+        self
+    }
+    /// As [`Self::filter`], from a text: `mode = "ranked" and rating between 1400 and 1600`.
+    pub fn filter_text(mut self, text: &str) -> Self {
+        narrow(&mut self.filter, read(text));
+        self
+    }
+    /// One that is made is found by nobody: who wants in has its id or its key. The game may change that.
+    pub const fn private(mut self) -> Self {
+        self.private = true;
+        self
+    }
+    /// Seats are kept for these users for a while, beside the caller's, 32 at most.
+    pub fn expect(mut self, users: impl IntoIterator<Item = UserId>) -> Self {
+        self.expected.extend(users);
+        self
+    }
 }
 
 impl<'a> IntoFuture for JoinOrCreate<'a> {
@@ -405,7 +444,10 @@ impl<'a> IntoFuture for JoinOrCreate<'a> {
             let request = client_session::JoinOrCreate {
                 kind: kind_name(&self.kind)?,
                 key: key(self.key)?,
+                filter: self.filter?,
                 params: self.params?,
+                private: self.private,
+                expected: self.expected,
                 options: self.options?,
             };
             self.client.join_by(request.into()).await

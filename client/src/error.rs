@@ -1,7 +1,7 @@
 //! What can go wrong for the one who calls the SDK.
 
 use ecow::EcoString;
-use greenroom_protocol::{DecodeError, InstanceId, Refusal, RequestId, Seq};
+use greenroom_protocol::{DecodeError, InstanceId, Refusal, RequestId, Seq, search::TextError};
 
 /// Why something that the application asked for was not done.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,9 @@ pub enum ClientError {
     /// A name, key or id breaks the rules for such texts.
     #[error("{0}")]
     Name(EcoString),
+    /// A text is no filter.
+    #[error("this is no filter: {0}")]
+    Filter(TextError),
     /// Nothing was started, since the request could not be sent before its deadline. It can be made again.
     #[error(
         "unavailable: no session server took the request before its deadline; nothing was started"

@@ -36,9 +36,11 @@ mod builder;
 mod client;
 mod dialer;
 mod error;
+mod filter;
 mod inbox;
 mod random;
 mod room;
+mod search;
 mod seat;
 mod servers;
 mod session;
@@ -48,15 +50,23 @@ mod tls;
 mod transport;
 mod uplink;
 mod view;
+mod watch;
 
 pub use builder::Builder;
 pub use client::{Answer, Client, Create, Join, JoinOrCreate};
 pub use error::{Attempt, ClientError};
+pub use filter::{Condition, Field, Value, field};
 pub use greenroom_protocol::{
     Code, InstanceId, Refusal, RequestId, Seat, Seq, SessionId, UserId,
-    wire::client_session::{Credentials, Listed, Listing, MetaValue},
+    search::{Explain, Filter, TextError},
+    wire::{
+        Opaque,
+        client_session::{Credentials, Found, Listed, Meta, MetaValue, Ranked, Ranking},
+    },
 };
 pub use inbox::{Event, Message};
 pub use room::{Room, RoomHandle, View};
+pub use search::{Rank, Search, StartWatch};
 pub use seat::Reply;
 pub use status::{Identity, Stats, Status};
+pub use watch::{Watch, WatchEvent};

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ecow::eco_format;
 use greenroom_protocol::{
     Channel, DownHeader, Incarnation, InstanceId, KindName, Limits, PatchHeader, PieceHeader,
-    Refusal, Seat, Seq, UpHeader, ViewId, decode, encode,
+    Refusal, RequestId, Seat, Seq, UpHeader, ViewId, decode, encode,
     wire::{client_instance as kinds, client_session::Joined},
 };
 use tokio::{
@@ -60,11 +60,18 @@ impl Reply {
 
 pub(crate) type Answer<T> = Result<T, ClientError>;
 
+/// Whose handle calls the task.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Work {
+    Seat(InstanceId),
+    Watch(RequestId),
+}
+
 /// What rooms and the client's task share of the whole client.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// Rooms that have something for the task to do.
-    work: Mutex<Vec<InstanceId>>,
+    /// Rooms and live searches that have something for the task to do.
+    work: Mutex<Vec<Work>>,
     pub(crate) wake: Notify,
     stats: Mutex<Stats>,
 }
@@ -77,7 +84,12 @@ impl Shared {
             stats: Mutex::new(Stats::default()),
         }
     }
-    pub(crate) fn take_work(&self) -> Vec<InstanceId> {
+    /// Has the task look at this. To be called once until the task has looked.
+    pub(crate) fn call(&self, work: Work) {
+        locked(&self.work).push(work);
+        self.wake.notify_one();
+    }
+    pub(crate) fn take_work(&self) -> Vec<Work> {
         std::mem::take(&mut *locked(&self.work))
     }
     pub(crate) fn stats(&self) -> MutexGuard<'_, Stats> {
@@ -117,8 +129,7 @@ impl SeatLink {
     /// Tells the client's task to look at this seat.
     pub(crate) fn call_the_task(&self, state: &mut SeatState) {
         if !std::mem::replace(&mut state.calling, true) {
-            locked(&self.shared.work).push(self.instance);
-            self.shared.wake.notify_one();
+            self.shared.call(Work::Seat(self.instance));
         }
     }
 }

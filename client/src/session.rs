@@ -15,8 +15,9 @@ use greenroom_protocol::{
     wire::{
         Opaque, client_instance as kinds,
         client_session::{
-            self, GoAway, Join, Joined, Leave, Listing, REPLIES, Reply, Request, SERVER_PING,
-            SERVER_PONG, SessionServers, SessionToClient,
+            self, Changes, ClientToSession, Found, GoAway, Join, Joined, Leave, REPLIES, Ranking,
+            Reply, Request, SERVER_PING, SERVER_PONG, Seen, SessionServers, SessionToClient,
+            Unwatch,
         },
     },
 };
@@ -26,7 +27,8 @@ use crate::{
     ClientError, Status,
     error::Misbehaved,
     inbox::Event,
-    seat::{Answer, Hold, SeatLink, Shared, answer},
+    seat::{Answer, Hold, SeatLink, Shared, Work, answer},
+    watch::{WatchHold, WatchLink},
 };
 
 /// Requests that may be under way at once.
@@ -39,6 +41,16 @@ pub(crate) const KEPT: Duration = Duration::from_secs(30);
 const REJOIN_PAUSE: Duration = Duration::from_millis(100);
 const REJOIN_PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// Kind bytes of requests that change nothing, so that they can be made again on another session: a search, a rank.
+const READS: [u8; 2] = [0x15, 0x18];
+/// Kind byte of the request that begins a live search.
+const WATCH: u8 = 0x16;
+/// One acknowledgement of live searches is sent in this time, on the whole: they share the rate of messages that a
+/// client may send with what its games are told, and the server merges what changes meanwhile.
+const SEEN_EVERY: Duration = Duration::from_millis(50);
+/// What may be sent ahead of that: ten at once.
+const SEEN_AHEAD: Duration = Duration::from_millis(450);
+
 /// Largest number at which a seat's streams may begin.
 const NUMBER_MAX: u32 = 1 << 31;
 
@@ -49,7 +61,10 @@ pub(crate) enum Done {
     Joined(Hold),
     Left,
     Destroyed,
-    Listing(Listing),
+    Found(Found),
+    Watching(WatchHold),
+    Unwatched,
+    Ranking(Ranking),
 }
 
 /// What the application wants of the task.
@@ -98,6 +113,8 @@ struct UnderWay {
     /// Of the asker; for a kept one, when it is given up.
     deadline: Instant,
     asker: Asker,
+    /// Of a live search that begins. What it has to tell may come before the answer; given up, it is ended.
+    watch: Option<WatchHold>,
 }
 
 #[derive(Debug)]
@@ -133,6 +150,12 @@ pub(crate) struct Session {
     same_session: bool,
     /// Rooms whose application does not keep up.
     full: BTreeSet<InstanceId>,
+    /// Live searches that are not over.
+    watches: BTreeMap<RequestId, Arc<WatchLink>>,
+    /// Those that have something to acknowledge, in the order in which they came to have it.
+    seen: VecDeque<RequestId>,
+    /// Until when what was acknowledged would have taken, one in each [`SEEN_EVERY`].
+    seen_until: Option<Instant>,
     /// Frames to be written.
     out: Vec<Vec<u8>>,
 }
@@ -152,6 +175,9 @@ impl Session {
             resuming: BTreeSet::new(),
             same_session: true,
             full: BTreeSet::new(),
+            watches: BTreeMap::new(),
+            seen: VecDeque::new(),
+            seen_until: None,
             out: Vec::new(),
         }
     }
@@ -186,12 +212,16 @@ impl Session {
         self.online = true;
         self.same_session = self.id == session;
         self.id = session;
+        if !self.same_session {
+            let text = "the session that it belonged to is over: begin another live search";
+            self.end_watches(&Refusal::new(Code::SessionExpired, text));
+        }
         let under_way = std::mem::take(&mut self.under_way);
         for (id, request) in under_way {
             if matches!(request.asker, Asker::Rejoin(_)) {
                 continue; // Asked for again below, on this connection.
             }
-            if self.same_session {
+            if self.same_session || READS.contains(&request.kind) {
                 self.under_way.insert(id, request);
             } else {
                 // The new session knows nothing of it.
@@ -221,11 +251,23 @@ impl Session {
             seated.link.lock().inbox.push(Event::Status(Status::Resuming));
             seated.link.arrived.notify_one();
         }
+        self.seen.clear();
+        for watch in self.watches.values() {
+            watch.lock().disconnected();
+        }
+    }
+
+    fn end_watches(&mut self, refusal: &Refusal) {
+        for watch in std::mem::take(&mut self.watches).into_values() {
+            watch.end(refusal);
+        }
+        self.seen.clear();
     }
 
     /// The client is closed for good: everybody is told why.
     pub(crate) fn close(&mut self, refusal: &Refusal) {
         let closed = || ClientError::Closed(refusal.clone());
+        self.end_watches(refusal);
         for request in std::mem::take(&mut self.waiting) {
             Self::give(request.asker, Err(closed()));
         }
@@ -303,7 +345,12 @@ impl Session {
             }
             let id = RequestId(self.last_request.0.wrapping_add(1));
             self.last_request = id;
-            self.under_way.insert(id, UnderWay { kind, payload, deadline, asker });
+            let watch = (kind == WATCH).then(|| {
+                let link = Arc::new(WatchLink::new(id, Arc::clone(&self.shared)));
+                self.watches.insert(id, Arc::clone(&link));
+                WatchHold(link)
+            });
+            self.under_way.insert(id, UnderWay { kind, payload, deadline, asker, watch });
             self.write_request(id);
         }
     }
@@ -415,6 +462,9 @@ impl Session {
         if id > self.last_request || id.0 == 0 {
             return Err(Misbehaved(eco_format!("request {id} is answered, and was never made")));
         }
+        if let Reply::Changes(changes) = reply {
+            return self.changes(id, changes);
+        }
         let Some(request) = self.under_way.remove(&id) else {
             // Given up. If it took a seat, nobody knows of it.
             if let Reply::Joined(joined) = reply
@@ -428,9 +478,10 @@ impl Session {
         let undecided =
             matches!(&reply, Reply::Refused(refusal) if refusal.code == Code::Undecided);
         if undecided && !matches!(request.asker, Asker::Rejoin(_) | Asker::Nobody) {
-            let UnderWay { kind, payload, asker, .. } = request;
+            let UnderWay { kind, payload, asker, watch, .. } = request;
             // The answer is still to come, for who asks again; until then its number stays taken.
-            let kept = UnderWay { kind, payload, deadline: now + KEPT, asker: Asker::Kept };
+            let (deadline, kept) = (now + KEPT, Asker::Kept);
+            let kept = UnderWay { kind, payload, deadline, asker: kept, watch };
             self.under_way.insert(id, kept);
             Self::give(asker, Err(ClientError::Undecided { id }));
             return Ok(());
@@ -438,7 +489,7 @@ impl Session {
         if let Asker::Rejoin(instance) = request.asker {
             self.rejoined(now, instance, reply)?;
         } else {
-            let done = self.done(now, id, reply)?;
+            let done = self.done(now, id, reply, request.watch)?;
             if let Asker::Kept = request.asker {
                 self.late.insert(id, Late { answer: done, until: request.deadline });
             } else {
@@ -454,6 +505,7 @@ impl Session {
         now: Instant,
         id: RequestId,
         reply: Reply,
+        watch: Option<WatchHold>,
     ) -> Result<Answer<Done>, Misbehaved> {
         Ok(match reply {
             Reply::Created(created) => Ok(Done::Created(created.instance)),
@@ -471,8 +523,22 @@ impl Session {
                 Ok(Done::Left)
             }
             Reply::Destroyed(_) => Ok(Done::Destroyed),
-            Reply::Listing(listing) => Ok(Done::Listing(listing)),
-            Reply::Refused(refusal) => Err(ClientError::Refused(refusal)),
+            Reply::Found(found) => Ok(Done::Found(found)),
+            Reply::Watching(_) => match watch {
+                Some(hold) => Ok(Done::Watching(hold)),
+                None => return Err(Misbehaved(eco_format!("request {id} is no live search"))),
+            },
+            Reply::Unwatched(_) => Ok(Done::Unwatched),
+            Reply::Ranking(ranking) => Ok(Done::Ranking(ranking)),
+            Reply::Refused(refusal) => {
+                if self.watches.remove(&id).is_some()
+                    && let Some(hold) = watch
+                {
+                    hold.0.end(&refusal); // It never was: there is nothing to end.
+                }
+                Err(ClientError::Refused(refusal))
+            }
+            Reply::Changes(_) => return Err(Misbehaved("changes are no answer".into())),
             Reply::Unknown(kind) => Err(ClientError::Refused(Refusal::new(
                 Code::UnexpectedKind,
                 eco_format!(
@@ -538,12 +604,66 @@ impl Session {
             | Reply::Created(_)
             | Reply::Left(_)
             | Reply::Destroyed(_)
-            | Reply::Listing(_)
+            | Reply::Found(_)
+            | Reply::Watching(_)
+            | Reply::Unwatched(_)
+            | Reply::Ranking(_)
+            | Reply::Changes(_)
             | Reply::Unknown(_) => {
                 return Err(Misbehaved(eco_format!("a join of {instance} is answered otherwise")));
             }
         }
         Ok(())
+    }
+
+    /// A live search has something to tell.
+    fn changes(&mut self, id: RequestId, changes: Changes) -> Result<(), Misbehaved> {
+        // One that was just ended may still be told of.
+        let Some(watch) = self.watches.get(&id) else { return Ok(()) };
+        watch.tell(changes)?;
+        let ended = watch.lock().is_ended();
+        if ended {
+            self.watches.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Looks at a live search whose handle called.
+    fn work_on_watch(&mut self, now: Instant, id: RequestId) {
+        let Some(watch) = self.watches.get(&id) else { return };
+        let mut state = watch.lock();
+        state.called();
+        if state.is_abandoned() {
+            drop(state);
+            self.watches.remove(&id);
+            self.ask(&Request::from(Unwatch { watch: id }), now + KEPT, Asker::Nobody);
+        } else if state.is_seen() && !self.seen.contains(&id) {
+            drop(state);
+            self.seen.push_back(id);
+            self.acknowledge_changes(now);
+        }
+    }
+
+    /// Acknowledges what live searches told and the application took, as far as the rate allows.
+    fn acknowledge_changes(&mut self, now: Instant) {
+        while self.online && self.seen_until.is_none_or(|until| until <= now + SEEN_AHEAD) {
+            let Some(watch) = self.seen.pop_front() else { break };
+            let n = self.watches.get(&watch).and_then(|watch| watch.lock().take_seen());
+            if let Some(n) = n {
+                let message = ClientToSession::from(Seen { watch, n });
+                let mut frame = vec![message.kind()];
+                message.encode_into(&mut frame);
+                self.out.push(frame);
+                self.seen_until = Some(self.seen_until.map_or(now, |at| at.max(now)) + SEEN_EVERY);
+            }
+        }
+    }
+
+    /// When the next acknowledgement may be sent, if one waits.
+    fn seen_at(&self) -> Option<Instant> {
+        let waits = self.online && !self.seen.is_empty();
+        let until = self.seen_until.filter(|_| waits)?;
+        Some(until.checked_sub(SEEN_AHEAD).unwrap_or(until))
     }
 
     /// Gives an answer to its asker. A seat that nobody takes is given up, as its [`Hold`] is dropped with the answer.
@@ -555,7 +675,14 @@ impl Session {
 
     /// Looks at the rooms that called.
     pub(crate) fn work(&mut self, now: Instant) {
-        for instance in self.shared.take_work() {
+        for work in self.shared.take_work() {
+            let instance = match work {
+                Work::Seat(instance) => instance,
+                Work::Watch(id) => {
+                    self.work_on_watch(now, id);
+                    continue;
+                }
+            };
             let Some(seated) = self.seats.get(&instance) else { continue };
             let channel = seated.channel;
             let mut state = seated.link.lock();
@@ -585,7 +712,7 @@ impl Session {
             Some(_) => seated.link.lock().deadline(),
             None => seated.rejoin_at,
         });
-        requests.chain(under_way).chain(late).chain(seats).min()
+        requests.chain(under_way).chain(late).chain(seats).chain(self.seen_at()).min()
     }
 
     /// Does what is due.
@@ -630,6 +757,7 @@ impl Session {
         for instance in rejoins {
             self.rejoin(now, instance);
         }
+        self.acknowledge_changes(now);
         self.start_requests();
     }
 
@@ -675,7 +803,7 @@ fn passes(code: &Code) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use greenroom_protocol::{Incarnation, KindName, Seat, encode};
+    use greenroom_protocol::{Incarnation, KindName, Seat, encode, search::Filter};
     use proptest::prelude::*;
 
     use super::*;
@@ -736,6 +864,51 @@ mod tests {
         assert_eq!(frames.len(), 1);
         assert_eq!(frames[0][0], 0x13);
         assert!(session.seats.is_empty());
+    }
+
+    #[test]
+    fn acknowledgements_of_live_searches_leave_room_for_what_games_are_told() {
+        let now = Instant::now();
+        let (mut session, _hold) = seated(now);
+        let kind = KindName::new("arena").unwrap();
+        let mut holds = Vec::new();
+        for id in 2..32 {
+            let (reply_to, mut done) = oneshot::channel();
+            let watch = client_session::Watch { kind: kind.clone(), filter: Filter::default() };
+            session.ask(&Request::from(watch), now + KEPT, Asker::Caller(reply_to));
+            session.handle(now, &reply(id, 0x96, &encode(&client_session::Watching {}))).unwrap();
+            let Ok(Done::Watching(hold)) = done.try_recv().unwrap() else { panic!("it is begun") };
+            holds.push(hold);
+        }
+        session.take_frames();
+        let told = |session: &mut Session, at| {
+            session.work(at);
+            session.time_passed(at);
+            let frames = session.take_frames();
+            assert!(frames.iter().all(|frame| frame[0] == 0x05), "{frames:02x?}");
+            frames.len()
+        };
+        let changes =
+            Changes { n: 1, anew: true, more: false, instances: vec![], gone: vec![], ended: None };
+        for id in 2..32 {
+            session.handle(now, &reply(id, 0x99, &encode(&changes))).unwrap();
+        }
+        for hold in &holds {
+            hold.0.take_all();
+        }
+        let at = |ms| now + Duration::from_millis(ms);
+        assert_eq!(told(&mut session, at(0)), 10, "at once");
+        assert_eq!(session.deadline(), Some(at(50)));
+        assert_eq!(told(&mut session, at(49)), 0);
+        assert_eq!(told(&mut session, at(100)), 2);
+        // What was told on a connection that is gone is not acknowledged on another.
+        session.disconnected();
+        session.connected(at(100), SessionId(1));
+        session.take_frames();
+        assert_eq!(told(&mut session, at(5_000)), 0);
+        session.handle(now, &reply(2, 0x99, &encode(&Changes { n: 2, ..changes }))).unwrap();
+        holds[0].0.take_all();
+        assert_eq!(told(&mut session, at(5_000)), 1);
     }
 
     proptest! {

@@ -11,17 +11,19 @@ use std::{
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use greenroom_client::{
-    Answer, Builder, Client, ClientError, Code, Event, InstanceId, Refusal, Seat, Status,
+    Answer, Builder, Client, ClientError, Code, Event, Filter, InstanceId, Listed, Meta, Opaque,
+    Ranked, Ranking, Refusal, Seat, Status, Watch, WatchEvent, field,
 };
 use greenroom_delta::Encoder;
 use greenroom_protocol::{
     Channel, DownHeader, Incarnation, KindName, Limits, PatchHeader, PieceHeader, ReplyHeader,
     RequestHeader, RequestId, Seq, SessionId, UpHeader, UserId, ViewId, decode, encode,
+    search::Order,
     wire::{
         client_instance::{self as kinds, NeedSnapshot},
         client_session::{
-            CheckIn, CheckedIn, ClientToSession, GoAway, Joined, Listing, Reply, Request,
-            ServerHello, SessionServer, SessionToClient,
+            self as wire, Changes, CheckIn, CheckedIn, ClientToSession, Found, GoAway, Joined,
+            RankPart, Reply, Request, ServerHello, SessionServer, SessionToClient,
         },
     },
 };
@@ -166,15 +168,22 @@ impl Peer {
     }
     async fn check_in_with(&mut self, urls: Vec<String>) -> CheckIn {
         let check_in = self.hello().await;
+        self.checked_in(SessionId(9), urls).await;
+        check_in
+    }
+    async fn checked_in(&mut self, session: SessionId, urls: Vec<String>) {
         self.say(CheckedIn {
             user: UserId::new("ann").unwrap(),
             name: "Ann".into(),
-            session: SessionId(9),
+            session,
             session_servers: servers(urls),
             server_time_ms: 0,
         })
         .await;
-        check_in
+    }
+    async fn check_in_as(&mut self, session: SessionId) {
+        self.hello().await;
+        self.checked_in(session, vec![]).await;
     }
     async fn request(&mut self) -> (RequestHeader, Request) {
         let frame = self.next().await;
@@ -239,6 +248,16 @@ fn joined(up_received: u32, down_next: u32) -> Joined {
         down_next,
         tick_rate: 20,
     }
+}
+
+fn nothing_found() -> Found {
+    Found { instances: vec![], cursor: None, explain: None }
+}
+
+/// An instance with so many seats taken.
+fn listed(instance: u128, seats_taken: u16) -> Listed {
+    let (instance, meta) = (InstanceId(instance), Meta::new());
+    Listed { instance, seats_taken, seats_max: 16, created_ms: 1, meta }
 }
 
 fn refusal(code: Code) -> Refusal {
@@ -384,10 +403,10 @@ async fn the_same_frames_travel_over_websocket() {
             peer
         });
     let client = client.unwrap();
-    let (listing, ()) = tokio::join!(soon(client.list("arena", None, 10)), async {
+    let (listing, ()) = tokio::join!(soon(client.search("arena").limit(10).into_future()), async {
         let (header, request) = peer.request().await;
-        assert!(matches!(request, Request::List(list) if list.limit == 10));
-        peer.reply(header.id, Listing { instances: vec![], more: false }).await;
+        assert!(matches!(request, Request::Search(search) if search.limit == 10));
+        peer.reply(header.id, nothing_found()).await;
     });
     assert!(listing.unwrap().instances.is_empty());
 }
@@ -551,7 +570,7 @@ async fn a_lost_connection_is_replaced_and_both_streams_go_on() {
     assert_eq!(message(&mut room).await, "a");
     let listing = TASKS.spawn({
         let client = client.clone();
-        async move { client.list("arena", None, 1).await }
+        async move { client.search("arena").await }
     });
     let (asked, _) = peer.request().await;
     drop(peer);
@@ -561,21 +580,21 @@ async fn a_lost_connection_is_replaced_and_both_streams_go_on() {
     // First what was under way, with the same id; then the seat.
     let (again, request) = peer.request().await;
     assert_eq!(again.id, asked.id);
-    assert!(matches!(request, Request::List(_)));
+    assert!(matches!(request, Request::Search(_)));
     let (rejoin, request) = peer.request().await;
     assert!(matches!(request, Request::Join(join) if join.instance == ARENA));
     assert!(rejoin.id > asked.id && rejoin.answered < asked.id);
     room.send("four").unwrap();
     // The instance has the first two: only the others are sent again.
     peer.reply(rejoin.id, joined(2, 1)).await;
-    peer.reply(again.id, Listing { instances: vec![], more: true }).await;
+    peer.reply(again.id, Found { cursor: Some(vec![7].into()), ..nothing_found() }).await;
     assert_eq!(peer.up().await, (kinds::MESSAGE, 3, encode("three").into()));
     assert_eq!(peer.up().await, (kinds::MESSAGE, 4, encode("four").into()));
     // The instance repeats what it has no acknowledgement of.
     peer.down(kinds::EVENT, 1, 4, &encode("a")).await;
     peer.down(kinds::EVENT, 2, 4, &encode("b")).await;
     assert_eq!(message(&mut room).await, "b");
-    assert!(soon(listing).await.unwrap().unwrap().more);
+    assert!(soon(listing).await.unwrap().unwrap().cursor.is_some());
     assert_eq!(*client.status().borrow(), Status::Resumed);
     let stats = client.stats();
     assert_eq!((stats.reconnects, stats.duplicates_dropped, stats.missed), (1, 1, 0));
@@ -735,7 +754,7 @@ async fn who_is_superseded_is_closed_and_told_why() {
     let closed = soon(status.wait_for(|status| matches!(status, Status::Closed(_)))).await;
     assert_eq!(*closed.unwrap(), Status::Closed(refusal(Code::Superseded)));
     assert_eq!(soon(room.next_event()).await, Some(Event::Left(refusal(Code::Superseded))));
-    assert!(matches!(client.list("arena", None, 1).await, Err(ClientError::Closed(_))));
+    assert!(matches!(client.search("arena").await, Err(ClientError::Closed(_))));
 }
 
 #[tokio::test]
@@ -772,13 +791,318 @@ async fn an_undecided_request_can_be_asked_again_with_the_same_id() {
 }
 
 #[tokio::test]
+async fn a_search_says_on_the_wire_what_was_built() {
+    let server = Server::start().await;
+    let (client, mut peer) = server.connected(server.client()).await;
+    let search = client
+        .search("arena")
+        .filter(field("mode").eq("ranked") & field("rating").between(1400, 1600))
+        .filter_text("seats_free > 0")
+        .order_by("created")
+        .descending()
+        .limit(5)
+        .cursor(Opaque::from(vec![1, 2]))
+        .explain();
+    let (found, request) = tokio::join!(soon(search.into_future()), async {
+        let (header, request) = peer.request().await;
+        let instances = vec![listed(1, 3)];
+        peer.reply(header.id, Found { instances, ..nothing_found() }).await;
+        request
+    });
+    assert_eq!(found.unwrap().instances, [listed(1, 3)]);
+    let all = "mode = \"ranked\" and rating between 1400 and 1600 and seats_free > 0";
+    let expected = wire::Search {
+        kind: KindName::new("arena").unwrap(),
+        filter: Filter::parse(all).unwrap(),
+        order: Some(Order { field: "created".into(), descending: true }),
+        limit: 5,
+        cursor: Some(vec![1, 2].into()),
+        explain: true,
+    };
+    assert_eq!(request, Request::Search(expected));
+    // What can't be read is not asked.
+    let error = client.search("arena").filter_text("mode =").filter_text("x = 1").await;
+    let Err(ClientError::Filter(error)) = error else { panic!("{error:?}") };
+    assert_eq!(error, Filter::parse("mode =").unwrap_err());
+}
+
+#[tokio::test]
+async fn ranks_and_friends_and_private_instances_are_asked_for_as_they_are_written() {
+    let server = Server::start().await;
+    let (client, mut peer) = server.connected(server.client()).await;
+    let bo = || UserId::new("bo").unwrap();
+    let parts = [
+        (client.rank("wins").top(3), RankPart::From(1), 3),
+        (client.rank("wins").from(101), RankPart::From(101), 20),
+        (client.rank("wins").around(bo()).limit(5), RankPart::Around(Some(bo())), 5),
+        (client.rank("wins").around_me(7), RankPart::Around(None), 7),
+    ];
+    for (asked, part, limit) in parts {
+        let ranked = Ranked { rank: 1, user: bo(), name: "Bo".into(), score: 9 };
+        let ranking = Ranking { members: 1, ranks: vec![ranked] };
+        let (got, request) = tokio::join!(soon(asked.into_future()), async {
+            let (header, request) = peer.request().await;
+            peer.reply(header.id, ranking.clone()).await;
+            request
+        });
+        assert_eq!(got.unwrap(), ranking);
+        assert_eq!(request, wire::Rank { board: "wins".into(), part, limit }.into());
+    }
+    let create = client.create("arena").private().expect([bo()]);
+    let (refused, request) = tokio::join!(soon(create.into_future()), async {
+        let (header, request) = peer.request().await;
+        peer.reply(header.id, refusal(Code::NoCapacity)).await;
+        request
+    });
+    assert!(matches!(refused, Err(ClientError::Refused(_))));
+    let Request::Create(create) = request else { panic!("{request:?}") };
+    assert_eq!((create.private, create.expected), (true, vec![bo()]));
+    let join = client.join_or_create("arena").filter(field("map").eq("lava")).private();
+    let (refused, request) = tokio::join!(soon(join.expect([bo()]).into_future()), async {
+        let (header, request) = peer.request().await;
+        peer.reply(header.id, refusal(Code::NoCapacity)).await;
+        request
+    });
+    assert!(matches!(refused, Err(ClientError::Refused(_))));
+    let Request::JoinOrCreate(join) = request else { panic!("{request:?}") };
+    assert_eq!(join.filter, Filter::from(field("map").eq("lava")));
+    assert_eq!((join.private, join.expected), (true, vec![bo()]));
+}
+
+/// A client with a live search, and the number of its request.
+async fn watching(server: &Server) -> (Client, Watch, Peer, RequestId) {
+    let (client, mut peer) = server.connected(server.client()).await;
+    let starting = client.watch("arena").filter(field("mode").eq("ranked"));
+    let (watch, id) = tokio::join!(soon(starting.into_future()), async {
+        let (header, request) = peer.request().await;
+        let Request::Watch(watch) = request else { panic!("{request:?}") };
+        assert_eq!(watch.filter, Filter::from(field("mode").eq("ranked")));
+        peer.reply(header.id, wire::Watching {}).await;
+        header.id
+    });
+    (client, watch.unwrap(), peer, id)
+}
+
+/// One message of a live search.
+fn changes(n: u64, instances: &[Listed], gone: &[u128]) -> Changes {
+    let gone = gone.iter().copied().map(InstanceId).collect();
+    let instances = instances.to_vec();
+    Changes { n, anew: false, more: false, instances, gone, ended: None }
+}
+
+impl Peer {
+    /// The next acknowledgement of a live search.
+    async fn seen(&mut self, watch: RequestId) -> u64 {
+        let frame = self.next().await;
+        let said = ClientToSession::decode(frame[0], &frame[1..], Limits::CLIENT).unwrap();
+        let ClientToSession::Seen(seen) = said else { panic!("{said:?}") };
+        assert_eq!(seen.watch, watch);
+        seen.n
+    }
+}
+
+#[tokio::test]
+async fn a_live_search_shows_after_a_reconnect_only_what_is_different() {
+    let server = Server::start().await;
+    let (client, mut watch, mut peer, id) = watching(&server).await;
+    // The first set comes in two parts, of which each is acknowledged.
+    let first = [listed(1, 0), listed(2, 0)];
+    peer.reply(id, Changes { anew: true, more: true, ..changes(1, &first, &[]) }).await;
+    for one in first {
+        assert_eq!(soon(watch.next()).await, Some(WatchEvent::Added(one)));
+    }
+    assert_eq!(peer.seen(id).await, 1);
+    peer.reply(id, changes(2, &[listed(3, 0)], &[])).await;
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Added(listed(3, 0))));
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Ready));
+    assert_eq!(peer.seen(id).await, 2);
+    peer.reply(id, changes(3, &[listed(1, 5)], &[2])).await;
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Changed(listed(1, 5))));
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Removed(InstanceId(2))));
+    assert_eq!(peer.seen(id).await, 3);
+    // Told twice, it is shown once.
+    peer.reply(id, changes(3, &[listed(9, 9)], &[1])).await;
+    drop(peer);
+
+    let mut peer = server.accept().await;
+    peer.check_in().await;
+    // 3 is gone meanwhile, 4 has come, 1 is as it was. The first part alone says of nothing that it is gone.
+    let anew = changes(4, &[listed(4, 1)], &[]);
+    peer.reply(id, Changes { anew: true, more: true, ..anew }).await;
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Added(listed(4, 1))));
+    assert_eq!(peer.seen(id).await, 4);
+    peer.reply(id, changes(5, &[listed(1, 5)], &[])).await;
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Removed(InstanceId(3))));
+    assert_eq!(peer.seen(id).await, 5);
+    assert!(watch.current().eq(&[listed(1, 5), listed(4, 1)]));
+    // Nothing different is no event, and is acknowledged as soon as the application comes to look.
+    peer.reply(id, changes(6, &[listed(1, 5)], &[77])).await;
+    peer.reply(id, Changes { ended: Some(refusal(Code::Draining)), ..changes(7, &[], &[4]) }).await;
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Removed(InstanceId(4))));
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Ended(refusal(Code::Draining))));
+    assert_eq!(soon(watch.next()).await, None);
+    assert_eq!(client.stats().misbehaved, 0);
+}
+
+#[tokio::test]
+async fn an_application_that_takes_its_time_holds_its_own_live_search_back_and_nothing_else() {
+    let server = Server::start().await;
+    let (client, mut watch, mut peer, id) = watching(&server).await;
+    let set = [listed(1, 0), listed(2, 0)];
+    peer.reply(id, Changes { anew: true, ..changes(1, &set, &[]) }).await;
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Added(listed(1, 0))));
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Added(listed(2, 0))));
+    // One event is left: the next frame is another request's, and not an acknowledgement.
+    let (found, ()) = tokio::join!(soon(client.search("arena").into_future()), async {
+        let (header, request) = peer.request().await;
+        assert!(matches!(request, Request::Search(_)), "{request:?}");
+        peer.reply(header.id, nothing_found()).await;
+    });
+    found.unwrap();
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Ready));
+    assert_eq!(peer.seen(id).await, 1);
+    // A server that does not wait is merged: each instance comes once, as it is at last.
+    for n in 2..200 {
+        let gone: &[u128] = if n == 199 { &[2] } else { &[] };
+        let taken = u16::try_from(n).unwrap();
+        peer.reply(id, changes(n, &[listed(1, taken), listed(2 + 1_000, taken)], gone)).await;
+    }
+    let (found, ()) = tokio::join!(soon(client.search("arena").into_future()), async {
+        let (header, _) = peer.request().await;
+        peer.reply(header.id, nothing_found()).await;
+    });
+    found.unwrap();
+    let told = [
+        WatchEvent::Changed(listed(1, 199)),
+        WatchEvent::Removed(InstanceId(2)),
+        WatchEvent::Added(listed(1_002, 199)),
+    ];
+    for event in told {
+        assert_eq!(soon(watch.next()).await, Some(event));
+    }
+    assert_eq!(peer.seen(id).await, 199);
+    assert_eq!(watch.try_next(), None);
+}
+
+#[tokio::test]
+async fn what_is_told_before_the_answer_to_the_request_is_not_lost() {
+    let server = Server::start().await;
+    let (client, mut peer) = server.connected(server.client()).await;
+    let (watch, id) = tokio::join!(soon(client.watch("arena").into_future()), async {
+        let (header, _) = peer.request().await;
+        let set = Changes { anew: true, ..changes(1, &[listed(1, 0)], &[]) };
+        peer.reply(header.id, set).await;
+        peer.reply(header.id, wire::Watching {}).await;
+        header.id
+    });
+    let mut watch = watch.unwrap();
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Added(listed(1, 0))));
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Ready));
+    assert_eq!(peer.seen(id).await, 1);
+}
+
+#[tokio::test]
+async fn a_live_search_that_is_dropped_is_ended_and_what_still_comes_of_it_is_ignored() {
+    let server = Server::start().await;
+    let (client, watch, mut peer, id) = watching(&server).await;
+    drop(watch);
+    let (header, request) = peer.request().await;
+    assert_eq!(request, wire::Unwatch { watch: id }.into());
+    peer.reply(id, Changes { anew: true, ..changes(1, &[listed(1, 0)], &[]) }).await;
+    peer.reply(header.id, wire::Unwatched {}).await;
+    // One whose handle is dropped before there is an answer is ended as well.
+    let starting = TASKS.spawn({
+        let client = client.clone();
+        async move { client.watch("arena").await }
+    });
+    let (second, _) = peer.request().await;
+    starting.abort();
+    assert!(soon(starting).await.unwrap_err().is_cancelled());
+    peer.reply(second.id, wire::Watching {}).await;
+    let (_, request) = peer.request().await;
+    assert_eq!(request, wire::Unwatch { watch: second.id }.into());
+    assert_eq!(client.stats().misbehaved, 0);
+}
+
+#[tokio::test]
+async fn live_searches_end_with_their_session_and_searches_are_asked_again_on_the_next() {
+    let server = Server::start().await;
+    let (client, mut watch, mut peer, id) = watching(&server).await;
+    peer.reply(id, Changes { anew: true, ..changes(1, &[listed(1, 0)], &[]) }).await;
+    let search = TASKS.spawn({
+        let client = client.clone();
+        async move { client.search("arena").await }
+    });
+    let (asked, _) = peer.request().await;
+    drop(peer);
+    let mut peer = server.accept().await;
+    peer.check_in_as(SessionId(10)).await;
+    let (again, request) = peer.request().await;
+    assert_eq!(again.id, asked.id);
+    assert!(matches!(request, Request::Search(_)), "{request:?}");
+    peer.reply(again.id, nothing_found()).await;
+    assert_eq!(soon(search).await.unwrap().unwrap(), nothing_found());
+    // What was told before the end is still given.
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Added(listed(1, 0))));
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Ready));
+    let Some(WatchEvent::Ended(why)) = soon(watch.next()).await else { panic!() };
+    assert_eq!(why.code, Code::SessionExpired);
+    assert_eq!(soon(watch.next()).await, None);
+    // One that goes on until the application closes the client.
+    let (second, ()) = tokio::join!(soon(client.watch("arena").into_future()), async {
+        let (header, _) = peer.request().await;
+        peer.reply(header.id, wire::Watching {}).await;
+    });
+    let mut second = second.unwrap();
+    soon(client.close()).await;
+    let Some(WatchEvent::Ended(why)) = soon(second.next()).await else { panic!() };
+    assert_eq!(why.code, Code::Left);
+}
+
+#[tokio::test]
+async fn a_live_search_that_was_undecided_can_be_asked_again_and_has_missed_nothing() {
+    let server = Server::start().await;
+    let (client, mut peer) =
+        server.connected(server.client().request_within(Duration::from_millis(50))).await;
+    let (undecided, (header, _)) =
+        tokio::join!(soon(client.watch("arena").into_future()), peer.request());
+    let ClientError::Undecided { id } = undecided.unwrap_err() else { panic!() };
+    peer.reply(id, Changes { anew: true, ..changes(1, &[listed(1, 0)], &[]) }).await;
+    let (answer, ()) = tokio::join!(soon(client.ask_again(id)), async {
+        assert_eq!(peer.request().await.0.id, header.id);
+        peer.reply(id, wire::Watching {}).await;
+    });
+    let Answer::Watching(mut watch) = answer.unwrap() else { panic!() };
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Added(listed(1, 0))));
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Ready));
+    assert_eq!(peer.seen(id).await, 1);
+}
+
+#[tokio::test]
+async fn a_live_search_that_is_refused_says_why_and_leaves_nothing_to_end() {
+    let server = Server::start().await;
+    let (client, mut peer) = server.connected(server.client()).await;
+    let (refused, ()) = tokio::join!(soon(client.watch("arena").into_future()), async {
+        let (header, _) = peer.request().await;
+        peer.reply(header.id, refusal(Code::WatchesMax)).await;
+    });
+    assert!(matches!(refused, Err(ClientError::Refused(why)) if why.code == Code::WatchesMax));
+    let (found, ()) = tokio::join!(soon(client.search("arena").into_future()), async {
+        let (header, request) = peer.request().await;
+        assert!(matches!(request, Request::Search(_)), "{request:?}");
+        peer.reply(header.id, nothing_found()).await;
+    });
+    found.unwrap();
+}
+
+#[tokio::test]
 async fn at_most_eight_requests_are_under_way() {
     let server = Server::start().await;
     let (client, mut peer) = server.connected(server.client()).await;
     let asking: Vec<_> = (0..9)
         .map(|_| {
             let client = client.clone();
-            TASKS.spawn(async move { client.list("arena", None, 1).await })
+            TASKS.spawn(async move { client.search("arena").await })
         })
         .collect();
     let mut ids = Vec::new();
@@ -786,11 +1110,11 @@ async fn at_most_eight_requests_are_under_way() {
         ids.push(peer.request().await.0.id);
     }
     // The ninth comes after an answer, and says that the first is answered.
-    peer.reply(ids[0], Listing { instances: vec![], more: false }).await;
+    peer.reply(ids[0], nothing_found()).await;
     let (ninth, _) = peer.request().await;
     assert_eq!((ninth.id, ninth.answered), (RequestId(9), RequestId(1)));
     for id in ids.into_iter().skip(1).chain([ninth.id]) {
-        peer.reply(id, Listing { instances: vec![], more: false }).await;
+        peer.reply(id, nothing_found()).await;
     }
     for asked in asking {
         soon(asked).await.unwrap().unwrap();
