@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
+use greenroom_protocol::search::Filter;
 use greenroom_protocol::wire::client_instance::{
     CALL, DOWN, DOWN_ACK, EVENT, LATEST, MESSAGE, NEED_SNAPSHOT, NeedSnapshot, PATCH, REPLY,
     REPLY_REFUSED, SEAT_ENDED, SEND_AGAIN, SNAPSHOT_PIECE,
@@ -166,7 +167,11 @@ impl Entrance {
                 other @ (Reply::Created(_)
                 | Reply::Left(_)
                 | Reply::Destroyed(_)
-                | Reply::Listing(_)
+                | Reply::Found(_)
+                | Reply::Watching(_)
+                | Reply::Unwatched(_)
+                | Reply::Ranking(_)
+                | Reply::Changes(_)
                 | Reply::Unknown(_)) => {
                     bail!("client {} asked for a seat and got {other:?}", peer.index)
                 }
@@ -183,7 +188,10 @@ impl Entrance {
                             &Request::JoinOrCreate(JoinOrCreate {
                                 kind: kind.clone(),
                                 key: Some(Key::new(format!("{}-{room}", self.prefix))?),
+                                filter: Filter::default(),
                                 params: Vec::new().into(),
+                                private: false,
+                                expected: Vec::new(),
                                 options: Vec::new().into(),
                             }),
                         );

@@ -98,7 +98,7 @@ async fn the_newest_session_of_a_user_wins_and_the_older_is_told_why() {
     let second = cluster.client().credentials(credentials()).connect().await.unwrap();
     assert_eq!(first.identity().user, second.identity().user);
     assert_eq!(end_of(&first).await.code, Code::Superseded);
-    second.list("arena", None, 10).await.unwrap();
+    second.search("arena").await.unwrap();
 }
 
 /// An arena has 16 seats: the seventeenth player is refused by name, and gets one of its own by asking for any.
