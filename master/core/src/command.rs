@@ -1,13 +1,14 @@
 //! What goes into the core and what comes out: entries of the log, and what the shell must do after them.
 
+use ecow::EcoString;
 use greenroom_protocol::wire::admin_master::Action;
 use greenroom_protocol::wire::client_session::Request;
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateRefused, GameLoad, GameReport, MetaChanged, Running, SeatChanged,
+    Closed, CreateRefused, GameLoad, GameReport, MetaChanged, Running, Scored, SeatChanged,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
-    Bind, MasterToSession, SessionLoad, SessionReport, Unbind,
+    Bind, MasterToSession, Seen, SessionLoad, SessionReport, Unbind,
 };
 use greenroom_protocol::{Epoch, Incarnation, Refusal, RequestId, ServerName, SessionId};
 
@@ -18,7 +19,7 @@ pub struct Header {
     pub lsn: u64,
     /// The term in which it was appended.
     pub epoch: Epoch,
-    /// The active's clock in milliseconds, never less than that of the command before.
+    /// The active's clock in milliseconds since 1970, never less than that of the command before.
     pub now_ms: u64,
     /// Random bits of the active's own.
     pub seed: u64,
@@ -46,7 +47,10 @@ pub enum Command {
     Bind(Origin, Bind),
     /// A connection is gone. With its place in the session server's stream.
     Unbind(Origin, u64, Unbind),
-    /// A client's request. `List` changes nothing and is not a command: see [`crate::State::list`].
+    /// A client has what its live search told.
+    Seen(Origin, Seen),
+    /// A client's request. `Search` and `Rank` change nothing and are no commands: see [`crate::State::search`] and
+    /// [`crate::State::rank`].
     Ask {
         /// The session server that carries it.
         origin: Origin,
@@ -93,6 +97,8 @@ pub enum Event {
     MetaChanged(MetaChanged),
     /// It is closed.
     Closed(Closed),
+    /// A user's score on a rank board.
+    Scored(Scored),
 }
 
 /// What the shell must do once a command is committed. What must not be lost is not here but in the receivers' streams:
@@ -117,7 +123,7 @@ pub enum Effect {
         /// Which.
         server: ServerName,
         /// What is wrong.
-        what: &'static str,
+        what: EcoString,
     },
 }
 

@@ -11,12 +11,16 @@ pub(crate) const NEVER: u64 = u64::MAX;
 /// What is due. The derived order only breaks ties, and is the same everywhere since these are ids, not slots.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Due {
-    /// A reserved seat was not taken.
+    /// A reserved seat was not taken, or the user whom it was kept for did not come.
     Seat(InstanceId, Seat),
     /// A session was without a connection for too long, or was over for long enough to forget it.
     Session(SessionId),
     /// A suspect server did not come back, or one that is down was down for long enough to forget it.
     Server(Role, ServerName),
+    /// A live search has something to tell.
+    Watch(u64),
+    /// Servers had time to say what they have: what waits for it waits no longer.
+    Rejoined,
 }
 
 /// The index of the `until_ms` of every record. Who changes one calls [`Deadlines::set`] in the same breath.

@@ -6,8 +6,10 @@
 use greenroom_protocol::{Outbound, encode_into};
 use serde::Serialize;
 
+use crate::boards::Row;
 use crate::directory::{Instance, SeatStage, Stage, Wants};
 use crate::mint::ClusterSecret;
+use crate::rejoin::Waiting;
 use crate::servers::{Health, Peer};
 use crate::state::State;
 use crate::users::{Life, Session};
@@ -63,9 +65,28 @@ impl State {
             self.session(&mut record, session);
             add(record.finish());
         }
+        for (kind, fields) in self.directory.kinds() {
+            record.value(kind).value(fields);
+            add(record.finish());
+        }
         for (_, kind, instance) in self.directory.iter() {
             record.value(kind);
             self.instance(&mut record, instance);
+            add(record.finish());
+        }
+        record.number(self.rejoin.has_begun).number(self.rejoin.until_ms);
+        for Waiting { session, id, request } in &self.rejoin.waiting {
+            record.value(session).number(id.0).number(request.kind());
+            request.encode_into(&mut record.bytes);
+        }
+        add(record.finish());
+        for ((kind, filter), instance) in &self.meets {
+            record.value(kind).value(filter).value(instance);
+            add(record.finish());
+        }
+        for Row { board, changes, member } in self.boards.iter() {
+            record.value(board).number(changes).value(&member.user).value(&member.name);
+            record.value(&member.score).number(member.since);
             add(record.finish());
         }
         for (id, code) in self.departed.iter() {
@@ -82,6 +103,7 @@ impl State {
             Health::Down => 2,
         };
         record.value(&peer.name).value(&peer.incarnation).value(&peer.build).number(health);
+        record.number(peer.reported_ms).number(peer.drained);
         record.number(peer.until_ms).number(peer.inbound.received()).number(peer.out.last());
         let out: &Outbound<M> = &peer.out;
         for (n, message) in out.unacknowledged() {
@@ -103,10 +125,13 @@ impl State {
         }
         record.value(&session.bound_by);
         record.value(&session.binding.map(|server| self.session_server_name(server)));
-        record.number(session.until_ms).value(session.seats.as_slice());
+        record.number(session.until_ms);
+        for (at, seat) in &session.seats {
+            record.value(&self.directory.get(*at).id).value(seat);
+        }
         record.number(session.requests.answered.0);
-        for (id, outcome) in &session.requests.known {
-            record.number(id.0).value(outcome);
+        for (id, outcome) in session.requests.iter() {
+            record.number(id.0).value(&outcome);
         }
     }
 
@@ -125,11 +150,9 @@ impl State {
             .number(instance.suspect)
             .number(instance.seats_max)
             .number(instance.weight);
-        if let Some(wishes) = &instance.wishes {
-            record.value(&wishes.expected).value(&wishes.filter);
-        }
-        record.value(&instance.owner).value(&instance.key).value(&instance.meta);
-        for waiter in &instance.waiters {
+        record.value(instance.expected()).value(&instance.wishes().filter);
+        record.value(&instance.owner).value(&instance.key()).value(instance.meta().bytes());
+        for waiter in instance.waiters() {
             record.value(&waiter.session).number(waiter.id.0);
             match waiter.wants {
                 Wants::Created => record.number(0u8),
@@ -137,7 +160,7 @@ impl State {
                 Wants::Destroyed => record.number(2u8),
             };
         }
-        record.value(&instance.vacating);
+        record.value(instance.vacating());
         for (seat, held) in instance.seats() {
             let stage = match held.stage {
                 SeatStage::Free => 0u8,

@@ -17,15 +17,19 @@ mod directory;
 mod index;
 mod log;
 mod mint;
-#[allow(dead_code)]
 mod ordered;
+mod placement;
+mod rejoin;
 mod report;
+mod search;
 mod servers;
 mod state;
 mod users;
 mod verbs;
+mod watch;
 
 pub use command::{Command, Effect, Effects, Event, Header, Origin};
 pub use log::{Log, replay};
 pub use mint::ClusterSecret;
-pub use state::{Settings, State};
+pub use placement::{Candidate, Order, Placement, Weighted};
+pub use state::{LEASE_MS, Settings, State};

@@ -1,25 +1,38 @@
 //! What servers say of themselves and of what they have, and what happens when they fall silent.
 
-use ecow::EcoString;
+use std::collections::{BTreeMap, BTreeSet};
+
+use ecow::{EcoString, eco_format};
 use greenroom_protocol::wire::client_session::{Meta, MetaValue};
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateRefused, DestroyInstance, FreeSeat, GameReport, HeldInstance, HeldSeat,
-    MetaChanged, Running, SeatChanged, SeatState,
+    Closed, CreateRefused, DestroyInstance, FreeSeat, GameReport, HeldInstance, HeldSeat, KindInfo,
+    MetaChanged, Running, Scored, SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
     EndSession, HeldSession, Outcome, SessionLoad, SessionReport, Unbind,
 };
 use greenroom_protocol::{
-    Code, Generation, Incarnation, InstanceId, Refusal, Seat, ServerName, SessionId,
+    Code, Generation, Incarnation, InstanceId, KindName, Refusal, Seat, ServerName, SessionId,
 };
 
+use crate::boards::NotRanked;
 use crate::command::{Effect, Event, Origin};
 use crate::deadlines::{Due, NEVER};
 use crate::directory::{At, Instance, SeatRecord, SeatStage, Stage, Waiter, Wants};
+use crate::search::Packed;
 use crate::servers::{GameSlot, Health, Peer, SessionSlot};
 use crate::state::{State, Step, bounded};
 use crate::users::{Life, Session};
+
+/// Bytes of a rank board's name, at most.
+const BOARD_BYTES_MAX: usize = 64;
+/// Bytes of a name that is shown beside a score, at most.
+const SHOWN_BYTES_MAX: usize = 256;
+/// Why an instance is to be stopped that was given up.
+const GIVEN_UP: &str = "the directory gave this instance up";
+/// Why an instance is to be stopped that is one too many.
+const TWIN: &str = "an older instance has its unique key";
 
 /// What a reporting server is to this master.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,7 +64,9 @@ impl State {
             self.deadlines.set(&mut peer.until_ms, NEVER, due);
             self.session_servers.renew(slot, origin);
         }
+        let now_ms = self.now_ms;
         let server = self.session_servers.get_mut(slot);
+        server.peer.reported_ms = now_ms;
         server.urls.clone_from(&report.urls);
         server.connections_max = report.connections_max;
         server.load.draining = false;
@@ -94,7 +109,14 @@ impl State {
                     }
                     Life::Live { .. } => {
                         let is_elsewhere = session.binding.is_some_and(|binding| binding != server);
-                        if held.generation < session.generation || is_elsewhere {
+                        let is_another = session.key.is_some_and(|key| key != held.session_key);
+                        let is_taken = session.key.is_none()
+                            && self.users.find_key(&held.session_key).is_some();
+                        if held.generation < session.generation
+                            || is_elsewhere
+                            || is_another
+                            || is_taken
+                        {
                             over(Code::Superseded, "the session has a newer connection")
                         } else {
                             Ok(slot)
@@ -105,19 +127,30 @@ impl State {
             None if known != Known::New => {
                 over(Code::SessionExpired, "the session was without a connection for too long")
             }
-            None if self.users.find_user(&held.user).is_some() => {
+            None if self.users.find_user(&held.user).is_some()
+                || self.users.find_key(&held.session_key).is_some() =>
+            {
                 over(Code::Superseded, "the user has another session")
             }
             None if self.users.sessions_len() >= self.settings.sessions_max => {
                 over(Code::Busy, "there are as many sessions as there may be")
             }
             None => {
-                let session = Session::new(held.session, None, held.generation);
-                Ok(self.users.insert(session, &held.user, EcoString::new()))
+                let key = Some(held.session_key);
+                let session = Session::new(held.session, key, held.generation);
+                Ok(self.users.insert(session, &held.user, held.name.clone()))
             }
         };
         match verdict {
             Ok(slot) => {
+                let session = self.users.session(slot);
+                if session.key.is_none() {
+                    let user = session.user();
+                    self.users.set_key(slot, held.session_key);
+                    if let Some(user) = user {
+                        self.users.rename(user, &held.name);
+                    }
+                }
                 let session = self.users.session_mut(slot);
                 session.generation = held.generation;
                 session.bound_by = None;
@@ -147,11 +180,11 @@ impl State {
         origin: &Origin,
         load: &SessionLoad,
     ) {
-        let Some(slot) = self.session_servers.speaker(origin) else { return };
+        let Some(slot) = self.session_servers.reporter(origin, self.now_ms) else { return };
         let server = self.session_servers.get_mut(slot);
-        let drains = server.load.draining != load.draining;
+        let was_draining = server.is_draining();
         server.load = load.clone();
-        if drains {
+        if was_draining != server.is_draining() {
             self.announce(step, None);
         }
     }
@@ -186,16 +219,22 @@ impl State {
             let lost: Vec<InstanceId> =
                 self.game_servers.get(slot).instances.iter().copied().collect();
             for id in lost {
-                self.lose(step, id);
+                self.lose(step, id, GIVEN_UP);
             }
             let peer = &mut self.game_servers.get_mut(slot).peer;
             let due = Due::Server(Role::Game, origin.server.clone());
             self.deadlines.set(&mut peer.until_ms, NEVER, due);
             self.game_servers.renew(slot, origin);
         }
+        let (kinds, faults) = kinds(report);
+        for fault in faults {
+            step.illegal(Role::Game, &origin.server, fault);
+        }
+        let now_ms = self.now_ms;
         let server = self.game_servers.get_mut(slot);
+        server.peer.reported_ms = now_ms;
         server.address = report.address.clone();
-        server.kinds = report.kinds.iter().map(|kind| (kind.name.clone(), kind.clone())).collect();
+        server.kinds = kinds;
         server.capacity = report.capacity;
         server.labels.clone_from(&report.labels);
         server.load.draining = false;
@@ -204,42 +243,54 @@ impl State {
         let due = Due::Server(Role::Game, origin.server.clone());
         self.deadlines.set(&mut server.peer.until_ms, NEVER, due);
         self.suspect(slot, false);
+        self.declare_kinds(step, slot);
         step.effects.push(Effect::Welcome(Role::Game, origin.server.clone()));
 
         match known {
             Known::SameLife => {}
             Known::GivenUp => {
                 for held in &report.instances {
-                    self.stop(slot, held.instance, held.incarnation);
+                    self.stop(slot, held.instance, held.incarnation, GIVEN_UP);
                 }
             }
             Known::New => {
                 for held in &report.instances {
-                    self.adopt(slot, held);
+                    self.adopt(step, slot, held);
                 }
+                self.rejoin_reported(step);
             }
         }
     }
 
-    /// Takes an instance over that a game server says it runs and that this master does not know. Its unique key and
-    /// its owner are not known to the game server, so it has none.
-    fn adopt(&mut self, server: GameSlot, held: &HeldInstance) {
+    /// Takes an instance over that a game server says it runs and that this master does not know.
+    fn adopt(&mut self, step: &mut Step<'_>, server: GameSlot, held: &HeldInstance) {
         let kind = self.game_servers.get(server).kinds.get(&held.kind);
         let (Some(kind), None) = (kind, self.directory.find(held.instance)) else {
-            return self.stop(server, held.instance, held.incarnation);
+            return self.stop(server, held.instance, held.incarnation, GIVEN_UP);
         };
+        let (seats_max, weight) = (kind.seats_max, kind.weight);
+        // Two instances claim one key: that of a master which did not know of the other. The older one keeps it.
+        let rival = held.key.as_ref().and_then(|key| self.directory.by_key(&held.kind, key));
+        if let Some(rival) = rival.map(|at| self.directory.get(at)) {
+            let (id, claim) = (rival.id, (rival.created_ms, rival.id));
+            if claim < (held.created_ms, held.instance) {
+                return self.stop(server, held.instance, held.incarnation, TWIN);
+            }
+            self.lose(step, id, TWIN);
+        }
         let mut instance =
-            Instance::granted(held.instance, held.incarnation, server, kind.seats_max, kind.weight);
+            Instance::granted(held.instance, held.incarnation, server, seats_max, weight);
         instance.stage = Stage::Running;
         instance.open = held.open;
         instance.private = held.private;
         instance.created_ms = held.created_ms;
         instance.owner.clone_from(&held.owner);
-        if is_bounded(&held.meta) {
-            instance.meta = held.meta.clone();
-        }
+        instance.key_set(held.key.clone());
         let at = self.directory.insert(&held.kind, instance);
-        self.game_servers.get_mut(server).instances.insert(held.instance);
+        let name = self.game_servers.get(server).peer.name.clone();
+        let meta = self.said(step, &name, at, &held.meta);
+        self.directory.edit_meta(at, meta, |_| {});
+        self.game_servers.get_mut(server).add(held.instance, weight);
         for seat in &held.seats {
             self.adopt_seat(at, seat);
         }
@@ -261,19 +312,24 @@ impl State {
     }
 
     /// Tells a game server to stop what it should not run.
-    fn stop(&mut self, server: GameSlot, instance: InstanceId, incarnation: Incarnation) {
-        let refusal = Refusal::new(Code::InstanceLost, "the directory gave this instance up");
+    fn stop(
+        &mut self,
+        server: GameSlot,
+        instance: InstanceId,
+        incarnation: Incarnation,
+        why: &'static str,
+    ) {
+        let refusal = Refusal::new(Code::InstanceLost, why);
         let told = DestroyInstance { instance, incarnation, refusal };
         self.game_servers.get_mut(server).peer.out.push(told.into());
     }
 
-    /// Closes an instance whose game server is gone. Should the server come back, it is told to stop it.
-    fn lose(&mut self, step: &mut Step<'_>, id: InstanceId) {
+    /// Gives an instance up. Its server is told to stop it: should it be gone, as soon as it comes back.
+    fn lose(&mut self, step: &mut Step<'_>, id: InstanceId, why: &'static str) {
         let Some(at) = self.directory.find(id) else { return };
         let &Instance { server, incarnation, .. } = self.directory.get(at);
-        self.stop(server, id, incarnation);
-        let refusal = Refusal::new(Code::InstanceLost, Code::InstanceLost.meaning());
-        self.close(step, at, &refusal);
+        self.stop(server, id, incarnation, why);
+        self.close(step, at, &Refusal::new(Code::InstanceLost, Code::InstanceLost.meaning()));
     }
 
     /// The instances of a server are avoided while it is suspect.
@@ -349,7 +405,7 @@ impl State {
         let some: Vec<InstanceId> = server.instances.iter().copied().take(*left).collect();
         *left -= some.len();
         for id in some {
-            self.lose(step, id);
+            self.lose(step, id, GIVEN_UP);
         }
         let server = self.game_servers.get_mut(slot);
         if server.instances.is_empty() {
@@ -370,12 +426,13 @@ impl State {
             | Event::CreateRefused(CreateRefused { instance, incarnation, .. })
             | Event::SeatChanged(SeatChanged { instance, incarnation, .. })
             | Event::MetaChanged(MetaChanged { instance, incarnation, .. })
+            | Event::Scored(Scored { instance, incarnation, .. })
             | Event::Closed(Closed { instance, incarnation, .. }) => (*instance, *incarnation),
         };
         let Some(at) = self.directory.find(id) else {
             // Given up while its word was on the way: what still runs is stopped.
             if matches!(event, Event::Running(_)) {
-                self.stop(server, id, incarnation);
+                self.stop(server, id, incarnation, GIVEN_UP);
             }
             return;
         };
@@ -392,19 +449,33 @@ impl State {
             | Event::Closed(Closed { refusal, .. }) => self.close(step, at, &bounded(refusal)),
             Event::SeatChanged(change) => self.seat_changed(step, origin, at, change),
             Event::MetaChanged(MetaChanged { meta, open, private, .. }) => {
-                let keeps = !is_bounded(meta);
-                self.directory.edit(at, |instance| {
+                let meta = self.said(step, &origin.server, at, meta);
+                self.directory.edit_meta(at, meta, |instance| {
                     instance.open = *open;
                     instance.private = *private;
-                    if !keeps {
-                        instance.meta.clone_from(meta);
-                    }
                 });
-                if keeps {
-                    step.illegal(Role::Game, &origin.server, "metadata over its size");
-                }
             }
+            Event::Scored(scored) => self.scored(step, origin, scored),
         }
+    }
+
+    /// What a game says of an instance, as far as it may; none if all of it is ignored.
+    fn said(
+        &self,
+        step: &mut Step<'_>,
+        server: &ServerName,
+        at: At,
+        meta: &Meta,
+    ) -> Option<Packed> {
+        if !is_bounded(meta) {
+            step.illegal(Role::Game, server, "metadata over its size");
+            return None;
+        }
+        let (meta, wrong) = self.directory.pack(at, meta);
+        if let Some(wrong) = wrong {
+            step.illegal(Role::Game, server, wrong);
+        }
+        Some(meta)
     }
 
     /// A granted instance runs: its reserved seats may be taken from here on, and who waits for it is answered.
@@ -412,25 +483,25 @@ impl State {
         if self.directory.get(at).stage != Stage::Granted {
             return;
         }
-        let is_bounded = is_bounded(&running.meta);
-        if !is_bounded {
-            step.illegal(Role::Game, &origin.server, "metadata over its size");
-        }
-        let waiters = self.directory.edit(at, |instance| {
+        let meta = self.said(step, &origin.server, at, &running.meta);
+        let (waiters, filter) = self.directory.edit_meta(at, meta, |instance| {
             instance.stage = Stage::Running;
             instance.open = running.open;
             instance.private = running.private;
-            if is_bounded {
-                instance.meta.clone_from(&running.meta);
-            }
-            std::mem::take(&mut instance.waiters)
+            let mut filter = None;
+            instance.wish(|wishes| filter = wishes.filter.take());
+            (std::mem::take(instance.waiters_mut()), filter)
         });
+        // From here on it is found by what it says of itself.
+        if let Some(filter) = filter {
+            let kind = self.directory.kind(at).clone();
+            self.met(&kind, running.instance, filter);
+        }
         let reserved: Vec<(Seat, SeatRecord)> = self
             .directory
             .get(at)
             .seats()
-            .filter(|(_, record)| record.stage == SeatStage::Reserved)
-            .map(|(seat, record)| (seat, *record))
+            .filter(|(_, record)| matches!(record.stage, SeatStage::Reserved | SeatStage::Expected))
             .collect();
         let until_ms = self.now_ms.saturating_add(self.settings.reservation_ms);
         for (seat, record) in reserved {
@@ -447,6 +518,31 @@ impl State {
         }
     }
 
+    /// A game's word about somebody's score.
+    fn scored(&mut self, step: &mut Step<'_>, origin: &Origin, scored: &Scored) {
+        let Scored { board, user, name, score, .. } = scored;
+        if !is_board(board) {
+            let fault = "a board has a name of 1 to 64 bytes without control characters";
+            return step.illegal(Role::Game, &origin.server, fault);
+        }
+        let name = if name.len() > SHOWN_BYTES_MAX { &EcoString::new() } else { name };
+        match score {
+            None => {
+                self.boards.remove(board, user);
+            }
+            Some(score) => match self.boards.set(board, user, name, *score) {
+                Ok(_) => {}
+                Err(NotRanked::BoardsFull) => {
+                    let fault =
+                        eco_format!("the board {board:?}: there are as many as there may be");
+                    step.illegal(Role::Game, &origin.server, fault);
+                }
+                // That is what a bound on a board means.
+                Err(NotRanked::BelowLast) => {}
+            },
+        }
+    }
+
     fn seat_changed(&mut self, step: &mut Step<'_>, origin: &Origin, at: At, change: &SeatChanged) {
         let SeatChanged { seat, session, state, .. } = *change;
         if seat.0 >= self.directory.get(at).seats_max {
@@ -454,14 +550,14 @@ impl State {
         }
         let instance = self.directory.get(at);
         let record = instance.seat(seat);
-        let is_vacating = instance.vacating.contains(&(seat, session));
+        let is_vacating = instance.vacating().contains(&(seat, session));
         match state {
             // Said before the game server knew that the seat is not this session's any more.
             SeatState::Taken | SeatState::Away if is_vacating => {}
             SeatState::Free if is_vacating => self.vacant(step, at, seat, session),
             SeatState::Taken => self.seated_there(at, seat, session, SeatStage::Taken),
             SeatState::Away => self.seated_there(at, seat, session, SeatStage::Away),
-            SeatState::Free if !record.is_free() && record.session == session => {
+            SeatState::Free if record.holder() == Some(session) => {
                 self.set_seat(at, seat, SeatRecord::FREE);
             }
             SeatState::Free => {}
@@ -478,11 +574,14 @@ impl State {
     /// The holder before is out of a seat: whoever was promised it may take it.
     fn vacant(&mut self, step: &mut Step<'_>, at: At, seat: Seat, before: SessionId) {
         let waiters = self.directory.edit(at, |instance| {
-            instance.vacating.retain(|vacating| *vacating != (seat, before));
+            instance.vacating_mut().retain(|vacating| *vacating != (seat, before));
             if instance.is_vacating(seat) {
                 return Vec::new();
             }
-            instance.waiters.extract_if(.., |waiter| waiter.wants == Wants::Seat(seat)).collect()
+            instance
+                .waiters_mut()
+                .extract_if(.., |waiter| waiter.wants == Wants::Seat(seat))
+                .collect()
         });
         let record = self.directory.get(at).seat(seat);
         if record.stage == SeatStage::Reserved && !self.directory.get(at).is_vacating(seat) {
@@ -498,7 +597,7 @@ impl State {
     /// The answer to who waited for a seat.
     fn promised(&self, at: At, seat: Seat, session: SessionId) -> Outcome {
         let record = self.directory.get(at).seat(seat);
-        if !record.is_free() && record.session == session {
+        if record.holder() == Some(session) {
             self.granted(at, seat)
         } else {
             Outcome::Refused(Refusal::new(Code::Left, Code::Left.meaning()))
@@ -510,11 +609,12 @@ impl State {
     fn take_seat(&mut self, at: At, seat: Seat, session: SessionId, stage: SeatStage) -> bool {
         let instance = self.directory.get(at);
         let record = instance.seat(seat);
-        let is_holder = !record.is_free() && record.session == session;
-        if !is_holder {
+        if record.holder() != Some(session) {
             let Some(slot) = self.users.find(session) else { return false };
             let holder = self.users.session(slot);
-            let may_take = record.stage == SeatStage::Free
+            let user = holder.user().map(|user| &self.users.user(user).id);
+            let is_kept = user.and_then(|user| instance.seat_expecting(user)) == Some(seat);
+            let may_take = (record.is_free() || is_kept)
                 && seat.0 < instance.seats_max
                 && holder.user().is_some()
                 && holder.seats.len() < self.settings.seats_max
@@ -535,8 +635,8 @@ impl State {
         let told = FreeSeat { instance: id, incarnation, seat, session, refusal };
         self.directory.edit(at, |instance| {
             // Each seat has a holder, and one on the way out: more is a game server that makes sessions up.
-            if instance.vacating.len() < usize::from(instance.seats_max) {
-                instance.vacating.push((seat, session));
+            if instance.vacating().len() < usize::from(instance.seats_max) {
+                instance.vacating_mut().push((seat, session));
             }
         });
         self.game_servers.get_mut(server).peer.out.push(told.into());
@@ -553,7 +653,48 @@ fn known<M>(peer: &Peer<M>, origin: &Origin) -> Known {
     }
 }
 
-/// Whether metadata is small enough to be kept for every instance.
+/// Whether a rank board may be called so.
+fn is_board(name: &str) -> bool {
+    (1..=BOARD_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control)
+}
+
+/// The kinds that a game server can be given, and what it says that can't be.
+fn kinds(report: &GameReport) -> (BTreeMap<KindName, KindInfo>, Vec<EcoString>) {
+    let mut faults = Vec::new();
+    if report.capacity == 0 {
+        faults.push("a capacity of 0: it is given nothing".into());
+    }
+    let mut names = BTreeSet::new();
+    let twice: BTreeSet<&KindName> =
+        report.kinds.iter().map(|kind| &kind.name).filter(|&name| !names.insert(name)).collect();
+    faults.extend(
+        twice
+            .iter()
+            .map(|name| eco_format!("the kind {name:?} more than once: it is given none of it")),
+    );
+    let mut kinds = BTreeMap::new();
+    for kind in report.kinds.iter().filter(|kind| !twice.contains(&kind.name)) {
+        let KindInfo { name, seats_max, weight, .. } = kind;
+        if *seats_max == 0 {
+            faults.push(eco_format!("the kind {name:?} with no seats: it is given none of it"));
+        } else if *weight == 0 {
+            faults
+                .push(eco_format!("the kind {name:?} with a weight of 0: it is given none of it"));
+        } else {
+            if *weight > report.capacity && report.capacity > 0 {
+                let capacity = report.capacity;
+                faults.push(eco_format!(
+                    "the kind {name:?} with a weight of {weight}, and a capacity of {capacity}: it is given none of it"
+                ));
+            }
+            // One that is too heavy is known all the same: what runs of it is not stopped for that.
+            kinds.insert(name.clone(), kind.clone());
+        }
+    }
+    (kinds, faults)
+}
+
+/// Whether metadata is small enough to be read.
 fn is_bounded(meta: &Meta) -> bool {
     const FIELDS_MAX: usize = 64;
     const BYTES_MAX: usize = 4_096;

@@ -1,13 +1,15 @@
 //! Session servers and game servers: whether they are there, what they can do, and the streams to and from them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+use std::num::NonZeroU32;
 
-use ecow::{EcoString, eco_format};
+use ecow::EcoString;
 use greenroom_protocol::wire::client_session;
 use greenroom_protocol::wire::master_game::{GameLoad, KindInfo, MasterToGame};
 use greenroom_protocol::wire::session_master::{MasterToSession, SessionLoad};
 use greenroom_protocol::{
-    Code, Inbound, Incarnation, InstanceId, KindName, Outbound, Refusal, ServerName, SessionId,
+    Inbound, Incarnation, InstanceId, KindName, Outbound, ServerName, SessionId,
 };
 use slab::Slab;
 
@@ -15,17 +17,25 @@ use crate::command::Origin;
 use crate::deadlines::NEVER;
 use crate::directory::slot_of;
 
-/// Kinds that are named to a client that asked for one that nobody knows.
-const KINDS_NAMED_MAX: usize = 20;
-
 /// Where a session server's record is.
 pub(crate) type SessionSlot = Slot<SessionServer>;
 /// Where a game server's record is.
 pub(crate) type GameSlot = Slot<GameServer>;
 
 /// Where a record is, by its type, so that the two tables can't be mixed up.
+/// One more than its index, so that a binding that may be none takes no more room.
 #[derive(Debug)]
-pub(crate) struct Slot<S>(u32, std::marker::PhantomData<fn() -> S>);
+pub(crate) struct Slot<S>(NonZeroU32, PhantomData<fn() -> S>);
+
+impl<S> Slot<S> {
+    fn new(index: u32) -> Self {
+        let number = NonZeroU32::MIN.checked_add(index);
+        Self(number.expect("a cluster has fewer servers than a u32 has numbers"), PhantomData)
+    }
+    fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 impl<S> Clone for Slot<S> {
     fn clone(&self) -> Self {
@@ -70,6 +80,10 @@ pub(crate) struct Peer<M> {
     pub(crate) health: Health,
     /// Suspect: when it is given up. Down: when it is forgotten.
     pub(crate) until_ms: u64,
+    /// When it last said how it is, in the log's time.
+    pub(crate) reported_ms: u64,
+    /// An operator wants it to be given nothing new, whatever it says itself. Until its process ends.
+    pub(crate) drained: bool,
     /// What came from it.
     pub(crate) inbound: Inbound,
     /// What goes to it.
@@ -84,6 +98,8 @@ impl<M> Peer<M> {
             build: EcoString::new(),
             health: Health::Down,
             until_ms: NEVER,
+            reported_ms: 0,
+            drained: false,
             inbound: Inbound::default(),
             out: Outbound::default(),
         }
@@ -100,16 +116,45 @@ pub(crate) struct SessionServer {
     pub(crate) sessions: BTreeSet<SessionId>,
 }
 
+impl SessionServer {
+    /// Takes no new clients: it says so, or an operator does.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.load.draining || self.peer.drained
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct GameServer {
     pub(crate) peer: Peer<MasterToGame>,
     pub(crate) address: EcoString,
+    /// The kinds that it can run, but for those of which it said something impossible.
     pub(crate) kinds: BTreeMap<KindName, KindInfo>,
     pub(crate) capacity: u32,
     pub(crate) labels: Vec<EcoString>,
     pub(crate) load: GameLoad,
     /// The instances that are placed on it: index of their servers.
     pub(crate) instances: BTreeSet<InstanceId>,
+    /// The sum of their weights.
+    pub(crate) used: u64,
+}
+
+impl GameServer {
+    /// Takes no new instances: it says so, or an operator does.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.load.draining || self.peer.drained
+    }
+    /// An instance is placed on it.
+    pub(crate) fn add(&mut self, id: InstanceId, weight: u32) {
+        if self.instances.insert(id) {
+            self.used += u64::from(weight);
+        }
+    }
+    /// An instance is gone.
+    pub(crate) fn take(&mut self, id: InstanceId, weight: u32) {
+        if self.instances.remove(&id) {
+            self.used -= u64::from(weight);
+        }
+    }
 }
 
 /// A record of one of the two roles.
@@ -117,6 +162,7 @@ pub(crate) trait Server {
     type Message;
     fn new(origin: &Origin) -> Self;
     fn peer(&self) -> &Peer<Self::Message>;
+    fn peer_mut(&mut self) -> &mut Peer<Self::Message>;
 }
 
 impl Server for SessionServer {
@@ -133,6 +179,9 @@ impl Server for SessionServer {
     fn peer(&self) -> &Peer<MasterToSession> {
         &self.peer
     }
+    fn peer_mut(&mut self) -> &mut Peer<MasterToSession> {
+        &mut self.peer
+    }
 }
 
 impl Server for GameServer {
@@ -146,10 +195,14 @@ impl Server for GameServer {
             labels: Vec::new(),
             load: GameLoad { instances: 0, seats: 0, busy_permille: 0, draining: false },
             instances: BTreeSet::new(),
+            used: 0,
         }
     }
     fn peer(&self) -> &Peer<MasterToGame> {
         &self.peer
+    }
+    fn peer_mut(&mut self) -> &mut Peer<MasterToGame> {
+        &mut self.peer
     }
 }
 
@@ -168,13 +221,13 @@ impl<S> Default for Servers<S> {
 
 impl<S: Server> Servers<S> {
     pub(crate) fn get(&self, slot: Slot<S>) -> &S {
-        &self.servers[slot.0 as usize]
+        &self.servers[slot.index()]
     }
     pub(crate) fn get_mut(&mut self, slot: Slot<S>) -> &mut S {
-        &mut self.servers[slot.0 as usize]
+        &mut self.servers[slot.index()]
     }
     pub(crate) fn named(&self, name: &ServerName) -> Option<Slot<S>> {
-        self.by_name.get(name).map(|&slot| Slot(slot, std::marker::PhantomData))
+        self.by_name.get(name).map(|&index| Slot::new(index))
     }
     /// The server that speaks, if it has reported and this is its life: nobody else is listened to.
     pub(crate) fn speaker(&self, origin: &Origin) -> Option<Slot<S>> {
@@ -188,23 +241,27 @@ impl<S: Server> Servers<S> {
         if let Some(slot) = self.named(&origin.server) {
             return slot;
         }
-        let slot = slot_of(self.servers.insert(S::new(origin)));
-        self.by_name.insert(origin.server.clone(), slot);
-        Slot(slot, std::marker::PhantomData)
+        let index = slot_of(self.servers.insert(S::new(origin)));
+        self.by_name.insert(origin.server.clone(), index);
+        Slot::new(index)
+    }
+    /// The same, and writes down that it has just said how it is.
+    pub(crate) fn reporter(&mut self, origin: &Origin, now_ms: u64) -> Option<Slot<S>> {
+        let slot = self.speaker(origin)?;
+        self.get_mut(slot).peer_mut().reported_ms = now_ms;
+        Some(slot)
     }
     /// Begins the life `origin` of the server: its record and both streams are new. Its deadline is [`NEVER`] before.
     pub(crate) fn renew(&mut self, slot: Slot<S>, origin: &Origin) {
         *self.get_mut(slot) = S::new(origin);
     }
     pub(crate) fn remove(&mut self, slot: Slot<S>) {
-        let server = self.servers.remove(slot.0 as usize);
+        let server = self.servers.remove(slot.index());
         self.by_name.remove(&server.peer().name);
     }
     /// By name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot<S>, &S)> {
-        self.by_name
-            .values()
-            .map(|&slot| (Slot(slot, std::marker::PhantomData), &self.servers[slot as usize]))
+        self.by_name.values().map(|&index| (Slot::new(index), &self.servers[index as usize]))
     }
 }
 
@@ -212,69 +269,12 @@ impl Servers<SessionServer> {
     /// Those that take clients. A suspect one may be back before its clients have noticed.
     pub(crate) fn open(&self) -> Vec<client_session::SessionServer> {
         let open = self.iter().filter(|(_, server)| {
-            server.peer.health != Health::Down && !server.load.draining && !server.urls.is_empty()
+            server.peer.health != Health::Down && !server.is_draining() && !server.urls.is_empty()
         });
         open.map(|(_, server)| client_session::SessionServer {
             name: server.peer.name.as_str().into(),
             urls: server.urls.clone(),
         })
         .collect()
-    }
-}
-
-impl Servers<GameServer> {
-    /// Says that nobody knows the kind, and what kinds are known.
-    fn unknown_kind(&self, kind: &KindName) -> EcoString {
-        let up = self.iter().filter(|(_, server)| server.peer.health != Health::Down);
-        let known: BTreeSet<&str> =
-            up.flat_map(|(_, server)| server.kinds.keys().map(KindName::as_str)).collect();
-        let named: Vec<&str> = known.iter().copied().take(KINDS_NAMED_MAX).collect();
-        let others = if known.len() > named.len() { ", and others" } else { "" };
-        eco_format!(
-            "no game server of this cluster knows the kind {kind:?}; the kinds are: {}{others}",
-            named.join(", ")
-        )
-    }
-
-    /// The server for one more instance of the kind: of those that know the kind and have room, the one with the
-    /// smallest share of its room in use, then the least busy, then the first by name.
-    ///
-    /// # Errors
-    /// `KindUnknown` when no server knows the kind, `NoCapacity` when none of those that do can take it now.
-    pub(crate) fn place(
-        &self,
-        kind: &KindName,
-        stream_max: usize,
-    ) -> Result<(GameSlot, &KindInfo), Refusal> {
-        let (mut known, mut best): (bool, Option<(GameSlot, &GameServer, &KindInfo)>) =
-            (false, None);
-        for (slot, server) in self.iter() {
-            let Some(info) = server.kinds.get(kind) else { continue };
-            known |= server.peer.health != Health::Down;
-            let used = server.instances.len() as u64;
-            let can_take = server.peer.health == Health::Up
-                && !server.load.draining
-                && used < u64::from(server.capacity)
-                && server.peer.out.len() < stream_max;
-            // Shares are compared as fractions, cross-multiplied: `used / max < best_used / best_max`.
-            let is_better = best.is_none_or(|(_, best, _)| {
-                let share = used * u64::from(best.capacity);
-                let best_share = best.instances.len() as u64 * u64::from(server.capacity);
-                (share, server.load.busy_permille) < (best_share, best.load.busy_permille)
-            });
-            if can_take && is_better {
-                best = Some((slot, server, info));
-            }
-        }
-        match best {
-            Some((slot, _, info)) => Ok((slot, info)),
-            None if known => Err(Refusal::new(
-                Code::NoCapacity,
-                eco_format!(
-                    "no game server has room for another {kind:?} now; try again, or add a game server"
-                ),
-            )),
-            None => Err(Refusal::new(Code::KindUnknown, self.unknown_kind(kind))),
-        }
     }
 }

@@ -1,23 +1,42 @@
 //! The state of the master and the one way to change it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use ecow::{EcoString, eco_format};
+use greenroom_protocol::search::Filter;
 use greenroom_protocol::wire::admin_master::{Action, ServerStatus};
 use greenroom_protocol::wire::client_session::{self, Destroyed};
 use greenroom_protocol::wire::master_game::{DestroyInstance, FreeSeat, MasterToGame};
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{Answer, EndSession, MasterToSession, Outcome};
 use greenroom_protocol::{
-    Code, Epoch, InstanceId, Outbound, Refusal, RequestId, Seat, ServerName, SessionId,
+    Code, Epoch, InstanceId, KindName, Outbound, Refusal, RequestId, Seat, ServerName, SessionId,
+    UserId,
 };
 
+use crate::boards::Boards;
 use crate::command::{Command, Effect, Effects, Header};
 use crate::deadlines::{Deadlines, Due, NEVER};
 use crate::directory::{At, Directory, Instance, SeatRecord, SeatStage, Stage, Wants};
 use crate::mint::{ClusterSecret, Mint};
+use crate::placement::{Placement, Weighted};
+use crate::rejoin::Rejoin;
 use crate::servers::{GameServer, Health, Servers, SessionServer, SessionSlot};
 use crate::users::Users;
+use crate::watch::Watches;
+
+/// How long a game server runs an instance that has a unique key, or that can be restored, without a word of the active
+/// master, in milliseconds: past it the instance freezes, so that nobody ever sees two of it.
+pub const LEASE_MS: u64 = 10_000;
+
+/// The default of [`Settings::server_grace_ms`].
+const SERVER_GRACE_MS: u64 = 15_000;
+// What a suspect server had is given away when the grace is over, so its lease has to be over by then, on its clock. The
+// grace begins when its link is lost here, which is after the last word that it can have got; the rest is for clocks
+// that don't run alike, and for a word that was read late.
+const _: () = assert!(SERVER_GRACE_MS >= LEASE_MS + LEASE_MS / 2);
 
 /// What the core measures by. Part of the state: every master has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +45,11 @@ pub struct Settings {
     pub session_grace_ms: u64,
     /// How long a reserved seat waits to be taken, in milliseconds.
     pub reservation_ms: u64,
-    /// How long a server without a link keeps what it has, in milliseconds.
+    /// How long a server without a link keeps what it has, in milliseconds. More than [`LEASE_MS`].
     pub server_grace_ms: u64,
+    /// How long after the first command a request for what is not known waits, in milliseconds: game servers may be
+    /// about to say that they have it. 0 where nothing ran before.
+    pub rejoin_grace_ms: u64,
     /// How long a server that is down is remembered, in milliseconds.
     pub server_memory_ms: u64,
     /// Sessions in all; past it a check-in is refused as `Busy`.
@@ -36,8 +58,12 @@ pub struct Settings {
     pub seats_max: usize,
     /// Requests of one session whose answers it has not acknowledged.
     pub requests_max: usize,
+    /// Live searches that one session may have.
+    pub watches_max: usize,
     /// Messages that one server has not acknowledged; past it nothing new is sent there.
     pub stream_max: usize,
+    /// Users on one rank board, at least 1; past it the last one leaves for a better one.
+    pub board_members_max: usize,
 }
 
 impl Default for Settings {
@@ -45,12 +71,15 @@ impl Default for Settings {
         Self {
             session_grace_ms: 120_000,
             reservation_ms: 15_000,
-            server_grace_ms: 15_000,
+            server_grace_ms: SERVER_GRACE_MS,
+            rejoin_grace_ms: 3_000,
             server_memory_ms: 24 * 3_600_000,
             sessions_max: 2_000_000,
             seats_max: 8,
             requests_max: 8,
+            watches_max: 8,
             stream_max: 65_536,
+            board_members_max: 1_000_000,
         }
     }
 }
@@ -76,6 +105,9 @@ impl Departed {
             self.codes.remove(&oldest);
         }
     }
+    pub(crate) fn contains(&self, id: InstanceId) -> bool {
+        self.codes.contains_key(&id)
+    }
     /// What somebody hears who asks for an instance that is not there.
     pub(crate) fn refusal(&self, id: InstanceId) -> Refusal {
         match self.codes.get(&id) {
@@ -97,10 +129,13 @@ pub(crate) struct Step<'a> {
 }
 
 impl Step<'_> {
-    pub(crate) fn illegal(&mut self, role: Role, server: &ServerName, what: &'static str) {
-        self.effects.push(Effect::Illegal { role, server: server.clone(), what });
+    pub(crate) fn illegal(&mut self, role: Role, server: &ServerName, what: impl Into<EcoString>) {
+        self.effects.push(Effect::Illegal { role, server: server.clone(), what: what.into() });
     }
 }
+
+/// What becomes of a request at once: an outcome, or nothing yet, since an instance has to run or to close first.
+pub(crate) type Verdict = Result<Option<Outcome>, Refusal>;
 
 /// Everything that the master knows.
 #[derive(Debug)]
@@ -116,6 +151,15 @@ pub struct State {
     pub(crate) directory: Directory,
     pub(crate) deadlines: Deadlines,
     pub(crate) departed: Departed,
+    /// Where a user is expected: index of [`crate::directory::Wishes::expected`].
+    pub(crate) expected: BTreeSet<(UserId, KindName, InstanceId)>,
+    /// The newest instance that is granted to who wanted any that a filter lets through: index of
+    /// [`crate::directory::Wishes::filter`].
+    pub(crate) meets: BTreeMap<(KindName, Filter), InstanceId>,
+    pub(crate) rejoin: Rejoin,
+    pub(crate) boards: Boards,
+    pub(crate) watches: Watches,
+    pub(crate) placement: Arc<dyn Placement>,
     /// The list of session servers as it was last told.
     pub(crate) announced: Vec<client_session::SessionServer>,
 }
@@ -126,6 +170,16 @@ impl State {
 
     /// A master that knows nobody yet.
     pub fn new(secret: &ClusterSecret, settings: Settings) -> Self {
+        Self::with_placement(secret, settings, Arc::new(Weighted))
+    }
+
+    /// One that places instances in a way of its own. Every master of a cluster needs the same: see [`Placement`].
+    pub fn with_placement(
+        secret: &ClusterSecret,
+        settings: Settings,
+        placement: Arc<dyn Placement>,
+    ) -> Self {
+        let members_max = NonZeroUsize::new(settings.board_members_max);
         Self {
             secret: secret.clone(),
             settings,
@@ -138,6 +192,12 @@ impl State {
             directory: Directory::new(secret),
             deadlines: Deadlines::default(),
             departed: Departed::default(),
+            expected: BTreeSet::new(),
+            meets: BTreeMap::new(),
+            rejoin: Rejoin::default(),
+            boards: Boards::new(secret, members_max.unwrap_or(NonZeroUsize::MIN)),
+            watches: Watches::default(),
+            placement,
             announced: Vec::new(),
         }
     }
@@ -148,6 +208,7 @@ impl State {
         self.lsn = header.lsn;
         self.epoch = self.epoch.max(header.epoch);
         self.now_ms = self.now_ms.max(header.now_ms);
+        self.begin_rejoin();
         let mut step = Step { mint: Mint::new(&self.secret, header), effects };
         let step = &mut step;
         match command {
@@ -160,12 +221,13 @@ impl State {
             }
             Command::Bind(origin, bind) => self.bind(step, origin, bind),
             Command::Unbind(origin, n, unbind) => self.unbound(step, origin, *n, unbind),
+            Command::Seen(origin, seen) => self.seen(step, origin, seen),
             Command::Ask { origin, session, id, answered, request } => {
                 self.ask(step, origin, *session, *id, *answered, request);
             }
             Command::GameUp(origin, report) => self.game_up(step, origin, report),
             Command::GameLoad(origin, load) => {
-                if let Some(slot) = self.game_servers.speaker(origin) {
+                if let Some(slot) = self.game_servers.reporter(origin, self.now_ms) {
                     self.game_servers.get_mut(slot).load = load.clone();
                 }
             }
@@ -182,6 +244,7 @@ impl State {
                 step.effects.push(Effect::Acted { number: *number, result });
             }
         }
+        self.watch_changes();
     }
 
     /// Number of the last command.
@@ -235,7 +298,7 @@ impl State {
     pub fn session_status(&self) -> Vec<ServerStatus> {
         let status = |server: &SessionServer| ServerStatus {
             name: server.peer.name.clone(),
-            state: server.peer.health.text(server.load.draining).into(),
+            state: server.peer.health.text(server.is_draining()).into(),
             addresses: server.urls.clone(),
             build: server.peer.build.clone(),
             load: server.load.connections,
@@ -248,10 +311,10 @@ impl State {
     pub fn game_status(&self) -> Vec<ServerStatus> {
         let status = |server: &GameServer| ServerStatus {
             name: server.peer.name.clone(),
-            state: server.peer.health.text(server.load.draining).into(),
+            state: server.peer.health.text(server.is_draining()).into(),
             addresses: vec![server.address.clone()],
             build: server.peer.build.clone(),
-            load: u32::try_from(server.instances.len()).unwrap_or(u32::MAX),
+            load: u32::try_from(server.used).unwrap_or(u32::MAX),
             capacity: server.capacity,
             busy_permille: server.load.busy_permille,
         };
@@ -282,13 +345,13 @@ impl State {
         }
     }
 
-    /// Gives a server nothing new from here on.
+    /// Gives a server nothing new from here on, whatever it says itself, until its process ends.
     fn drain(&mut self, step: &mut Step<'_>, name: &ServerName) -> Result<(), Refusal> {
         if let Some(slot) = self.session_servers.named(name) {
-            self.session_servers.get_mut(slot).load.draining = true;
+            self.session_servers.get_mut(slot).peer.drained = true;
             self.announce(step, None);
         } else if let Some(slot) = self.game_servers.named(name) {
-            self.game_servers.get_mut(slot).load.draining = true;
+            self.game_servers.get_mut(slot).peer.drained = true;
         } else {
             return Err(Refusal::new(
                 Code::ServerUnknown,
@@ -314,16 +377,22 @@ impl State {
                 Due::Server(Role::Game | Role::Master, name) => {
                     self.game_server_over(step, &name, &mut left);
                 }
+                Due::Rejoined => self.rejoined(step, &mut left),
+                Due::Watch(group) => self.tell(group),
             }
         }
     }
 
     fn reservation_over(&mut self, id: InstanceId, seat: Seat) {
         let at = self.directory.find(id).expect("a removed instance took its deadlines with it");
-        let session = self.directory.get(at).seat(seat).session;
-        let refusal =
-            Refusal::new(Code::GraceOver, "the seat was not taken within the time it was reserved");
-        self.free_seat(at, seat, session, &refusal);
+        match self.directory.get(at).seat(seat).holder() {
+            // Nobody was told of it but who asked for it.
+            None => self.set_seat(at, seat, SeatRecord::FREE),
+            Some(session) => {
+                let text = "the seat was not taken within the time it was reserved";
+                self.free_seat(at, seat, session, &Refusal::new(Code::GraceOver, text));
+            }
+        }
     }
 
     fn session_over(&mut self, step: &mut Step<'_>, id: SessionId) {
@@ -374,16 +443,17 @@ impl State {
         }
         self.session_servers.get_mut(server).sessions.insert(id);
         self.users.bind(slot, Some(server));
+        self.watches_anew(id);
     }
 
-    /// Frees every seat of a session.
+    /// Frees every seat of a session, and ends its live searches.
     fn leave_all(&mut self, _step: &mut Step<'_>, slot: u32, refusal: &Refusal) {
         let session = self.users.session(slot);
         let (id, seats) = (session.id, session.seats.clone());
-        for (instance, seat) in seats {
-            let at = self.directory.find(instance).expect("a session's seats are in instances");
+        for (at, seat) in seats {
             self.free_seat(at, seat, id, refusal);
         }
+        self.watches_over(id);
     }
 
     /// Frees a seat that `session` holds and tells the game server.
@@ -394,7 +464,7 @@ impl State {
         let is_there = matches!(instance.seat(seat).stage, SeatStage::Taken | SeatStage::Away);
         self.set_seat(at, seat, SeatRecord::FREE);
         if is_there {
-            self.directory.edit(at, |instance| instance.vacating.push((seat, session)));
+            self.directory.edit(at, |instance| instance.vacating_mut().push((seat, session)));
         }
         // A reserved seat may be taken just now. But nobody was sent to an instance that does not run yet.
         if is_running {
@@ -410,22 +480,53 @@ impl State {
         let id = self.directory.get(at).id;
         let until_ms = std::mem::replace(&mut record.until_ms, before.until_ms);
         self.deadlines.set(&mut record.until_ms, until_ms, Due::Seat(id, seat));
-        let is_same = before.session == record.session && before.is_free() == record.is_free();
-        if !is_same && !before.is_free() {
-            self.forget_seat(before.session, id, seat);
+        let (held, holds) = (before.holder(), record.holder());
+        if held != holds {
+            if let Some(slot) = held.and_then(|session| self.users.find(session)) {
+                self.users.session_mut(slot).seats.retain(|held| *held != (at, seat));
+            }
+            if let Some(slot) = holds.and_then(|session| self.users.find(session)) {
+                self.users.session_mut(slot).seats.push((at, seat));
+            }
         }
-        if !is_same
-            && !record.is_free()
-            && let Some(slot) = self.users.find(record.session)
-        {
-            self.users.session_mut(slot).seats.push((id, seat));
+        if before.stage == SeatStage::Expected && record.stage != SeatStage::Expected {
+            let kind = self.directory.kind(at).clone();
+            let expected = self.directory.edit(at, |instance| {
+                let mut expected = None;
+                instance.wish(|wishes| {
+                    expected = wishes.expected.extract_if(.., |(there, _)| *there == seat).next();
+                });
+                expected
+            });
+            if let Some((_, user)) = expected {
+                self.expected.remove(&(user, kind, id));
+            }
         }
         self.directory.edit(at, |instance| instance.seat_set(seat, record));
     }
 
-    fn forget_seat(&mut self, session: SessionId, instance: InstanceId, seat: Seat) {
-        if let Some(slot) = self.users.find(session) {
-            self.users.session_mut(slot).seats.retain(|held| *held != (instance, seat));
+    /// Keeps a free seat for a user, checked in or not, who is not expected there yet.
+    pub(crate) fn expect_user(&mut self, at: At, seat: Seat, user: UserId) {
+        let Instance { id, stage, .. } = *self.directory.get(at);
+        let until_ms = match stage {
+            Stage::Granted => NEVER,
+            Stage::Running | Stage::Closing => {
+                self.now_ms.saturating_add(self.settings.reservation_ms)
+            }
+        };
+        self.expected.insert((user.clone(), self.directory.kind(at).clone(), id));
+        self.directory.edit(at, |instance| {
+            instance.wish(|wishes| wishes.expected.push((seat, user)));
+        });
+        let record = SeatRecord { stage: SeatStage::Expected, until_ms, ..SeatRecord::FREE };
+        self.set_seat(at, seat, record);
+    }
+
+    /// Nobody meets any more in an instance that was granted to who wanted any: it runs now, or it is gone.
+    pub(crate) fn met(&mut self, kind: &KindName, id: InstanceId, filter: Filter) {
+        let meet = (kind.clone(), filter);
+        if self.meets.get(&meet) == Some(&id) {
+            self.meets.remove(&meet);
         }
     }
 
@@ -443,7 +544,8 @@ impl State {
 
     /// Removes an instance that does not run any more, with its seats, and answers who waits for it.
     pub(crate) fn close(&mut self, step: &mut Step<'_>, at: At, refusal: &Refusal) {
-        let Instance { id, server, .. } = *self.directory.get(at);
+        let Instance { id, server, weight, .. } = *self.directory.get(at);
+        let kind = self.directory.kind(at).clone();
         let held: Vec<Seat> = (self.directory.get(at).seats())
             .filter(|(_, seat)| !seat.is_free())
             .map(|(n, _)| n)
@@ -452,9 +554,12 @@ impl State {
             self.set_seat(at, seat, SeatRecord::FREE);
         }
         let instance = self.directory.remove(at);
-        self.game_servers.get_mut(server).instances.remove(&id);
+        self.game_servers.get_mut(server).take(id, weight);
+        if let Some(filter) = instance.wishes().filter.clone() {
+            self.met(&kind, id, filter);
+        }
         self.departed.push(id, refusal.code.clone());
-        for waiter in &instance.waiters {
+        for waiter in instance.waiters() {
             let outcome = match waiter.wants {
                 Wants::Destroyed => Outcome::Destroyed(Destroyed { instance: id }),
                 Wants::Created | Wants::Seat(_) => Outcome::Refused(refusal.clone()),
@@ -509,30 +614,45 @@ impl State {
         self.users.audit()?;
         self.directory.audit()?;
         let mut deadlines = 0;
-        let (mut seats, mut placed) = (0, 0);
-        for (at, _, instance) in self.directory.iter() {
+        let (mut seats, mut placed, mut expected, mut meets) = (0, 0, 0, 0);
+        let mut used = BTreeMap::<&ServerName, u64>::new();
+        for (at, kind, instance) in self.directory.iter() {
             let id = instance.id;
             placed += 1;
+            let name = &self.game_servers.get(instance.server).peer.name;
+            *used.entry(name).or_default() += u64::from(instance.weight);
+            let is_kept = |user: &UserId| self.expected.contains(&(user.clone(), kind.clone(), id));
+            if !instance.expected().iter().all(|(seat, user)| {
+                instance.seat(*seat).stage == SeatStage::Expected && is_kept(user)
+            }) {
+                return Err(format!("instance {id} expects somebody whom nothing is kept for"));
+            }
+            let filter = instance.wishes().filter.clone();
+            if let Some(filter) = filter {
+                meets += usize::from(self.meets.get(&(kind.clone(), filter)) == Some(&id));
+                if instance.stage == Stage::Running {
+                    return Err(format!("instance {id} runs and is still wished for"));
+                }
+            }
             if !self.game_servers.get(instance.server).instances.contains(&id) {
                 return Err(format!("instance {id} is not on its server's list"));
             }
             for (number, seat) in instance.seats() {
                 let is_due = seat.until_ms != NEVER;
                 deadlines += usize::from(is_due);
-                let may_be_due =
-                    seat.stage == SeatStage::Reserved && instance.stage != Stage::Granted;
+                let may_be_due = matches!(seat.stage, SeatStage::Reserved | SeatStage::Expected)
+                    && instance.stage != Stage::Granted;
                 if is_due && !self.deadlines.contains(seat.until_ms, Due::Seat(id, number)) {
                     return Err(format!("seat {number} of {id} has a deadline that is not kept"));
                 }
                 if is_due && !may_be_due {
                     return Err(format!("seat {number} of {id} has a deadline in vain"));
                 }
-                if seat.is_free() {
-                    continue;
-                }
+                expected += usize::from(seat.stage == SeatStage::Expected);
+                let Some(session) = seat.holder() else { continue };
                 seats += 1;
-                let holder = self.users.find(seat.session).map(|slot| self.users.session(slot));
-                if holder.is_none_or(|holder| !holder.seats.contains(&(id, number))) {
+                let holder = self.users.find(session).map(|slot| self.users.session(slot));
+                if holder.is_none_or(|holder| !holder.seats.contains(&(at, number))) {
                     return Err(format!("seat {number} of {id} is not on its holder's list"));
                 }
             }
@@ -569,10 +689,22 @@ impl State {
             server(Role::Session, &peer.name, peer.health, peer.until_ms)?;
             bound -= sessions.len().min(bound);
         }
-        for (_, GameServer { peer, instances, .. }) in self.game_servers.iter() {
+        for (_, GameServer { peer, instances, used: in_use, .. }) in self.game_servers.iter() {
             server(Role::Game, &peer.name, peer.health, peer.until_ms)?;
+            if used.get(&peer.name).copied().unwrap_or_default() != *in_use {
+                return Err(format!(
+                    "server {} counts the weight of its instances wrong",
+                    peer.name
+                ));
+            }
             placed -= instances.len().min(placed);
         }
+        if expected != self.expected.len() || meets != self.meets.len() {
+            return Err("users are expected, or meet, where nothing says so".into());
+        }
+        deadlines += self.audit_rejoin()?;
+        deadlines += self.audit_watches()?;
+        self.boards.audit()?;
         let left = [seats, bound, placed, deadlines - self.deadlines.len().min(deadlines)];
         if left == [0; 4] && deadlines == self.deadlines.len() {
             Ok(())

@@ -1,19 +1,21 @@
 //! Who is checked in: users, their sessions, and what their requests were answered.
+//!
+//! There may be a million of them, so a record takes little: what most don't have is in a box.
 
+use std::cmp::Ordering;
+
+use ecow::EcoString;
 use greenroom_protocol::wire::session_master::Outcome;
-use greenroom_protocol::{
-    Generation, InstanceId, Refusal, RequestId, Seat, SessionId, SessionKey, UserId,
-};
+use greenroom_protocol::{Generation, Refusal, RequestId, Seat, SessionId, SessionKey, UserId};
 use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::deadlines::NEVER;
-use crate::directory::slot_of;
+use crate::directory::{At, slot_of};
 use crate::index::PointIndex;
 use crate::mint::ClusterSecret;
+use crate::ordered::{Entry, OrderedIndex};
 use crate::servers::SessionSlot;
-
-use ecow::EcoString;
 
 /// A user that has a session.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ pub(crate) enum Life {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: SessionId,
-    /// Made by the client. None for one that only servers told of, after the master's memory was lost.
+    /// Made by the client. None for one that only a game server told of, after the master's memory was lost.
     pub(crate) key: Option<SessionKey>,
     pub(crate) life: Life,
     pub(crate) generation: Generation,
@@ -51,7 +53,8 @@ pub(crate) struct Session {
     pub(crate) bound_by: Option<u64>,
     /// When it is forgotten, if it has no connection; the index is [`crate::deadlines::Deadlines`].
     pub(crate) until_ms: u64,
-    pub(crate) seats: SmallVec<[(InstanceId, Seat); 1]>,
+    /// Its seats, the oldest first. Most have one.
+    pub(crate) seats: SmallVec<[(At, Seat); 1]>,
     pub(crate) requests: Requests,
 }
 
@@ -82,26 +85,52 @@ impl Session {
 pub(crate) struct Requests {
     /// Answers up to this one are forgotten.
     pub(crate) answered: RequestId,
-    /// The others, at most [`crate::Settings::requests_max`]; without an outcome while it is not decided.
-    pub(crate) known: Vec<(RequestId, Option<Outcome>)>,
+    /// The others, if there are any.
+    known: Option<Box<Known>>,
 }
 
+/// At most [`crate::Settings::requests_max`]; without an outcome while it is not decided.
+#[derive(Debug, Default)]
+struct Known(Vec<(RequestId, Option<Box<Outcome>>)>);
+
 impl Requests {
+    pub(crate) fn len(&self) -> usize {
+        self.known.as_ref().map_or(0, |known| known.0.len())
+    }
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RequestId, Option<&Outcome>)> {
+        let known = self.known.iter().flat_map(|known| &known.0);
+        known.map(|(id, outcome)| (*id, outcome.as_deref()))
+    }
+    /// What was answered, nothing yet if it is not decided; none for a request that is not known.
+    pub(crate) fn get(&self, id: RequestId) -> Option<Option<&Outcome>> {
+        self.iter().find(|(known, _)| *known == id).map(|(_, outcome)| outcome)
+    }
     /// Forgets answers that the client has. What is not decided is kept all the same: its effect is under way.
     pub(crate) fn forget(&mut self, answered: RequestId) {
-        if answered > self.answered {
-            self.answered = answered;
-            self.known.retain(|(id, outcome)| *id > answered || outcome.is_none());
+        if answered <= self.answered {
+            return;
+        }
+        self.answered = answered;
+        if let Some(known) = &mut self.known {
+            known.0.retain(|(id, outcome)| *id > answered || outcome.is_none());
+            if known.0.is_empty() {
+                self.known = None;
+            }
         }
     }
-    pub(crate) fn get(&self, id: RequestId) -> Option<&Option<Outcome>> {
-        self.known.iter().find(|(known, _)| *known == id).map(|(_, outcome)| outcome)
+    /// Adds one that is not known, without an outcome.
+    pub(crate) fn begin(&mut self, id: RequestId) {
+        let known = &mut self.known.get_or_insert_default().0;
+        // Most sessions have one at a time: a `Vec` would begin with four.
+        known.reserve_exact(1);
+        known.push((id, None));
     }
     /// Writes the outcome of a request that is not decided yet.
     pub(crate) fn decide(&mut self, id: RequestId, outcome: &Outcome) -> bool {
-        match self.known.iter_mut().find(|(known, _)| *known == id) {
+        let known = self.known.iter_mut().flat_map(|known| &mut known.0);
+        match known.into_iter().find(|(known, _)| *known == id) {
             Some((_, undecided @ None)) => {
-                *undecided = Some(outcome.clone());
+                *undecided = Some(Box::new(outcome.clone()));
                 true
             }
             Some((_, Some(_))) | None => false,
@@ -114,6 +143,10 @@ impl Requests {
 pub(crate) struct Users {
     users: Slab<User>,
     by_user: PointIndex<u32>,
+    /// Users by id.
+    ids: OrderedIndex,
+    /// Users by name, then by id.
+    names: OrderedIndex,
     sessions: Slab<Session>,
     by_session: PointIndex<u32>,
     by_key: PointIndex<u32>,
@@ -125,11 +158,24 @@ fn key_at<'a>(sessions: &'a Slab<Session>) -> impl Fn(u32) -> &'a SessionKey {
     |slot| sessions[slot as usize].key.as_ref().expect("only sessions with a key are in this index")
 }
 
+fn by_id(users: &Slab<User>) -> impl Fn(Entry, Entry) -> Ordering {
+    |a, b| users[a.slot as usize].id.cmp(&users[b.slot as usize].id)
+}
+
+fn by_name(users: &Slab<User>) -> impl Fn(Entry, Entry) -> Ordering {
+    |a, b| {
+        let (a, b) = (&users[a.slot as usize], &users[b.slot as usize]);
+        (&a.name, &a.id).cmp(&(&b.name, &b.id))
+    }
+}
+
 impl Users {
     pub(crate) fn new(secret: &ClusterSecret) -> Self {
         Self {
             users: Slab::new(),
             by_user: PointIndex::new(secret),
+            ids: OrderedIndex::default(),
+            names: OrderedIndex::default(),
             sessions: Slab::new(),
             by_session: PointIndex::new(secret),
             by_key: PointIndex::new(secret),
@@ -137,6 +183,18 @@ impl Users {
         }
     }
 
+    /// How many users have a session.
+    pub(crate) fn len(&self) -> usize {
+        self.users.len()
+    }
+    /// The users by id; an entry's slot is for [`Users::user`].
+    pub(crate) fn ids(&self) -> &OrderedIndex {
+        &self.ids
+    }
+    /// The users by name, then by id.
+    pub(crate) fn names(&self) -> &OrderedIndex {
+        &self.names
+    }
     pub(crate) fn sessions_len(&self) -> usize {
         self.sessions.len()
     }
@@ -169,6 +227,9 @@ impl Users {
         let slot = slot_of(self.sessions.vacant_key());
         let user = slot_of(self.users.insert(User { id: id.clone(), name, session: slot }));
         self.by_user.insert(id, user, |user| &self.users[user as usize].id);
+        let record = &self.users[user as usize];
+        self.ids.insert(Entry::of_text(id.as_str().as_bytes(), user), by_id(&self.users));
+        self.names.insert(Entry::of_text(record.name.as_bytes(), user), by_name(&self.users));
         session.life = Life::Live { user };
         let (id, key) = (session.id, session.key);
         self.sessions.insert(session);
@@ -180,10 +241,20 @@ impl Users {
     }
 
     pub(crate) fn rename(&mut self, user: u32, name: &EcoString) {
-        let record = &mut self.users[user as usize];
+        let record = &self.users[user as usize];
         if record.name != *name {
-            record.name = name.clone();
+            let entry = Entry::of_text(record.name.as_bytes(), user);
+            self.names.remove(entry, by_name(&self.users));
+            self.users[user as usize].name = name.clone();
+            let entry = Entry::of_text(name.as_bytes(), user);
+            self.names.insert(entry, by_name(&self.users));
         }
+    }
+
+    /// Gives a key to a session that has none. No other session has it.
+    pub(crate) fn set_key(&mut self, slot: u32, key: SessionKey) {
+        self.sessions[slot as usize].key = Some(key);
+        self.by_key.insert(&key, slot, key_at(&self.sessions));
     }
 
     /// Binds a session to a server, or to none.
@@ -214,6 +285,11 @@ impl Users {
 
     fn remove_user(&mut self, slot: u32) {
         if let Life::Live { user } = self.sessions[slot as usize].life {
+            let record = &self.users[user as usize];
+            let id = Entry::of_text(record.id.as_str().as_bytes(), user);
+            let name = Entry::of_text(record.name.as_bytes(), user);
+            self.ids.remove(id, by_id(&self.users));
+            self.names.remove(name, by_name(&self.users));
             let record = self.users.remove(user as usize);
             self.by_user.remove(&record.id, user);
         }
@@ -250,11 +326,17 @@ impl Users {
                 return Err(format!("session {id} has a connection and a deadline, or neither"));
             }
         }
-        let held = [self.users.len(), self.by_user.len(), self.bound, self.by_key.len()];
-        if held == [live, live, bound, keyed] && self.by_session.len() == self.sessions.len() {
+        self.ids.audit(by_id(&self.users))?;
+        self.names.audit(by_name(&self.users))?;
+        let users = [self.users.len(), self.by_user.len(), self.ids.len(), self.names.len()];
+        if users != [live; 4] {
+            return Err(format!("{live} users are in lists as {users:?}"));
+        }
+        let held = [self.bound, self.by_key.len()];
+        if held == [bound, keyed] && self.by_session.len() == self.sessions.len() {
             Ok(())
         } else {
-            Err(format!("indexes hold {held:?} entries for {:?}", [live, live, bound, keyed]))
+            Err(format!("indexes hold {held:?} entries for {:?}", [bound, keyed]))
         }
     }
 }

@@ -1,8 +1,12 @@
 //! What clients ask for: check-in, and the verbs of the directory.
 
+use std::collections::BTreeSet;
+
 use ecow::eco_format;
+use greenroom_protocol::search::{Filter, LIMIT_MAX};
+use greenroom_protocol::wire::Opaque;
 use greenroom_protocol::wire::client_session::{
-    Create, Created, Destroy, Found, Join, JoinOrCreate, Leave, Left, Listed, Request, Search,
+    Create, Created, Destroy, Join, JoinOrCreate, Leave, Left, Rank, RankPart, Ranking, Request,
 };
 use greenroom_protocol::wire::master_game::CreateInstance;
 use greenroom_protocol::wire::server_server::Role;
@@ -10,18 +14,32 @@ use greenroom_protocol::wire::session_master::{
     Answer, Bind, BindRefused, Bound, EndSession, Granted, Outcome,
 };
 use greenroom_protocol::{
-    Code, Generation, Key, KindName, Refusal, RequestId, Seat, SessionId, UserId,
+    Code, Generation, InstanceId, Key, KindName, Refusal, RequestId, Seat, SessionId, UserId,
 };
 
 use crate::command::{Effect, Origin};
 use crate::deadlines::NEVER;
 use crate::directory::{At, Instance, SeatRecord, SeatStage, Stage, Waiter, Wants};
+use crate::rejoin::Waiting;
 use crate::servers::SessionSlot;
-use crate::state::{State, Step};
+use crate::state::{State, Step, Verdict};
 use crate::users::{Life, Session};
 
-/// What becomes of a request at once: an outcome, or nothing yet, since an instance has to run or to close first.
-type Verdict = Result<Option<Outcome>, Refusal>;
+/// Instances that are looked at, at most, for one with seats for several. Most have one more than the last one had.
+const LOOKED_MAX: usize = 1_000;
+
+/// What an instance is to be.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    kind: &'a KindName,
+    key: Option<&'a Key>,
+    params: &'a Opaque,
+    private: bool,
+    /// Who wants any that this lets through gets the same one while it is made.
+    filter: Option<&'a Filter>,
+    /// Seats that are wanted at once.
+    seats: usize,
+}
 
 impl State {
     /// Binds a user's session to a session server. The same key is the same session on a new connection; another key
@@ -63,6 +81,9 @@ impl State {
             return self.bound_again(slot, server, bind);
         }
         let older = self.users.find_user(&bind.user).map(|user| user.session);
+        if let Some(slot) = older.filter(|&slot| self.users.session(slot).key.is_none()) {
+            return Ok(self.bound_anew(slot, server, bind));
+        }
         if self.users.sessions_len() >= self.settings.sessions_max {
             return Err(Refusal::new(
                 Code::Busy,
@@ -77,6 +98,21 @@ impl State {
         let slot = self.users.insert(session, &bind.user, bind.name.clone());
         self.rebind(slot, server);
         Ok(slot)
+    }
+
+    /// Binds a session that only a game server told of, after the master's memory was lost: nobody here knows its key,
+    /// but this is its user, whose seats wait. Should another session server have it, that one is told that it has not.
+    fn bound_anew(&mut self, slot: u32, server: SessionSlot, bind: &Bind) -> u32 {
+        self.users.set_key(slot, bind.session_key);
+        if let Some(user) = self.users.session(slot).user() {
+            self.users.rename(user, &bind.name);
+        }
+        // Larger than any that it had: generations count bindings, and nobody binds once a second for years.
+        let seconds = u32::try_from(self.now_ms / 1_000).unwrap_or(u32::MAX);
+        let generation = &mut self.users.session_mut(slot).generation;
+        *generation = Generation(generation.0.saturating_add(1).max(seconds));
+        self.rebind(slot, server);
+        slot
     }
 
     fn bound_again(&mut self, slot: u32, server: SessionSlot, bind: &Bind) -> Result<u32, Refusal> {
@@ -141,20 +177,41 @@ impl State {
         let requests_max = self.settings.requests_max;
         let requests = &mut self.users.session_mut(slot).requests;
         if let Some(known) = requests.get(id) {
-            return known.clone();
+            return known.cloned();
         }
         if id <= requests.answered.max(answered) {
             return refused(Code::Stale, Code::Stale.meaning());
         }
         requests.forget(answered);
-        if requests.known.len() >= requests_max {
+        if requests.len() >= requests_max {
             return Some(Outcome::Refused(Refusal::new(
                 Code::Busy,
                 eco_format!("at most {requests_max} requests may be under way"),
             )));
         }
+        let has_to_wait = self.has_to_wait(request);
+        if has_to_wait && let Err(refusal) = self.may_wait() {
+            return Some(Outcome::Refused(refusal));
+        }
         // Known from here on, so that an instance may already write its outcome.
-        requests.known.push((id, None));
+        self.users.session_mut(slot).requests.begin(id);
+        if has_to_wait {
+            self.rejoin.waiting.push_back(Waiting { session, id, request: request.clone() });
+            return None;
+        }
+        let outcome = self.decide(step, slot, id, request)?;
+        self.users.session_mut(slot).requests.decide(id, &outcome);
+        Some(outcome)
+    }
+
+    /// What becomes of a request; nothing while it waits for an instance.
+    pub(crate) fn decide(
+        &mut self,
+        step: &mut Step<'_>,
+        slot: u32,
+        id: RequestId,
+        request: &Request,
+    ) -> Option<Outcome> {
         let verdict = match request {
             Request::Create(create) => self.create(step, slot, id, create),
             Request::Join(join) => self.join(slot, id, join),
@@ -162,19 +219,18 @@ impl State {
             Request::Leave(leave) => self.leave(slot, leave),
             Request::Destroy(destroy) => self.destroy_own(slot, id, destroy),
             Request::Search(search) => Ok(Some(self.search(search))),
-            Request::Watch(_) | Request::Unwatch(_) | Request::Rank(_) => {
-                Err(Refusal::new(Code::UnexpectedKind, Code::UnexpectedKind.meaning()))
-            }
+            Request::Rank(rank) => Ok(Some(self.rank(rank, self.users.session(slot).id))),
+            Request::Watch(watch) => self.watch(slot, id, watch),
+            Request::Unwatch(unwatch) => self.unwatch(slot, unwatch),
             Request::Unknown(kind) => Err(Refusal::new(
                 Code::UnexpectedKind,
                 eco_format!("{kind:#04x} is no request of this version of the protocol"),
             )),
         };
-        let outcome = verdict.unwrap_or_else(|refusal| Some(Outcome::Refused(refusal)))?;
-        self.users.session_mut(slot).requests.decide(id, &outcome);
-        Some(outcome)
+        verdict.unwrap_or_else(|refusal| Some(Outcome::Refused(refusal)))
     }
 
+    /// An instance, and a seat for each who is expected, the caller too if it is named.
     fn create(
         &mut self,
         step: &mut Step<'_>,
@@ -182,22 +238,30 @@ impl State {
         id: RequestId,
         create: &Create,
     ) -> Verdict {
-        let Create { kind, key, params, .. } = create;
+        let Create { kind, key, params, private, expected } = create;
+        let expected: BTreeSet<&UserId> = expected.iter().collect();
         let at = match key.as_ref().and_then(|key| self.directory.by_key(kind, key)) {
             Some(at) => at,
-            None => self.grant(step, slot, kind, key.as_ref(), params)?,
+            None => {
+                let (key, private, seats) = (key.as_ref(), *private, expected.len());
+                self.grant(step, slot, Wanted { kind, key, params, private, filter: None, seats })?
+            }
         };
+        if self.directory.get(at).stage == Stage::Closing {
+            return Err(closing());
+        }
+        self.may_expect(at, None, &expected)?;
+        self.expect_users(at, &expected);
         match self.directory.get(at).stage {
-            Stage::Granted => Ok(self.wait(at, slot, id, Wants::Created)),
+            Stage::Granted | Stage::Closing => Ok(self.wait(at, slot, id, Wants::Created)),
             Stage::Running => Ok(Some(self.created(at))),
-            Stage::Closing => Err(closing()),
         }
     }
 
     fn join(&mut self, slot: u32, id: RequestId, join: &Join) -> Verdict {
         let at = self.directory.find(join.instance);
         let at = at.ok_or_else(|| self.departed.refusal(join.instance))?;
-        self.enter(at, slot, id)
+        self.enter(at, slot, id, &BTreeSet::new())
     }
 
     /// One decision for the whole directory: two callers can't both find nothing and make two instances.
@@ -208,11 +272,16 @@ impl State {
         id: RequestId,
         join: &JoinOrCreate,
     ) -> Verdict {
-        let JoinOrCreate { kind, key, params, .. } = join;
+        let JoinOrCreate { kind, key, filter, params, private, expected, .. } = join;
+        filter.check()?;
+        let mut expected: BTreeSet<&UserId> = expected.iter().collect();
+        if let Some(user) = self.user_id(slot) {
+            expected.remove(user);
+        }
         let found = match key {
+            // The key alone says which one.
             Some(key) => self.directory.by_key(kind, key),
-            // Who has a seat in such an instance comes back to it.
-            None => self.seated(slot, kind).or_else(|| self.directory.open(kind).next()),
+            None => self.any(slot, kind, filter, &expected)?,
         };
         let at = match found {
             Some(at) => at,
@@ -220,25 +289,69 @@ impl State {
                 if self.users.session(slot).seats.len() >= self.settings.seats_max {
                     return Err(self.seats_max());
                 }
-                self.grant(step, slot, kind, key.as_ref(), params)?
+                let meets = key.is_none() && !private && !filter.is_empty();
+                let filter = meets.then_some(filter);
+                let (key, private, seats) = (key.as_ref(), *private, expected.len() + 1);
+                self.grant(step, slot, Wanted { kind, key, params, private, filter, seats })?
             }
         };
-        self.enter(at, slot, id)
+        self.enter(at, slot, id, &expected)
+    }
+
+    /// An instance of the kind that the filter lets through, with seats for the caller and for who is expected: the one
+    /// in which the caller has a seat or is expected, else the fullest, else one that is made for the same filter.
+    fn any(
+        &self,
+        slot: u32,
+        kind: &KindName,
+        filter: &Filter,
+        expected: &BTreeSet<&UserId>,
+    ) -> Result<Option<At>, Refusal> {
+        let has_room = |at: &At| {
+            let wanted = self.seats_wanted(*at, Some(slot), expected);
+            wanted == 0 || wanted <= usize::from(self.directory.get(*at).seats_free())
+        };
+        let is_made_for =
+            |at: &At| self.directory.get(*at).wishes().filter.as_ref() == Some(filter);
+        let compiled = if filter.is_empty() { None } else { Some(self.compile(kind, filter)?) };
+        // What is only granted has not said yet what it is.
+        let lets_through = |at: &At| {
+            compiled.as_ref().is_none_or(|compiled| {
+                self.directory.get(*at).stage == Stage::Running && self.lets_through(compiled, *at)
+            })
+        };
+        let mut own = self.own(slot, kind).filter(|at| is_made_for(at) || lets_through(at));
+        if let Some(at) = own.find(has_room) {
+            return Ok(Some(at));
+        }
+        let found = match &compiled {
+            None => self.directory.open(kind).take(LOOKED_MAX).find(has_room),
+            Some(compiled) => self.open_matching(kind, compiled, has_room)?,
+        };
+        if let Some(at) = found {
+            return Ok(Some(at));
+        }
+        let meet = self.meets.get(&(kind.clone(), filter.clone()));
+        let met = meet.and_then(|id| self.directory.find(*id)).filter(|at| {
+            let instance = self.directory.get(*at);
+            instance.stage == Stage::Granted && !instance.suspect
+        });
+        Ok(met.filter(has_room))
     }
 
     fn leave(&mut self, slot: u32, leave: &Leave) -> Verdict {
-        let session = self.users.session(slot);
-        let seat = session.seats.iter().find(|(instance, _)| *instance == leave.instance);
-        let (Some(&(instance, seat)), Some(at)) = (seat, self.directory.find(leave.instance))
-        else {
+        let session = self.users.session(slot).id;
+        let at = self.directory.find(leave.instance);
+        let seat = at.and_then(|at| Some((at, self.directory.get(at).seat_of(session)?)));
+        let Some((at, seat)) = seat else {
             return Err(Refusal::new(
                 Code::NotSeated,
                 eco_format!("you have no seat in instance {}", leave.instance),
             ));
         };
         let refusal = Refusal::new(Code::Left, Code::Left.meaning());
-        self.free_seat(at, seat, session.id, &refusal);
-        Ok(Some(Outcome::Left(Left { instance })))
+        self.free_seat(at, seat, session, &refusal);
+        Ok(Some(Outcome::Left(Left { instance: leave.instance })))
     }
 
     fn destroy_own(&mut self, slot: u32, id: RequestId, destroy: &Destroy) -> Verdict {
@@ -254,51 +367,68 @@ impl State {
         Ok(self.wait(at, slot, id, Wants::Destroyed))
     }
 
-    /// Instances of a kind that are running and open, by id. Changes nothing: it is read from the state as it is
-    /// after the last command, and so sees every write that was acknowledged before.
-    pub fn search(&self, search: &Search) -> Outcome {
-        const LIMIT_MAX: u16 = 100;
-        if search.limit == 0 || search.limit > LIMIT_MAX {
-            return Outcome::Refused(Refusal::new(
-                Code::Malformed,
-                eco_format!("a limit is 1 to {LIMIT_MAX}; this one is {}", search.limit),
+    /// A part of a rank board, as `session` asks. Changes nothing: it is read from the state as it is after the last
+    /// command.
+    pub fn rank(&self, rank: &Rank, session: SessionId) -> Outcome {
+        self.ranking(rank, session).map_or_else(Outcome::Refused, Outcome::Ranking)
+    }
+
+    fn ranking(&self, rank: &Rank, session: SessionId) -> Result<Ranking, Refusal> {
+        let Rank { board, part, limit } = rank;
+        if !(1..=LIMIT_MAX).contains(limit) {
+            return Err(Refusal::new(
+                Code::LimitInvalid,
+                eco_format!("a limit is 1 to {LIMIT_MAX}; this one is {limit}"),
             ));
         }
-        let found = self.directory.listed(&search.kind, None);
-        let listed = |instance: &Instance| Listed {
-            instance: instance.id,
-            seats_taken: instance.seats_taken(),
-            seats_max: instance.seats_max,
-            created_ms: instance.created_ms,
-            meta: instance.meta.clone(),
+        let unknown = |message| Refusal::new(Code::RankUnknown, message);
+        let members = self.boards.members(board);
+        let members = members.ok_or_else(|| unknown(eco_format!("there is no board {board:?}")))?;
+        let limit = usize::from(*limit);
+        let ranks = match part {
+            RankPart::From(from) => self.boards.top(board, *from, limit).collect(),
+            RankPart::Around(user) => {
+                let caller = self.users.find(session).and_then(|slot| self.user_id(slot));
+                let user = user.as_ref().or(caller).ok_or_else(|| {
+                    Refusal::new(Code::SessionExpired, "the session is over: check in again")
+                })?;
+                let ranks = self.boards.around(board, user, (limit - 1) / 2);
+                let text = || unknown(eco_format!("{user} is not on the board {board:?}"));
+                ranks.ok_or_else(text)?.collect()
+            }
         };
-        let instances = found.take(usize::from(search.limit)).map(listed).collect();
-        Outcome::Found(Found { instances, cursor: None, explain: None })
+        Ok(Ranking { members: members as u64, ranks })
     }
 
     /// Grants an instance: it is in the directory from here on, and runs when a game server says so. There is no
     /// deadline: the grant ends with the game server's word or with the game server. To make the instance elsewhere
     /// before either would be to have it twice.
-    fn grant(
-        &mut self,
-        step: &mut Step<'_>,
-        slot: u32,
-        kind: &KindName,
-        key: Option<&Key>,
-        params: &greenroom_protocol::wire::Opaque,
-    ) -> Result<At, Refusal> {
+    fn grant(&mut self, step: &mut Step<'_>, slot: u32, wanted: Wanted<'_>) -> Result<At, Refusal> {
+        let Wanted { kind, key, params, private, filter, seats } = wanted;
         let owner = self.user_id(slot).cloned();
-        let (server, info) = self.game_servers.place(kind, self.settings.stream_max)?;
+        let (server, info) = self.place(kind)?;
+        if seats > usize::from(info.seats_max) {
+            let max = info.seats_max;
+            return Err(Refusal::new(
+                Code::InstanceFull,
+                eco_format!("an instance of {kind:?} has {max} seats, and {seats} are wanted"),
+            ));
+        }
         let minted = step.mint.instance();
         let (instance, incarnation) = (minted.instance, minted.incarnation);
-        let mut record =
-            Instance::granted(instance, incarnation, server, info.seats_max, info.weight);
+        let weight = info.weight;
+        let mut record = Instance::granted(instance, incarnation, server, info.seats_max, weight);
         record.owner.clone_from(&owner);
-        record.key = key.cloned();
+        record.key_set(key.cloned());
+        record.private = private;
         record.created_ms = self.now_ms;
+        if let Some(filter) = filter {
+            record.wish(|wishes| wishes.filter = Some(filter.clone()));
+            self.meets.insert((kind.clone(), filter.clone()), instance);
+        }
         let at = self.directory.insert(kind, record);
         let server = self.game_servers.get_mut(server);
-        server.instances.insert(instance);
+        server.add(instance, weight);
         let told = CreateInstance {
             instance,
             incarnation,
@@ -308,14 +438,15 @@ impl State {
             owner,
             key: key.cloned(),
             created_ms: self.now_ms,
-            private: false,
+            private,
         };
         server.peer.out.push(told.into());
         Ok(at)
     }
 
-    /// Gives the session a seat in the instance: the one that it has, or a free one, reserved for it.
-    fn enter(&mut self, at: At, slot: u32, id: RequestId) -> Verdict {
+    /// Gives the session a seat in the instance: the one that it has, or that is kept for its user, or a free one. It
+    /// is reserved for it, and one is kept for each who is expected.
+    fn enter(&mut self, at: At, slot: u32, id: RequestId, expected: &BTreeSet<&UserId>) -> Verdict {
         let session = self.users.session(slot).id;
         let instance = self.directory.get(at);
         if instance.stage == Stage::Closing {
@@ -325,14 +456,19 @@ impl State {
             Some(seat) => seat,
             None => self.seat_for(at, slot)?,
         };
+        self.may_expect(at, Some(slot), expected)?;
         let instance = self.directory.get(at);
         let is_ready = instance.stage == Stage::Running && !instance.is_vacating(seat);
-        let record = instance.seat(seat);
-        if record.is_free() || record.stage == SeatStage::Reserved {
-            let reserved = self.now_ms.saturating_add(self.settings.reservation_ms);
-            let until_ms = if is_ready { reserved } else { NEVER };
-            self.set_seat(at, seat, SeatRecord { stage: SeatStage::Reserved, session, until_ms });
+        match instance.seat(seat).stage {
+            SeatStage::Free | SeatStage::Expected | SeatStage::Reserved => {
+                let reserved = self.now_ms.saturating_add(self.settings.reservation_ms);
+                let until_ms = if is_ready { reserved } else { NEVER };
+                let record = SeatRecord { stage: SeatStage::Reserved, session, until_ms };
+                self.set_seat(at, seat, record);
+            }
+            SeatStage::Taken | SeatStage::Away => {}
         }
+        self.expect_users(at, expected);
         Ok(if is_ready {
             Some(self.granted(at, seat))
         } else {
@@ -340,10 +476,61 @@ impl State {
         })
     }
 
-    /// A seat for a session that has none there.
-    fn seat_for(&self, at: At, slot: u32) -> Result<Seat, Refusal> {
+    /// Whether a user has a seat there, or is expected.
+    fn has_place(&self, at: At, user: &UserId) -> bool {
+        let instance = self.directory.get(at);
+        let session = self.users.find_user(user).map(|user| self.users.session(user.session).id);
+        instance.seat_expecting(user).is_some()
+            || session.is_some_and(|session| instance.seat_of(session).is_some())
+    }
+
+    /// How many free seats a session, if there is one, and the users who are expected need beside what they have.
+    fn seats_wanted(&self, at: At, slot: Option<u32>, expected: &BTreeSet<&UserId>) -> usize {
+        let own = slot.and_then(|slot| self.user_id(slot));
+        let users = own.into_iter().chain(expected.iter().copied());
+        users.filter(|user| !self.has_place(at, user)).count()
+    }
+
+    /// Whether seats can be kept for the users who are expected, beside the one of a session.
+    fn may_expect(
+        &self,
+        at: At,
+        slot: Option<u32>,
+        expected: &BTreeSet<&UserId>,
+    ) -> Result<(), Refusal> {
+        if expected.iter().all(|user| self.has_place(at, user)) {
+            return Ok(());
+        }
         let instance = self.directory.get(at);
         if !instance.open {
+            return Err(Refusal::new(Code::InstanceLocked, Code::InstanceLocked.meaning()));
+        }
+        let (wanted, free) = (self.seats_wanted(at, slot, expected), instance.seats_free());
+        if wanted > usize::from(free) {
+            return Err(Refusal::new(
+                Code::InstanceFull,
+                eco_format!("{wanted} seats are wanted; free are {free} of {}", instance.seats_max),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Keeps a seat for each who is expected and has none there.
+    fn expect_users(&mut self, at: At, expected: &BTreeSet<&UserId>) {
+        for &user in expected {
+            if !self.has_place(at, user)
+                && let Some(seat) = self.directory.get(at).seat_free()
+            {
+                self.expect_user(at, seat, user.clone());
+            }
+        }
+    }
+
+    /// A seat for a session that has none there: the one that is kept for its user, or a free one.
+    fn seat_for(&self, at: At, slot: u32) -> Result<Seat, Refusal> {
+        let instance = self.directory.get(at);
+        let kept = self.user_id(slot).and_then(|user| instance.seat_expecting(user));
+        if !instance.open && kept.is_none() {
             return Err(Refusal::new(Code::InstanceLocked, Code::InstanceLocked.meaning()));
         }
         if self.users.session(slot).seats.len() >= self.settings.seats_max {
@@ -355,7 +542,7 @@ impl State {
                 "the game server of the instance does not keep up; try again",
             ));
         }
-        instance.seat_free().ok_or_else(|| {
+        kept.or_else(|| instance.seat_free()).ok_or_else(|| {
             Refusal::new(
                 Code::InstanceFull,
                 eco_format!("every one of the {} seats is taken", instance.seats_max),
@@ -370,11 +557,15 @@ impl State {
         )
     }
 
-    /// The instance of the kind in which the session has a seat.
-    fn seated(&self, slot: u32, kind: &KindName) -> Option<At> {
-        let seats = self.users.session(slot).seats.iter();
-        let mut instances = seats.filter_map(|(instance, _)| self.directory.find(*instance));
-        instances.find(|&at| {
+    /// The instances of the kind in which the session has a seat, then those in which its user is expected.
+    fn own(&self, slot: u32, kind: &KindName) -> impl Iterator<Item = At> {
+        let seated = self.users.session(slot).seats.iter().map(|(at, _)| *at);
+        let from = self.user_id(slot).map(|user| (user.clone(), kind.clone(), InstanceId(0)));
+        let expected = from.into_iter().flat_map(|from| {
+            let to = (from.0.clone(), from.1.clone(), InstanceId(u128::MAX));
+            self.expected.range(from..=to).filter_map(|(_, _, id)| self.directory.find(*id))
+        });
+        seated.chain(expected).filter(move |&at| {
             let instance = self.directory.get(at);
             // Who was on a server that is suspect wants to play on elsewhere.
             self.directory.kind(at) == kind && instance.stage != Stage::Closing && !instance.suspect
@@ -384,7 +575,8 @@ impl State {
     /// The request is answered when the instance runs, or is closed.
     fn wait(&mut self, at: At, slot: u32, id: RequestId, wants: Wants) -> Option<Outcome> {
         let session = self.users.session(slot).id;
-        self.directory.edit(at, |instance| instance.waiters.push(Waiter { session, id, wants }));
+        self.directory
+            .edit(at, |instance| instance.waiters_mut().push(Waiter { session, id, wants }));
         None
     }
 

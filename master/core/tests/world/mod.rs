@@ -11,21 +11,23 @@ use std::collections::BTreeMap;
 use greenroom_master_core::{
     ClusterSecret, Command, Effect, Effects, Event, Header, Log, Origin, Settings, State,
 };
+use greenroom_protocol::search::{FieldIndex, FieldInfo, FieldType, Filter};
 use greenroom_protocol::wire::admin_master::Action;
 use greenroom_protocol::wire::client_session::{
-    Create, Destroy, Found, Join, JoinOrCreate, Leave, Request, Search,
+    Create, Destroy, Found, Join, JoinOrCreate, Leave, Meta, Request, Search,
 };
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateInstance, CreateRefused, GameLoad, GameReport, KindInfo, MasterToGame, Running,
-    SeatChanged, SeatState,
+    Closed, CreateInstance, CreateRefused, GameLoad, GameReport, HeldInstance, KindInfo,
+    MasterToGame, Running, SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
-    Answer, Bind, Bound, EndSession, Granted, MasterToSession, Outcome, SessionReport, Unbind,
+    Answer, Bind, Bound, EndSession, Granted, HeldSession, MasterToSession, Outcome, SessionReport,
+    Unbind,
 };
 use greenroom_protocol::{
-    Code, Epoch, Incarnation, InstanceId, Key, KindName, Refusal, RequestId, ServerName, SessionId,
-    SessionKey, UserId,
+    Code, Epoch, Generation, Incarnation, InstanceId, Key, KindName, Refusal, RequestId,
+    ServerName, SessionId, SessionKey, UserId,
 };
 
 pub(crate) struct World {
@@ -89,6 +91,32 @@ pub(crate) fn join_or_create(of: &str, key: Option<&str>) -> Request {
     }
     .into()
 }
+pub(crate) fn users(numbers: impl IntoIterator<Item = u8>) -> Vec<UserId> {
+    numbers.into_iter().map(|number| UserId::new(format!("user {number}")).unwrap()).collect()
+}
+/// A create of somebody who brings friends.
+pub(crate) fn create_for(of: &str, key: Option<&str>, friends: Vec<UserId>) -> Request {
+    match create(of, key) {
+        Request::Create(create) => Create { expected: friends, ..create }.into(),
+        other => other,
+    }
+}
+/// The same, with a seat.
+pub(crate) fn join_or_create_for(of: &str, key: Option<&str>, friends: Vec<UserId>) -> Request {
+    match join_or_create(of, key) {
+        Request::JoinOrCreate(join) => JoinOrCreate { expected: friends, ..join }.into(),
+        other => other,
+    }
+}
+/// A seat in an instance that a filter lets through.
+pub(crate) fn join_or_create_where(of: &str, key: Option<&str>, filter: &str) -> Request {
+    match join_or_create(of, key) {
+        Request::JoinOrCreate(join) => {
+            JoinOrCreate { filter: Filter::parse(filter).unwrap(), ..join }.into()
+        }
+        other => other,
+    }
+}
 pub(crate) fn leave(instance: InstanceId) -> Request {
     Leave { instance }.into()
 }
@@ -110,12 +138,16 @@ pub(crate) fn seat(outcome: &Outcome) -> Granted {
 }
 
 impl World {
+    /// A cluster that never ran before: nobody has to be waited for.
     pub(crate) fn new() -> Self {
-        Self::with(Settings::default())
+        Self::with(Settings { rejoin_grace_ms: 0, ..Settings::default() })
     }
     pub(crate) fn with(settings: Settings) -> Self {
+        Self::of(State::new(&secret(), settings))
+    }
+    pub(crate) fn of(state: State) -> Self {
         Self {
-            state: State::new(&secret(), settings),
+            state,
             log: Log::new(1 << 20),
             now_ms: 1_000,
             effects: Vec::new(),
@@ -191,7 +223,11 @@ impl World {
             seats_max,
             tick_rate: 20,
             version: 1,
-            fields: Vec::new(),
+            fields: vec![FieldInfo {
+                name: "mode".into(),
+                holds: FieldType::Keyword,
+                index: FieldIndex::Equal,
+            }],
             needs: Vec::new(),
             weight: 1,
         };
@@ -205,7 +241,35 @@ impl World {
         }
     }
     pub(crate) fn game_up(&mut self, name: &str) -> Effects {
-        self.apply(Command::GameUp(self.origin(name), Self::game_report(name, 1_000)))
+        self.game_reports(name, Self::game_report(name, 1_000))
+    }
+    pub(crate) fn game_reports(&mut self, name: &str, report: GameReport) -> Effects {
+        self.apply(Command::GameUp(self.origin(name), report))
+    }
+    /// What a game server says of an instance that it runs, with nobody in it.
+    pub(crate) fn held(instance: InstanceId, of: &str, key: Option<&str>) -> HeldInstance {
+        HeldInstance {
+            instance,
+            incarnation: Incarnation(9),
+            kind: kind(of),
+            key: key.map(|key| Key::new(key).unwrap()),
+            owner: None,
+            created_ms: 500,
+            seats: Vec::new(),
+            meta: Default::default(),
+            open: true,
+            private: false,
+        }
+    }
+    /// What a session server says of a session that it has.
+    pub(crate) fn held_session(session: SessionId, key: u8, user: &str) -> HeldSession {
+        HeldSession {
+            session,
+            generation: Generation(4),
+            user: UserId::new(user).unwrap(),
+            session_key: SessionKey([key; 16]),
+            name: user.into(),
+        }
     }
     pub(crate) fn link_lost(&mut self, role: Role, name: &str) {
         self.apply(Command::LinkLost(role, self.origin(name)));
@@ -216,10 +280,18 @@ impl World {
     }
 
     pub(crate) fn bind(&mut self, at: &str, key: u8, user: &str) -> Result<Bound, Refusal> {
+        self.bind_with(at, [key; 16], user)
+    }
+    pub(crate) fn bind_with(
+        &mut self,
+        at: &str,
+        key: [u8; 16],
+        user: &str,
+    ) -> Result<Bound, Refusal> {
         self.checked_in += 1;
         let bind = Bind {
             number: self.checked_in,
-            session_key: SessionKey([key; 16]),
+            session_key: SessionKey(key),
             user: UserId::new(user).unwrap(),
             name: user.into(),
         };
@@ -306,15 +378,14 @@ impl World {
     }
     /// The game server makes everything that it is told to; what was answered.
     pub(crate) fn make_all(&mut self, game: &str) -> Vec<Answer> {
+        self.make_all_with(game, &Meta::new())
+    }
+    /// The same, and each says this of itself.
+    pub(crate) fn make_all_with(&mut self, game: &str, meta: &Meta) -> Vec<Answer> {
         let mut answers = Vec::new();
-        for CreateInstance { instance, incarnation, .. } in self.makes(game) {
-            let running = Running {
-                instance,
-                incarnation,
-                meta: Default::default(),
-                open: true,
-                private: false,
-            };
+        for CreateInstance { instance, incarnation, private, .. } in self.makes(game) {
+            let meta = meta.clone();
+            let running = Running { instance, incarnation, meta, open: true, private };
             self.happened(game, Event::Running(running));
             answers.extend(self.answers());
         }
