@@ -54,6 +54,7 @@ impl Default for Params {
 
 /// What is played for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, greenroom::MetaKeyword)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Nothing.
     Training,

@@ -25,7 +25,8 @@ pub fn meta(input: TokenStream) -> TokenStream {
     derived(input, meta::expand)
 }
 
-/// Makes an enum whose variants have no fields a keyword: the variant's name in `snake_case`, as serde writes it.
+/// Makes an enum whose variants have no fields a keyword: the variant's name in `snake_case`, as serde
+/// writes it with `rename_all = "snake_case"`.
 #[proc_macro_derive(MetaKeyword)]
 pub fn meta_keyword(input: TokenStream) -> TokenStream {
     derived(input, keyword::expand)
