@@ -29,7 +29,7 @@ use tables::{ServersTable, UsersTable};
 
 pub(crate) use filter::Compiled;
 pub(crate) use plan::{Column, Table};
-pub(crate) use schema::{FieldId, Packed, Record, Schema, ValueRef};
+pub(crate) use schema::{FieldId, Packed, Record, Schema, Value, ValueRef};
 
 /// A search, whoever asks and whatever is searched.
 struct Asked<'a> {
@@ -196,8 +196,12 @@ impl State {
             let known = there.filter_map(|(at, server)| Some((at, server.kinds.get(&kind)?)));
             let newest = known.max_by_key(|(at, info)| (info.version, *at == slot));
             let Some((_, info)) = newest else { continue };
-            if let Err(what) = self.directory.declare(&kind, &info.fields) {
-                step.illegal(Role::Game, &self.game_servers.get(slot).peer.name, what);
+            match self.directory.declare(&kind, &info.fields) {
+                Ok(true) => self.watches_recompiled(&kind),
+                Ok(false) => {}
+                Err(what) => {
+                    step.illegal(Role::Game, &self.game_servers.get(slot).peer.name, what);
+                }
             }
         }
     }

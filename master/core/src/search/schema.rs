@@ -52,6 +52,9 @@ pub(crate) enum Value {
 }
 
 impl Value {
+    /// No value is less.
+    pub(crate) const LEAST: Self = Self::Bool(false);
+
     pub(crate) fn as_ref(&self) -> ValueRef<'_> {
         match self {
             Self::Bool(value) => ValueRef::Bool(*value),
