@@ -27,7 +27,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("game", &["game-core", "protocol", "link"]),
     ("games", &["game-core"]),
     ("console", &["protocol", "link"]),
-    ("bench", &["client", "protocol", "link", "delta", "game-core"]),
+    ("bench", &["client", "protocol", "link", "delta", "game-core", "master-core"]),
     ("xtask", &[]),
     (
         ROOT,
