@@ -780,7 +780,9 @@ impl Host {
                     let is_failure = closed.refusal.code == Code::InstanceFailed;
                     Metrics::add(&self.metrics.failed, u64::from(is_failure));
                 }
-                self.upward.push(&report);
+                if !self.upward.push(&report) {
+                    Metrics::add(&self.metrics.scores_dropped, 1);
+                }
             }
             Effect::Log { level, text } => self.log(at, level, &text),
         }

@@ -17,8 +17,9 @@
 //! what it is told waits, within the bounds of its seats. When a master has welcomed this server again and has
 //! acknowledged that the instance is here, it goes on; or the master had it stopped before.
 //!
-//! What the master has to be told waits in a stream that grows with the seats and instances of this server, of
-//! which there is a known number; metadata, which a game may change as often as it likes, waits as its newest value.
+//! What the master has to be told waits in a stream that grows with the seats and instances of this server, of which
+//! there is a known number. Metadata and scores, which a game may change as often as it likes, wait as their newest
+//! values; past 65,536 scores, further ones are dropped and counted.
 //!
 //! *Takes*: instances to run, from the master; seats and their frames, from session servers.
 //! *Gives*: patches once for each link and channel, frames for single seats, reports to the master.

@@ -51,6 +51,8 @@ counters! {
     frozen,
     /// How often that began.
     leases_lost,
+    /// Scores that were dropped, because too many waited for a master.
+    scores_dropped,
     /// Frames for seats that are not there any more.
     late,
     /// Messages of masters that are not the newest.

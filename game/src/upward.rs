@@ -1,13 +1,17 @@
 //! What goes to the master: a stream that outlives its links.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ecow::EcoString;
 use greenroom_link::Outgoing;
-use greenroom_protocol::wire::master_game::GameToMaster;
+use greenroom_protocol::wire::master_game::{GameToMaster, Scored};
 use greenroom_protocol::wire::session_master::Received;
 use greenroom_protocol::{
-    Epoch, Inbound, Incarnation, InstanceId, LinkHeader, Outbound, StampedHeader,
+    Epoch, Inbound, Incarnation, InstanceId, LinkHeader, Outbound, StampedHeader, UserId,
 };
+
+/// Scores that may wait while no master is there: the newest of each user on each board. Further ones are dropped.
+const SCORES_WAITING_MAX: usize = 1 << 16;
 
 /// The way to whichever master is the active one.
 #[derive(Debug, Default)]
@@ -26,6 +30,8 @@ pub(crate) struct Upward {
     last: u64,
     /// Instances whose metadata changed while nobody was told.
     meta: BTreeSet<InstanceId>,
+    /// The newest scores that nobody was told, by instance, board and user.
+    scores: BTreeMap<(InstanceId, EcoString, UserId), Scored>,
     payload: Vec<u8>,
 }
 
@@ -59,12 +65,13 @@ impl Upward {
     pub(crate) fn welcome(&mut self, master: Incarnation) -> BTreeSet<InstanceId> {
         self.welcomed = true;
         if self.master != Some(master) {
+            // What the report says need not be said again; it does not say scores.
             self.master = Some(master);
             self.inbound = Inbound::default();
             let mut since = Outbound::default();
             self.last = 0;
             for (n, message) in self.outbound.unacknowledged() {
-                if n > self.reported {
+                if n > self.reported || matches!(message, GameToMaster::Scored(_)) {
                     self.last = since.push(message.clone());
                 }
             }
@@ -75,6 +82,9 @@ impl Upward {
             self.say(message, n);
         }
         self.outbound = waiting;
+        for (_, scored) in std::mem::take(&mut self.scores) {
+            self.append(&scored.into());
+        }
         std::mem::take(&mut self.meta)
     }
     /// Whether a message with this header is to be handled.
@@ -100,12 +110,47 @@ impl Upward {
     pub(crate) const fn last(&self) -> u64 {
         self.last
     }
-    /// Appends to the stream.
-    pub(crate) fn push(&mut self, message: &GameToMaster) {
-        if let (false, GameToMaster::MetaChanged(changed)) = (self.welcomed, message) {
-            self.meta.insert(changed.instance);
-            return;
+    /// Says something in the stream, or keeps it until there is somebody to be told. False for a score that is dropped,
+    /// because too many wait.
+    pub(crate) fn push(&mut self, message: &GameToMaster) -> bool {
+        if self.welcomed {
+            self.append(message);
+            return true;
         }
+        match message {
+            GameToMaster::MetaChanged(changed) => {
+                self.meta.insert(changed.instance);
+            }
+            GameToMaster::Scored(scored) => {
+                let key = (scored.instance, scored.board.clone(), scored.user.clone());
+                if self.scores.len() == SCORES_WAITING_MAX && !self.scores.contains_key(&key) {
+                    return false;
+                }
+                self.scores.insert(key, scored.clone());
+            }
+            GameToMaster::Closed(closed) => {
+                // A score counts as long as its instance is there.
+                let scores = std::mem::take(&mut self.scores).into_iter();
+                let (last, others) = scores.partition(|((of, ..), _)| *of == closed.instance);
+                self.scores = others;
+                let last: BTreeMap<_, Scored> = last;
+                for scored in last.into_values() {
+                    self.append(&scored.into());
+                }
+                self.append(message);
+            }
+            GameToMaster::Report(_)
+            | GameToMaster::Load(_)
+            | GameToMaster::Running(_)
+            | GameToMaster::CreateRefused(_)
+            | GameToMaster::SeatChanged(_)
+            | GameToMaster::Received(_)
+            | GameToMaster::Unknown(_) => self.append(message),
+        }
+        true
+    }
+    /// Appends to the stream.
+    fn append(&mut self, message: &GameToMaster) {
         self.last = self.outbound.push(message.clone());
         if self.welcomed {
             self.say(message, self.last);
@@ -132,5 +177,86 @@ impl Upward {
         self.payload.extend_from_slice(&StampedHeader { epoch: self.epoch, n }.bytes());
         message.encode_into(&mut self.payload);
         link.push(LinkHeader { kind: message.kind(), target: 0 }, &[&self.payload]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use greenroom_protocol::wire::master_game::Closed;
+    use greenroom_protocol::{Code, Refusal};
+
+    use super::*;
+
+    fn scored(instance: u128, user: &str, score: i64) -> GameToMaster {
+        GameToMaster::Scored(Scored {
+            instance: InstanceId(instance),
+            incarnation: Incarnation(1),
+            board: "wins".into(),
+            user: UserId::new(user).unwrap(),
+            name: "Ann".into(),
+            score: Some(score),
+        })
+    }
+
+    fn closed(instance: u128) -> GameToMaster {
+        GameToMaster::Closed(Closed {
+            instance: InstanceId(instance),
+            incarnation: Incarnation(1),
+            refusal: Refusal::new(Code::InstanceClosed, "over"),
+        })
+    }
+
+    /// What waits for its acknowledgement.
+    fn stream(upward: &Upward) -> Vec<GameToMaster> {
+        upward.outbound.unacknowledged().map(|(_, message)| message.clone()).collect()
+    }
+
+    #[test]
+    fn while_no_master_is_there_the_newest_score_of_each_user_waits() {
+        let mut upward = Upward::default();
+        for score in 1..=1_000 {
+            assert!(upward.push(&scored(1, "ann", score)));
+        }
+        assert!(upward.push(&scored(2, "bo", 5)));
+        assert!(stream(&upward).is_empty());
+        upward.welcome(Incarnation(7));
+        assert_eq!(stream(&upward), [scored(1, "ann", 1_000), scored(2, "bo", 5)]);
+        assert!(upward.push(&scored(2, "bo", 6)), "from here on, each is told");
+        assert_eq!(upward.last(), 3);
+    }
+
+    #[test]
+    fn the_last_scores_of_an_instance_come_before_its_end() {
+        let mut upward = Upward::default();
+        for (instance, user) in [(1, "ann"), (2, "bo")] {
+            upward.push(&scored(instance, user, 1));
+        }
+        upward.push(&closed(1));
+        upward.welcome(Incarnation(7));
+        assert_eq!(stream(&upward), [scored(1, "ann", 1), closed(1), scored(2, "bo", 1)]);
+    }
+
+    /// The next master learns from the report what runs, but not who has which score.
+    #[test]
+    fn a_score_that_was_not_acknowledged_is_told_to_the_next_master() {
+        let mut upward = Upward::default();
+        upward.welcome(Incarnation(7));
+        upward.push(&scored(1, "ann", 1));
+        upward.push(&closed(2));
+        upward.lost();
+        upward.reported = upward.last;
+        upward.welcome(Incarnation(8));
+        assert_eq!(stream(&upward), [scored(1, "ann", 1)]);
+    }
+
+    #[test]
+    fn a_game_that_scores_without_end_and_without_a_master_is_bounded() {
+        let mut upward = Upward::default();
+        for n in 0..SCORES_WAITING_MAX {
+            assert!(upward.push(&scored(1, &n.to_string(), 1)));
+        }
+        assert!(!upward.push(&scored(1, "one more", 1)));
+        assert!(upward.push(&scored(1, "0", 2)), "who waits gets a newer score");
+        assert_eq!(upward.scores.len(), SCORES_WAITING_MAX);
     }
 }

@@ -205,7 +205,7 @@ impl<'a, K: Instance> Cx<'a, K> {
     }
 
     /// Says something else of the instance to those who look for one. A number beyond [`meta::NUMBER_MAX`] is not
-    /// said: the instance then fails, by the field's name.
+    /// said, and nothing of more than [`meta::META_BYTES_MAX`] bytes: the instance then fails, by the field's name.
     pub fn set_meta(&mut self, meta: K::Meta) {
         match meta::said(&meta) {
             Ok(meta) if meta == self.world.meta => {}

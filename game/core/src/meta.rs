@@ -10,6 +10,9 @@ pub use greenroom_protocol::wire::client_session::MetaValue;
 /// Numbers of metadata and scores are from minus this to this, 2⁵³ − 1: a client in JavaScript has no others.
 pub const NUMBER_MAX: i64 = (1 << 53) - 1;
 
+/// Bytes of an instance's metadata, at most: its texts and the fields' names, 8 for a number and 1 for a boolean.
+pub const META_BYTES_MAX: usize = 4_096;
+
 /// What instances of a kind say of themselves. Derive it, for a struct with named fields:
 ///
 /// ```
@@ -238,7 +241,24 @@ pub(crate) fn said<M: Meta>(meta: &M) -> Result<client_session::Meta, String> {
         }
         said.insert(name.into(), value);
     });
-    wrong.map_or(Ok(said), Err)
+    if let Some(wrong) = wrong {
+        return Err(wrong);
+    }
+    let bytes: usize = said.iter().map(|(name, value)| name.len() + bytes(value)).sum();
+    if bytes > META_BYTES_MAX {
+        return Err(format!(
+            "it has {bytes} bytes; {META_BYTES_MAX} are the most, so cut its texts"
+        ));
+    }
+    Ok(said)
+}
+
+fn bytes(value: &MetaValue) -> usize {
+    match value {
+        MetaValue::Bool(_) => 1,
+        MetaValue::Int(_) => 8,
+        MetaValue::Text(text) => text.len(),
+    }
 }
 
 /// Whether every client has this number.
@@ -337,6 +357,14 @@ mod tests {
         }
         assert!(check_number(-NUMBER_MAX).is_ok());
         assert!(check_number(-NUMBER_MAX - 1).is_err() && check_number(i64::MIN).is_err());
+    }
+
+    #[test]
+    fn metadata_over_its_size_is_refused_with_its_size() {
+        let title = |length| About { title: "x".repeat(length), ..about() };
+        assert!(said(&title(4_000)).is_ok());
+        let reason = said(&title(4_096)).unwrap_err();
+        assert!(reason.contains("4096 are the most"), "{reason}");
     }
 
     #[test]
