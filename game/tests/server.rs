@@ -27,7 +27,7 @@ use greenroom_protocol::{
     Limits, LinkHeader, MemberId, PatchHeader, PieceHeader, Refusal, Seq, ServerName, SessionId,
     StampedHeader, UpHeader, UserId,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -81,22 +81,10 @@ impl Server {
     }
     /// The next link that the server dials.
     async fn master(&self, life: u64) -> Master {
-        let (socket, _) = timeout(PATIENCE, self.master.accept()).await.unwrap().unwrap();
-        let link = accept(socket, &me(Role::Master, "m1"), &[Role::Game]).await.unwrap();
-        let Link { incoming, outgoing, writer, .. } = link;
-        tokio::task::spawn_local(writer.run());
-        let mut master = Master {
-            incoming,
-            outgoing,
-            sent: 0,
-            epoch: Epoch { era: 1, epoch: 1 },
-            inbound: Inbound::default(),
-            report: None,
-        };
-        let GameToMaster::Report(report) = master.hear().await else { panic!("no report") };
-        master.report = Some(report);
-        master.say_outside(&Welcome { master: Incarnation(life) }.into());
-        master
+        Master::welcome(self.dialled().await, life).await
+    }
+    async fn dialled(&self) -> TcpStream {
+        timeout(PATIENCE, self.master.accept()).await.unwrap().unwrap().0
     }
     async fn session(&self, name: &str) -> Session {
         let address = self.address.to_string();
@@ -131,6 +119,24 @@ struct Master {
 }
 
 impl Master {
+    /// Opens the link, hears the report and welcomes the server.
+    async fn welcome(socket: TcpStream, life: u64) -> Self {
+        let link = accept(socket, &me(Role::Master, "m1"), &[Role::Game]).await.unwrap();
+        let Link { incoming, outgoing, writer, .. } = link;
+        tokio::task::spawn_local(writer.run());
+        let mut master = Self {
+            incoming,
+            outgoing,
+            sent: 0,
+            epoch: Epoch { era: 1, epoch: 1 },
+            inbound: Inbound::default(),
+            report: None,
+        };
+        let GameToMaster::Report(report) = master.hear().await else { panic!("no report") };
+        master.report = Some(report);
+        master.say_outside(&Welcome { master: Incarnation(life) }.into());
+        master
+    }
     /// The next message but loads and acknowledgements.
     async fn hear(&mut self) -> GameToMaster {
         loop {
@@ -645,6 +651,42 @@ fn an_instance_with_a_unique_key_stands_still_without_a_master_and_goes_on_with_
         assert_eq!(server.metrics.frozen.load(Relaxed), 0);
         assert_eq!(server.metrics.leases_lost.load(Relaxed), 1);
         assert_eq!(server.metrics.ticks_given_up.load(Relaxed), 0, "its time stood still");
+    });
+}
+
+/// Method: the master's thread is blocked, so that its link is there and says nothing. The server gives the link up, and
+/// dials anew.
+#[test]
+fn a_master_that_hangs_is_as_good_as_none() {
+    run(async {
+        let config = GameConfig { lease: LEASE, ..GameConfig::default() };
+        let server = Server::start_with(config).await;
+        let socket = server.dialled().await.into_std().unwrap();
+        let (_until_the_end, hangs) = std::sync::mpsc::channel::<()>();
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            run(async move {
+                let mut master = Master::welcome(TcpStream::from_std(socket).unwrap(), 1).await;
+                master.create_with_key("crowd", 5).await;
+                master.create("crowd", 6).await;
+                ready.send(()).unwrap();
+                hangs.recv().unwrap_err();
+            });
+        });
+        is_ready.await.unwrap();
+        let mut session = server.session("s1").await;
+        session.attach(5, 5, 5, 0, 1);
+        session.attach(6, 6, 6, 0, 1);
+        while server.metrics.frozen.load(Relaxed) == 0 {
+            session.hear().await;
+        }
+        let mut master = server.master(2).await;
+        assert!(matches!(master.hear().await, GameToMaster::MetaChanged(_)));
+        while server.metrics.frozen.load(Relaxed) > 0 {
+            session.hear().await;
+        }
+        while !is_of(&session.hear().await, 5) {}
+        assert_eq!(server.metrics.leases_lost.load(Relaxed), 1);
     });
 }
 
