@@ -1,5 +1,5 @@
-use greenroom_protocol::wire::admin_master::{Action, Status};
-use greenroom_protocol::{Code, Refusal};
+use greenroom_protocol::wire::admin_master::{Action, Find, Placement, Rows, Status};
+use greenroom_protocol::{Code, KindName, Refusal};
 use tokio::sync::{mpsc, oneshot};
 
 /// Questions that may wait for the sequencer. An operator waits for each, so more would only be older.
@@ -9,6 +9,8 @@ pub(crate) const QUESTIONS_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Question {
     Status(oneshot::Sender<Status>),
+    Find(Find, oneshot::Sender<Result<Rows, Refusal>>),
+    Placement(KindName, oneshot::Sender<Result<Placement, Refusal>>),
     Act(Action, oneshot::Sender<Result<(), Refusal>>),
 }
 
@@ -27,6 +29,26 @@ impl MasterHandle {
         let (answer, status) = oneshot::channel();
         self.ask(Question::Status(answer))?;
         status.await.map_err(|_| stopped())
+    }
+
+    /// Searches instances, users or servers, whatever clients may find.
+    ///
+    /// # Errors
+    /// What is wrong with the search, by name; `Busy` and `Unavailable` as for [`MasterHandle::status`].
+    pub async fn find(&self, find: Find) -> Result<Rows, Refusal> {
+        let (answer, rows) = oneshot::channel();
+        self.ask(Question::Find(find, answer))?;
+        rows.await.map_err(|_| stopped())?
+    }
+
+    /// How an instance of the kind would be placed now, and why.
+    ///
+    /// # Errors
+    /// `KindUnknown`; `Busy` and `Unavailable` as for [`MasterHandle::status`].
+    pub async fn placement(&self, kind: KindName) -> Result<Placement, Refusal> {
+        let (answer, placement) = oneshot::channel();
+        self.ask(Question::Placement(kind, answer))?;
+        placement.await.map_err(|_| stopped())?
     }
 
     /// Does what an operator wants.

@@ -4,7 +4,7 @@
 //! effects out: one write per link for the whole batch. It runs on one thread, in a `LocalSet`, as links do.
 //!
 //! *Takes*: links from session servers and game servers; questions and actions of operators.
-//! *Gives*: each server its stream and its answers; operators the cluster's status.
+//! *Gives*: each server its stream and its answers; operators the cluster's status, searches and placements.
 //! *Owns*: the sockets, the clock, the log, and the order of commands.
 //! *Never*: decides anything; passes game traffic; lets an effect out before its command is in the log.
 

@@ -30,8 +30,8 @@ use crate::handle::{MasterHandle, QUESTIONS_MAX, Question};
 use crate::inbox::{Inbox, Input, LinkNumber};
 use crate::links::Door;
 
-/// How often the sequencer looks for what is due.
-const TICK: Duration = Duration::from_millis(100);
+/// How long the sequencer waits at most before it looks at its clock.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// The most that the log's clock moves between two looks. A master that was paused for longer did not hear anybody
 /// meanwhile, so that time counts against nobody's deadline.
 const CLOCK_STEP_MAX: Duration = Duration::from_secs(1);
@@ -53,8 +53,9 @@ impl Master {
     /// Listens. Links are taken once it runs.
     ///
     /// # Errors
-    /// When the address can't be listened on, or the system has no randomness.
+    /// When the configuration can't be kept, the address can't be listened on, or the system has no randomness.
     pub async fn bind(config: &MasterConfig, key: ClusterKey) -> Result<Self, MasterError> {
+        config.check()?;
         let failed = |source| MasterError::Listen { address: config.listen.clone(), source };
         let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -153,7 +154,7 @@ impl Sequencer {
             incarnation,
             epoch: Epoch { era, epoch: 1 },
             seed,
-            clock: Clock { looked: Instant::now(), now: Duration::ZERO },
+            clock: Clock { looked: Instant::now(), now: since_1970 },
             log: Log::new(config.log_entries_max),
             state: State::new(&secret, config.settings()),
             effects: Effects::new(),
@@ -168,16 +169,15 @@ impl Sequencer {
     }
 
     async fn run(mut self, inbox: Inbox, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut inputs = VecDeque::new();
         loop {
-            let (mut question, mut is_tick) = (None, false);
+            let mut question = None;
+            let until_due = self.until_due();
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = inbox.ready() => {}
                 asked = self.questions.recv() => question = asked,
-                _ = tick.tick() => is_tick = true,
+                () = tokio::time::sleep(until_due) => {}
             }
             self.clock.look();
             // What came in is heard before any deadline is judged: a pause of this process may be over just now.
@@ -188,9 +188,7 @@ impl Sequencer {
             if let Some(question) = question {
                 self.ask(question);
             }
-            if is_tick {
-                self.expire();
-            }
+            self.expire();
             self.release();
         }
         for connection in self.connections.values() {
@@ -259,6 +257,7 @@ impl Sequencer {
             SessionToMaster::Received(Received { n }) => {
                 self.submit(Command::SessionReceived(origin, n));
             }
+            SessionToMaster::Seen(seen) => self.submit(Command::Seen(origin, seen)),
             SessionToMaster::Report(_) => {}
             SessionToMaster::Unknown(kind) => {
                 tracing::debug!(kind, server = %origin.server, "a message of a newer version");
@@ -277,6 +276,7 @@ impl Sequencer {
             GameToMaster::SeatChanged(change) => Event::SeatChanged(change),
             GameToMaster::MetaChanged(change) => Event::MetaChanged(change),
             GameToMaster::Closed(closed) => Event::Closed(closed),
+            GameToMaster::Scored(scored) => Event::Scored(scored),
             GameToMaster::Report(_) => return,
             GameToMaster::Unknown(kind) => {
                 return tracing::debug!(kind, server = %origin.server, "a message of a newer version");
@@ -291,7 +291,8 @@ impl Sequencer {
         let outcome = match Request::decode(kind, request, Limits::CLIENT) {
             // A read changes nothing: no command. It is held with the batch's effects all the same, so that nobody
             // reads what is not committed.
-            Ok(Request::List(list)) => self.state.list(&list),
+            Ok(Request::Search(search)) => self.state.search(&search),
+            Ok(Request::Rank(rank)) => self.state.rank(&rank, session),
             Ok(request) => {
                 return self.submit(Command::Ask { origin, session, id, answered, request });
             }
@@ -350,6 +351,12 @@ impl Sequencer {
                 // Who asked may have gone: then nobody misses the answer.
                 let _gone = answer.send(self.status());
             }
+            Question::Find(find, answer) => {
+                let _gone = answer.send(self.state.find(&find));
+            }
+            Question::Placement(kind, answer) => {
+                let _gone = answer.send(self.state.explain_placement(&kind));
+            }
             Question::Act(action, answer) => {
                 self.asked += 1;
                 self.operators.insert(self.asked, answer);
@@ -376,6 +383,14 @@ impl Sequencer {
             users: self.state.users(),
             instances: self.state.instances(),
         }
+    }
+
+    /// How long to wait for what is due next.
+    fn until_due(&self) -> Duration {
+        let due_ms = self.state.due_ms().unwrap_or(u64::MAX);
+        let left = Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms()));
+        // Timers count whole milliseconds: not once more for a part of one.
+        left.clamp(Duration::from_millis(1), LOOK_INTERVAL)
     }
 
     fn expire(&mut self) {
@@ -453,7 +468,7 @@ impl Sequencer {
                 }
             }
             Effect::Illegal { role, server, what } => {
-                tracing::warn!(%role, %server, what, "a server said what it may not say: ignored");
+                tracing::warn!(%role, %server, %what, "a server said what it may not say: ignored");
             }
         }
     }
@@ -492,7 +507,9 @@ impl Line<'_> {
     }
 }
 
-/// The log's time: it never runs backwards, and a pause of the process counts as [`CLOCK_STEP_MAX`] at most.
+/// The log's time in milliseconds since 1970, as the wall clock was at the start: people are shown when an instance was
+/// made. From there on it is the monotonic clock, so that it never runs backwards, and a pause of the process counts as
+/// [`CLOCK_STEP_MAX`] at most.
 #[derive(Debug)]
 struct Clock {
     looked: Instant,

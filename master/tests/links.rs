@@ -2,14 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use greenroom_link::{ClusterKey, Incoming, LinkError, Me, Outgoing};
 use greenroom_master::{Master, MasterConfig, MasterError, MasterHandle};
-use greenroom_protocol::wire::admin_master::Action;
-use greenroom_protocol::wire::client_session::{JoinOrCreate, List, Request};
+use greenroom_protocol::wire::admin_master::{Action, Find, Table};
+use greenroom_protocol::wire::client_session::{JoinOrCreate, Rank, RankPart, Request, Search};
 use greenroom_protocol::wire::master_game::{
-    CreateInstance, GameReport, GameToMaster, KindInfo, MasterToGame, Running,
+    CreateInstance, GameReport, GameToMaster, KindInfo, MasterToGame, Running, Scored,
 };
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::wire::session_master::{
@@ -153,12 +153,15 @@ impl GameServer {
             seats_max: 2,
             tick_rate: 20,
             version: 1,
+            fields: Vec::new(),
+            needs: Vec::new(),
+            weight: 1,
         };
         let report = GameReport {
             address: "127.0.0.1:4200".into(),
             build: "test".into(),
             kinds: vec![kind],
-            instances_max: 10,
+            capacity: 10,
             labels: Vec::new(),
             instances: Vec::new(),
         };
@@ -183,7 +186,8 @@ impl GameServer {
     }
     fn runs(&self, n: u64, create: &CreateInstance) {
         let CreateInstance { instance, incarnation, .. } = *create;
-        self.say(n, &Running { instance, incarnation, meta: Default::default() }.into());
+        let meta = Default::default();
+        self.say(n, &Running { instance, incarnation, meta, open: true, private: false }.into());
     }
 }
 
@@ -191,7 +195,10 @@ fn join_or_create() -> Request {
     JoinOrCreate {
         kind: KindName::new("duel").unwrap(),
         key: None,
+        filter: Default::default(),
         params: Default::default(),
+        private: false,
+        expected: Vec::new(),
         options: Default::default(),
     }
     .into()
@@ -218,15 +225,72 @@ fn a_join_or_create_goes_to_the_game_server_and_comes_back_as_a_seat() {
         assert_eq!(granted.address, "127.0.0.1:4200");
 
         // A read sees every write that was acknowledged before it.
-        let list = List { kind: granted.kind.clone(), after: None, limit: 10 };
-        session_server.ask(bound.session, 2, &list.into());
-        let Outcome::Listing(listing) = session_server.answer().await else { panic!("no list") };
-        assert_eq!(listing.instances[0].seats_taken, 1);
+        let search = Search {
+            kind: granted.kind.clone(),
+            filter: Default::default(),
+            order: None,
+            limit: 10,
+            cursor: None,
+            explain: false,
+        };
+        session_server.ask(bound.session, 2, &search.into());
+        let Outcome::Found(found) = session_server.answer().await else { panic!("not found") };
+        assert_eq!(found.instances[0].seats_taken, 1);
+        // People are shown when it was made.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let created = Duration::from_millis(found.instances[0].created_ms);
+        assert!(created <= now && now - created < Duration::from_secs(60), "{created:?}");
 
         let status = handle.status().await.unwrap();
         assert_eq!((status.users, status.instances), (1, 1));
         assert_eq!(status.masters[0].role, "active");
         assert_eq!((status.sessions.len(), status.games[0].load), (1, 1));
+    });
+}
+
+#[test]
+fn a_score_is_read_by_the_next_request_and_operators_search_and_ask_for_placements() {
+    beside_a_master(async |address, key, handle| {
+        let mut session_server = SessionServer::up(address, &key).await;
+        let mut game_server = GameServer::up(address, &key).await;
+        let bound = session_server.bind("ann").await;
+        session_server.ask(bound.session, 1, &join_or_create());
+        let (_, create) = game_server.create().await;
+        game_server.runs(1, &create);
+        let CreateInstance { instance, incarnation, .. } = create;
+        let (user, name) = (UserId::new("ann").unwrap(), "Ann".into());
+        let board = "week".into();
+        let scored = Scored { instance, incarnation, board, user, name, score: Some(7) };
+        game_server.say(2, &scored.into());
+        loop {
+            // Everything that is acknowledged is read.
+            let (_, heard) = game_server.hear().await;
+            if matches!(heard, MasterToGame::Received(received) if received.n == 2) {
+                break;
+            }
+        }
+        assert!(matches!(session_server.answer().await, Outcome::Granted(_)));
+        let rank = Rank { board: "week".into(), part: RankPart::Around(None), limit: 3 };
+        session_server.ask(bound.session, 2, &rank.into());
+        let Outcome::Ranking(ranking) = session_server.answer().await else { panic!("no rank") };
+        assert_eq!((ranking.members, ranking.ranks[0].score), (1, 7));
+
+        let find = Find {
+            table: Table::Users,
+            filter: Default::default(),
+            order: None,
+            limit: 10,
+            cursor: None,
+        };
+        let rows = handle.find(find.clone()).await.unwrap().rows;
+        assert_eq!(rows.len(), 1);
+        let refused = handle.find(Find { limit: 0, ..find }).await.unwrap_err();
+        assert_eq!(refused.code, Code::LimitInvalid);
+        let placement = handle.placement(KindName::new("duel").unwrap()).await.unwrap();
+        assert_eq!(placement.server, Some(ServerName::new("g1").unwrap()));
+        assert_eq!((placement.considered[0].load, placement.considered[0].capacity), (1, 10));
+        let unknown = handle.placement(KindName::new("chess").unwrap()).await.unwrap_err();
+        assert_eq!(unknown.code, Code::KindUnknown);
     });
 }
 
