@@ -17,6 +17,10 @@ impl<T> Default for Outbound<T> {
 }
 
 impl<T> Outbound<T> {
+    /// A stream of which everything up to number `last` was pushed and acknowledged.
+    pub const fn acknowledged(last: u64) -> Self {
+        Self { next: last + 1, waiting: VecDeque::new() }
+    }
     /// Appends `item` and gives its number.
     pub fn push(&mut self, item: T) -> u64 {
         self.waiting.push_back(item);
@@ -63,6 +67,10 @@ pub struct Inbound {
 }
 
 impl Inbound {
+    /// A stream that has arrived up to number `received`.
+    pub const fn up_to(received: u64) -> Self {
+        Self { received }
+    }
     /// Whether the item with number `n` is the next one. What comes again is dropped; what comes too early is
     /// not taken either: its sender repeats all from the first that is missing.
     pub fn accept(&mut self, n: u64) -> bool {

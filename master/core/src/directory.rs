@@ -14,6 +14,7 @@ use greenroom_protocol::wire::client_session::{Listed, Meta};
 use greenroom_protocol::{
     Incarnation, InstanceId, Key, KindName, RequestId, Seat, SessionId, UserId,
 };
+use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use crate::deadlines::NEVER;
@@ -31,7 +32,7 @@ pub(crate) struct At {
 }
 
 /// How far an instance is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Stage {
     /// A game server is told to make it. Who wants it waits.
     Granted,
@@ -42,7 +43,7 @@ pub(crate) enum Stage {
 }
 
 /// A seat. *Reserved → taken → away → free*.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum SeatStage {
     /// Nobody's.
     Free,
@@ -102,7 +103,7 @@ pub(crate) struct Waiter {
 }
 
 /// What a waiter asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Wants {
     /// That it runs.
     Created,

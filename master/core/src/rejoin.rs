@@ -10,6 +10,7 @@ use greenroom_protocol::wire::client_session::{
     Create, Destroy, Join, JoinOrCreate, Leave, Request,
 };
 use greenroom_protocol::{Code, Refusal, RequestId, SessionId};
+use serde::{Deserialize, Serialize};
 
 use crate::deadlines::{Due, NEVER};
 use crate::state::{State, Step};
@@ -18,7 +19,7 @@ use crate::state::{State, Step};
 const WAITING_MAX: usize = 10_000;
 
 /// A request that waits, as it was asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Waiting {
     pub(crate) session: SessionId,
     pub(crate) id: RequestId,

@@ -11,6 +11,7 @@ use greenroom_protocol::wire::session_master::{MasterToSession, SessionLoad};
 use greenroom_protocol::{
     Inbound, Incarnation, InstanceId, KindName, Outbound, ServerName, SessionId,
 };
+use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use crate::command::Origin;
@@ -50,7 +51,7 @@ impl<S> PartialEq for Slot<S> {
 }
 
 /// Whether a server is there. Suspect is not dead: nothing is taken from it until its time is up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Health {
     /// Its link is in use.
     Up,

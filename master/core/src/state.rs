@@ -95,7 +95,7 @@ impl Departed {
     /// Enough for the players of a lost game server to hear what became of their instances.
     const LEN_MAX: usize = 8_192;
 
-    fn push(&mut self, id: InstanceId, code: Code) {
+    pub(crate) fn push(&mut self, id: InstanceId, code: Code) {
         if self.codes.insert(id, code).is_none() {
             self.order.push_back(id);
         }
@@ -247,6 +247,14 @@ impl State {
         self.watch_changes();
     }
 
+    /// What it measures by.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+    /// How it places instances.
+    pub fn placement(&self) -> Arc<dyn Placement> {
+        Arc::clone(&self.placement)
+    }
     /// Number of the last command.
     pub fn lsn(&self) -> u64 {
         self.lsn

@@ -231,8 +231,13 @@ impl Users {
         self.ids.insert(Entry::of_text(id.as_str().as_bytes(), user), by_id(&self.users));
         self.names.insert(Entry::of_text(record.name.as_bytes(), user), by_name(&self.users));
         session.life = Life::Live { user };
+        self.keep(session)
+    }
+
+    /// Adds a session that is over, or whose user has just been added. Its id and key are new.
+    pub(crate) fn keep(&mut self, session: Session) -> u32 {
         let (id, key) = (session.id, session.key);
-        self.sessions.insert(session);
+        let slot = slot_of(self.sessions.insert(session));
         self.by_session.insert(&id, slot, |slot| &self.sessions[slot as usize].id);
         if let Some(key) = &key {
             self.by_key.insert(key, slot, key_at(&self.sessions));

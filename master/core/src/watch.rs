@@ -18,6 +18,7 @@ use greenroom_protocol::wire::session_master::{Changed, Outcome, Seen, Watcher};
 use greenroom_protocol::{
     Code, InstanceId, KindName, Refusal, RequestId, ServerName, SessionId, encode,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::command::Origin;
 use crate::deadlines::{Due, NEVER};
@@ -63,7 +64,7 @@ struct Change {
 }
 
 /// A session's place in its group's changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Place {
     pub(crate) group: u64,
     /// It was told up to this change.
@@ -527,10 +528,100 @@ impl State {
     }
 }
 
+/// A group in a snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct GroupRecord {
+    number: u64,
+    kind: KindName,
+    filter: Filter,
+    n: u64,
+    /// The newest change of each instance, by number, and whether it is in the set.
+    changes: Vec<(u64, InstanceId, bool)>,
+    until_ms: u64,
+    told_ms: u64,
+}
+
+/// A watcher in a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlaceRecord {
+    session: SessionId,
+    watch: RequestId,
+    place: Place,
+}
+
+impl State {
+    pub(crate) fn restore_group(&mut self, record: GroupRecord) -> Result<(), String> {
+        let GroupRecord { number, kind, filter, n, changes, until_ms, told_ms } = record;
+        let schema = self.directory.schema(&kind);
+        let schema = schema.ok_or_else(|| format!("live search {number} of an unknown kind"))?;
+        let compiled = Compiled::compile(schema, &filter).map_err(|refusal| refusal.to_string())?;
+        let watches = &mut self.watches;
+        let mut group = Group {
+            kind: kind.clone(),
+            filter: filter.clone(),
+            compiled,
+            n,
+            newest: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            members: 0,
+            watchers: BTreeSet::new(),
+            until_ms,
+            told_ms,
+        };
+        for (n, id, is_member) in changes {
+            group.newest.insert(id, Change { n, is_member });
+            group.changes.insert(n, id);
+            group.members += usize::from(is_member);
+            watches.knowing.entry(id).or_default().insert(number);
+        }
+        watches.by_filter.insert((kind.clone(), filter), number);
+        if watches.groups.insert(number, group).is_some() {
+            return Err(format!("live search {number} is there twice"));
+        }
+        watches.index(number);
+        self.directory.watch_shard(&kind, true);
+        self.restore_deadline(until_ms, Due::Watch(number));
+        Ok(())
+    }
+}
+
 impl Watches {
-    /// How many live searches there are.
-    pub(crate) fn len(&self) -> usize {
-        self.places.len()
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+    pub(crate) fn set_last(&mut self, last: u64) {
+        self.last = last;
+    }
+    pub(crate) fn groups(&self) -> impl Iterator<Item = GroupRecord> {
+        self.groups.iter().map(|(&number, group)| {
+            let changes = group.changes.iter();
+            GroupRecord {
+                number,
+                kind: group.kind.clone(),
+                filter: group.filter.clone(),
+                n: group.n,
+                changes: changes.map(|(&n, &id)| (n, id, group.newest[&id].is_member)).collect(),
+                until_ms: group.until_ms,
+                told_ms: group.told_ms,
+            }
+        })
+    }
+    pub(crate) fn places(&self) -> impl Iterator<Item = PlaceRecord> {
+        self.places.iter().map(|(&(session, watch), &place)| PlaceRecord { session, watch, place })
+    }
+    pub(crate) fn ended(&self) -> impl Iterator<Item = (SessionId, RequestId, &Refusal)> {
+        self.ended.iter().map(|(&(session, watch), refusal)| (session, watch, refusal))
+    }
+    pub(crate) fn restore_place(&mut self, record: PlaceRecord) -> Result<(), String> {
+        let PlaceRecord { session, watch, place } = record;
+        let group = self.groups.get_mut(&place.group);
+        let group = group.ok_or_else(|| format!("session {session} watches nothing"))?;
+        group.watchers.insert((session, watch));
+        self.places.insert((session, watch), place);
+        Ok(())
+    }
+    pub(crate) fn restore_ended(&mut self, session: SessionId, watch: RequestId, refusal: Refusal) {
+        self.ended.insert((session, watch), refusal);
     }
 
     /// A session's live searches.

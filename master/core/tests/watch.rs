@@ -154,6 +154,7 @@ fn a_large_set_comes_in_several_messages_and_what_changes_meanwhile_comes_once()
 #[test]
 fn a_thousand_watchers_of_one_filter_get_one_message_with_one_body() {
     let mut world = World::small();
+    world.restored_every = 997;
     let ann = world.user(1);
     arena(&mut world, ann, 1, "duel");
     let mut watchers = Vec::new();
@@ -250,6 +251,7 @@ fn a_filter_that_can_not_be_is_refused_as_in_a_search() {
 #[test]
 fn a_set_that_is_or_grows_too_large_ends_the_live_search_by_name() {
     let mut world = World::new();
+    world.restored_every = 997;
     world.session_up("s1");
     world.game_reports("g1", World::game_report("g1", 10_000));
     let (ann, bo) = (world.user(1), world.user(2));

@@ -40,6 +40,20 @@ macro_rules! direction { ($(#[$doc:meta])* $name:ident {
         }
     }
     $(impl From<$body> for $name { fn from(body: $body) -> Self { Self::$variant(body) } })*
+    /// Inside another message, and in a log: the kind byte and the payload.
+    impl ::serde::Serialize for $name {
+        fn serialize<S: ::serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            let mut payload = Vec::new();
+            self.encode_into(&mut payload);
+            ::serde::Serialize::serialize(&(self.kind(), $crate::wire::Opaque::from(payload)), to)
+        }
+    }
+    impl<'de> ::serde::Deserialize<'de> for $name {
+        fn deserialize<D: ::serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let (kind, payload): (u8, $crate::wire::Opaque) = ::serde::Deserialize::deserialize(from)?;
+            Self::decode(kind, &payload, $crate::Limits::SERVER).map_err(::serde::de::Error::custom)
+        }
+    }
 } }
 use direction;
 

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use greenroom_master_core::{
-    ClusterSecret, Command, Effect, Effects, Event, Header, Log, Origin, Settings, State,
+    ClusterSecret, Command, Effect, Effects, Event, Header, Log, Origin, Record, Settings, State,
 };
 use greenroom_protocol::search::{FieldIndex, FieldInfo, FieldType, Filter};
 use greenroom_protocol::wire::admin_master::Action;
@@ -26,8 +26,8 @@ use greenroom_protocol::wire::session_master::{
     Unbind,
 };
 use greenroom_protocol::{
-    Code, Epoch, Generation, Incarnation, InstanceId, Key, KindName, Refusal, RequestId,
-    ServerName, SessionId, SessionKey, UserId,
+    Code, Epoch, Generation, Incarnation, InstanceId, Key, KindName, Limits, Refusal, RequestId,
+    ServerName, SessionId, SessionKey, UserId, decode, encode,
 };
 
 pub(crate) struct World {
@@ -43,6 +43,20 @@ pub(crate) struct World {
     checked_in: u64,
     /// How far each server's own stream is, and how far it has read the master's.
     streams: BTreeMap<String, (u64, u64)>,
+    /// After every so many commands the state goes on as what a snapshot of it gives.
+    pub(crate) restored_every: u64,
+}
+
+/// The state that a snapshot gives: what another master has that joins.
+pub(crate) fn restored(state: &State) -> State {
+    let bytes: Vec<Vec<u8>> = state.records().map(|record| encode(&record)).collect();
+    let records = bytes.iter().map(|bytes| decode::<Record>(bytes, Limits::SERVER).unwrap());
+    let restored = State::restore(&secret(), state.settings(), state.placement(), records).unwrap();
+    assert_eq!(restored.state_hash(), state.state_hash());
+    if let Err(contradiction) = restored.audit() {
+        panic!("restored after command {}: {contradiction}", state.lsn());
+    }
+    restored
 }
 
 pub(crate) fn secret() -> ClusterSecret {
@@ -155,6 +169,7 @@ impl World {
             incarnations: BTreeMap::new(),
             checked_in: 0,
             streams: BTreeMap::new(),
+            restored_every: 5,
         }
     }
     /// One session server `s1`, one game server `g1` with room for the kinds `arena` (16 seats) and `duel` (2).
@@ -176,6 +191,9 @@ impl World {
         self.effects.clear();
         self.state.apply(header, command, &mut self.effects);
         self.all.extend(self.effects.iter().cloned());
+        if self.state.lsn() % self.restored_every == 0 {
+            self.state = restored(&self.state);
+        }
         if let Err(contradiction) = self.state.audit() {
             panic!("after {command:?}: {contradiction}");
         }
