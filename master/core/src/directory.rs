@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use ecow::{EcoString, eco_format};
-use greenroom_protocol::search::{FieldInfo, Filter, INSTANCE_FIELDS};
+use greenroom_protocol::search::{FieldInfo, FieldType, Filter, INSTANCE_FIELDS};
 use greenroom_protocol::wire::client_session::{Listed, Meta};
 use greenroom_protocol::{
     Incarnation, InstanceId, Key, KindName, RequestId, Seat, SessionId, UserId,
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use crate::deadlines::NEVER;
-use crate::index::PointIndex;
+use crate::index::{PointIndex, text_number};
 use crate::mint::ClusterSecret;
 use crate::ordered::{Entry, OrderedIndex};
 use crate::search::{Column, FieldId, Packed, Record, Schema, Table, ValueRef};
@@ -170,10 +170,8 @@ pub(crate) struct Instance {
     rare: Option<Box<Rare>>,
 }
 
-const _: () = assert!(
-    size_of::<Instance>() <= 112,
-    "a million instances take a gigabyte for each 1,000 bytes"
-);
+const _: () =
+    assert!(size_of::<Instance>() <= 112, "a byte of each is a megabyte of a million of them");
 
 /// A [`SeatRecord`] in 16 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -399,6 +397,8 @@ struct Shard {
     listed: Vec<FieldColumn>,
     /// The same of all others. Each instance is in one of the two.
     hidden: Vec<FieldColumn>,
+    /// Key of the numbers by which keywords are indexed.
+    seed: (u64, u64),
     /// Somebody is to hear what changes here.
     is_watched: bool,
 }
@@ -407,6 +407,9 @@ struct Shard {
 #[derive(Debug)]
 struct FieldColumn {
     field: FieldId,
+    /// It holds keywords, which stand there by numbers that say nothing of an order: equal ones are together, which is all
+    /// that is asked of them, and no record is read to find a place among thousands of the same.
+    is_numbered: bool,
     present: OrderedIndex,
     absent: OrderedIndex,
 }
@@ -418,6 +421,7 @@ fn columns(schema: &Schema) -> Vec<FieldColumn> {
     let declared = schema.declared_fields().filter(|&field| schema.is_indexed(field));
     let column = |field| FieldColumn {
         field,
+        is_numbered: field != FieldId::ID && schema.holds(field) == FieldType::Keyword,
         present: OrderedIndex::default(),
         absent: OrderedIndex::default(),
     };
@@ -429,6 +433,7 @@ fn columns(schema: &Schema) -> Vec<FieldColumn> {
 struct Values<'a> {
     schema: &'a Schema,
     instances: &'a Slab<Instance>,
+    seed: (u64, u64),
     /// What an instance's metadata was when its entries were made, if it is not that any more.
     before: Option<(u32, &'a Packed)>,
 }
@@ -452,24 +457,29 @@ impl<'a> Values<'a> {
         self.instances[slot as usize].id
     }
     /// The order of entries that are equal as far as they tell.
-    fn order(&self, field: FieldId) -> impl Fn(Entry, Entry) -> Ordering {
+    fn order(&self, column: (FieldId, bool)) -> impl Fn(Entry, Entry) -> Ordering {
+        let (field, is_numbered) = column;
         move |a, b| {
             let value = |entry: Entry| self.get(entry.slot, field);
-            value(a).cmp(&value(b)).then_with(|| self.id(a.slot).cmp(&self.id(b.slot)))
+            let by_value = if is_numbered { Ordering::Equal } else { value(a).cmp(&value(b)) };
+            by_value.then_with(|| self.id(a.slot).cmp(&self.id(b.slot)))
+        }
+    }
+    /// The entry of a value in its index.
+    fn entry(&self, is_numbered: bool, value: ValueRef<'_>, slot: u32) -> Entry {
+        let tie = tie(self.id(slot));
+        match value {
+            ValueRef::Bool(value) => Entry { value: value.into(), tie, slot },
+            ValueRef::Int(value) => Entry { value, tie, slot },
+            ValueRef::Text(text) if is_numbered => {
+                Entry { value: text_number(self.seed, text), tie, slot }
+            }
+            ValueRef::Text(text) => Entry::of_text(text, slot),
+            ValueRef::Id(id) => Entry::of_text(&id.0.to_be_bytes(), slot),
         }
     }
     fn order_by_id(&self) -> impl Fn(Entry, Entry) -> Ordering {
         |a, b| self.id(a.slot).cmp(&self.id(b.slot))
-    }
-}
-
-/// The entry of a value in its index.
-fn entry(value: ValueRef<'_>, id: InstanceId, slot: u32) -> Entry {
-    match value {
-        ValueRef::Bool(value) => Entry { value: value.into(), tie: tie(id), slot },
-        ValueRef::Int(value) => Entry { value, tie: tie(id), slot },
-        ValueRef::Text(text) => Entry::of_text(text, slot),
-        ValueRef::Id(id) => Entry::of_text(&id.0.to_be_bytes(), slot),
     }
 }
 
@@ -478,41 +488,35 @@ fn tie(id: InstanceId) -> u32 {
     u32::try_from(id.0 >> 96).expect("32 of 128 bits are left")
 }
 
+fn entry_absent(slot: u32, values: Values<'_>) -> Entry {
+    Entry { value: 0, tie: tie(values.id(slot)), slot }
+}
+
 fn entry_open(taken: u16, id: InstanceId, slot: u32) -> Entry {
     Entry { value: -i64::from(taken), tie: tie(id), slot }
 }
 
 impl FieldColumn {
     fn insert(&mut self, slot: u32, values: Values<'_>) {
+        let order = values.order((self.field, self.is_numbered));
         let is_new = match values.get(slot, self.field) {
-            Some(value) => {
-                let entry = entry(value, values.id(slot), slot);
-                self.present.insert(entry, values.order(self.field))
-            }
-            None => {
-                let entry = Entry { value: 0, tie: tie(values.id(slot)), slot };
-                self.absent.insert(entry, values.order_by_id())
-            }
+            Some(value) => self.present.insert(values.entry(self.is_numbered, value, slot), order),
+            None => self.absent.insert(entry_absent(slot, values), values.order_by_id()),
         };
         debug_assert!(is_new, "an instance is in an index once");
     }
 
     fn remove(&mut self, slot: u32, values: Values<'_>) {
+        let order = values.order((self.field, self.is_numbered));
         let was_there = match values.get(slot, self.field) {
-            Some(value) => {
-                let entry = entry(value, values.id(slot), slot);
-                self.present.remove(entry, values.order(self.field))
-            }
-            None => {
-                let entry = Entry { value: 0, tie: tie(values.id(slot)), slot };
-                self.absent.remove(entry, values.order_by_id())
-            }
+            Some(value) => self.present.remove(values.entry(self.is_numbered, value, slot), order),
+            None => self.absent.remove(entry_absent(slot, values), values.order_by_id()),
         };
         debug_assert!(was_there, "an instance is in the indexes that its values say");
     }
 
     fn audit(&self, values: Values<'_>) -> Result<(), String> {
-        self.present.audit(values.order(self.field))?;
+        self.present.audit(values.order((self.field, self.is_numbered)))?;
         self.absent.audit(values.order_by_id())
     }
 }
@@ -530,14 +534,15 @@ impl Shard {
             open: OrderedIndex::default(),
             listed,
             hidden,
+            seed: secret.hash_key(),
             is_watched: false,
         }
     }
 
     /// Enters a record that stands in the slab into the ordered indexes.
     fn enter(&mut self, slot: u32) {
-        let Self { schema, instances, listed, hidden, open, .. } = self;
-        let values = Values { schema, instances, before: None };
+        let Self { schema, instances, listed, hidden, open, seed, .. } = self;
+        let values = Values { schema, instances, seed: *seed, before: None };
         let instance = &instances[slot as usize];
         let columns = if instance.is_listed() { listed } else { hidden };
         columns.iter_mut().for_each(|column| column.insert(slot, values));
@@ -548,8 +553,8 @@ impl Shard {
 
     /// Takes a record that stands in the slab out of the ordered indexes.
     fn leave(&mut self, slot: u32) {
-        let Self { schema, instances, listed, hidden, open, .. } = self;
-        let values = Values { schema, instances, before: None };
+        let Self { schema, instances, listed, hidden, open, seed, .. } = self;
+        let values = Values { schema, instances, seed: *seed, before: None };
         let instance = &instances[slot as usize];
         let columns = if instance.is_listed() { listed } else { hidden };
         columns.iter_mut().for_each(|column| column.remove(slot, values));
@@ -560,8 +565,8 @@ impl Shard {
 
     /// Moves a record that was changed where it shows. Of the metadata, `meta` is what it was.
     fn moved(&mut self, slot: u32, was: Places, meta: Option<&Packed>) {
-        let Self { schema, instances, listed, hidden, open, .. } = self;
-        let now = Values { schema, instances, before: None };
+        let Self { schema, instances, listed, hidden, open, seed, .. } = self;
+        let now = Values { schema, instances, seed: *seed, before: None };
         let before = Values { before: meta.map(|meta| (slot, meta)), ..now };
         let instance = &instances[slot as usize];
         let is = instance.places();
@@ -588,21 +593,37 @@ impl Shard {
         }
     }
 
-    /// Reads every record's values by name as the new fields say, and makes the indexes of the declared fields anew.
+    /// Reads every record's values by name as the new fields say. An index of a field that stays what it was stays.
     fn redeclare(&mut self, schema: Schema) {
         let before = std::mem::replace(&mut self.schema, schema);
-        (self.listed, self.hidden) = (columns(&self.schema), columns(&self.schema));
-        self.open = OrderedIndex::default();
-        let slots: Vec<u32> = self.instances.iter().map(|(slot, _)| slot_of(slot)).collect();
-        for slot in slots {
-            let instance = &mut self.instances[slot as usize];
+        for (_, instance) in &mut self.instances {
             (instance.meta, _) = Packed::of(&self.schema, &instance.meta.meta(&before));
-            self.enter(slot);
+        }
+        let Self { schema, instances, listed, hidden, seed, .. } = self;
+        let values = Values { schema, instances, seed: *seed, before: None };
+        for columns in [listed, hidden] {
+            let mut old = std::mem::replace(columns, self::columns(schema));
+            let (ids, others) = columns.split_at_mut(1);
+            ids[0] = old.remove(0);
+            for column in others {
+                let (name, holds) = (schema.name(column.field), schema.holds(column.field));
+                let same = old.iter().position(|old| {
+                    before.name(old.field) == name && before.holds(old.field) == holds
+                });
+                if let Some(same) = same {
+                    let FieldColumn { present, absent, .. } = old.swap_remove(same);
+                    (column.present, column.absent) = (present, absent);
+                } else {
+                    // By id, so that those without the field come in order.
+                    ids[0].present.iter_from(0).for_each(|entry| column.insert(entry.slot, values));
+                }
+            }
         }
     }
 
     fn audit(&self) -> Result<(), String> {
-        let values = Values { schema: &self.schema, instances: &self.instances, before: None };
+        let Self { schema, instances, seed, .. } = self;
+        let values = Values { schema, instances, seed: *seed, before: None };
         self.open.audit(values.order_by_id())?;
         let mut held = [0, 0];
         for (count, (columns, is_listed)) in
@@ -619,7 +640,7 @@ impl Shard {
                         if there.is_none_or(|there| there.is_listed() != is_listed)
                             || value.is_some() != is_present
                             || value.is_some_and(|value| {
-                                self::entry(value, values.id(entry.slot), entry.slot) != entry
+                                values.entry(column.is_numbered, value, entry.slot) != entry
                             })
                         {
                             return Err(format!(
@@ -1035,14 +1056,14 @@ impl<'a> Table for Instances<'a> {
         self.directory.row(self.at(slot), self.servers)
     }
     fn columns(&self, field: FieldId) -> Vec<Column<'_>> {
-        let Shard { listed, hidden, .. } = self.of_kind();
+        let Shard { listed, hidden, seed, .. } = self.of_kind();
         let Some(place) = listed.iter().position(|column| column.field == field) else {
             return Vec::new();
         };
         let sets: &[_] = if self.is_all { &[listed, hidden] } else { &[listed] };
         let column = |columns: &&'a Vec<FieldColumn>| {
-            let FieldColumn { present, absent, .. } = &columns[place];
-            Column { present, absent: Some(absent) }
+            let FieldColumn { present, absent, is_numbered, .. } = &columns[place];
+            Column { present, absent: Some(absent), numbered: is_numbered.then_some(*seed) }
         };
         sets.iter().map(column).collect()
     }

@@ -110,6 +110,13 @@ impl<T: Copy + PartialEq> PointIndex<T> {
     }
 }
 
+/// A number for a text that nobody outside can choose: equal for equal texts, and for others as good as never.
+pub(crate) fn text_number(seed: (u64, u64), text: &[u8]) -> i64 {
+    let mut hasher = SipHasher13::new_with_keys(seed.0, seed.1);
+    hasher.write(text);
+    hasher.finish().cast_signed()
+}
+
 fn hash<K: Hash>(seed: (u64, u64), key: &K) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(seed.0, seed.1);
     key.hash(&mut hasher);

@@ -12,6 +12,7 @@ use greenroom_protocol::{Code, Refusal};
 
 use super::filter::{Compiled, Node, Span};
 use super::schema::{FieldId, Record, Schema, Value, ValueRef};
+use crate::index::text_number;
 use crate::ordered::{Entry, OrderedIndex};
 
 /// Records that one search looks at, at most: about a millisecond of the master's one thread.
@@ -45,6 +46,8 @@ pub(crate) struct Column<'a> {
     pub(crate) present: &'a OrderedIndex,
     /// Those that don't, by id.
     pub(crate) absent: Option<&'a OrderedIndex>,
+    /// The key of the numbers by which texts stand in it, if they don't stand there in their order.
+    pub(crate) numbered: Option<(u64, u64)>,
 }
 
 /// Where a record stands in an order. Those that don't have the field are last, in whichever direction.
@@ -79,7 +82,7 @@ pub(crate) struct Answer {
 /// Where a value stands in an index, as far as entries tell: they are compared in as many of its parts as there are.
 type Mark = (i64, Option<u32>);
 
-fn mark(value: ValueRef<'_>) -> Mark {
+fn mark(value: ValueRef<'_>, numbered: Option<(u64, u64)>) -> Mark {
     let of_text = |text: &[u8]| {
         let entry = Entry::of_text(text, 0);
         (entry.value, Some(entry.tie))
@@ -87,7 +90,10 @@ fn mark(value: ValueRef<'_>) -> Mark {
     match value {
         ValueRef::Bool(value) => (value.into(), None),
         ValueRef::Int(value) => (value, None),
-        ValueRef::Text(text) => of_text(text),
+        ValueRef::Text(text) => match numbered {
+            Some(seed) => (text_number(seed, text), None),
+            None => of_text(text),
+        },
         ValueRef::Id(id) => of_text(&id.0.to_be_bytes()),
     }
 }
@@ -96,6 +102,11 @@ fn mark(value: ValueRef<'_>) -> Mark {
 fn to_mark(entry: Entry, mark: Mark) -> Ordering {
     let (value, tie) = mark;
     entry.value.cmp(&value).then_with(|| tie.map_or(Ordering::Equal, |tie| entry.tie.cmp(&tie)))
+}
+
+/// Whether the indexes of a field have records in its order.
+fn is_ordered(columns: &[Column<'_>]) -> bool {
+    columns.first().is_some_and(|column| column.numbered.is_none())
 }
 
 /// Ranks `from..to` of an index.
@@ -135,17 +146,18 @@ fn candidate<'a, T: Table>(table: &'a T, node: &Node) -> Option<Candidate<'a>> {
     if columns.is_empty() {
         return None;
     }
-    let ranks_in = |index: &OrderedIndex| {
+    let ranks_in = |index: &OrderedIndex, numbered| {
         let ranks = |span: &Span| {
-            let edges = Edges::of(span);
+            let edges = Edges::of(span, numbered);
             let from = index.rank(|entry| edges.is_after(table, field, entry));
             let to = index.rank(|entry| !edges.is_before(table, field, entry));
             (from, to)
         };
         joined(spans.iter().map(ranks).filter(|(from, to)| from < to).collect())
     };
-    let parts: Vec<(&OrderedIndex, Vec<Ranks>)> =
-        columns.iter().map(|column| (column.present, ranks_in(column.present))).collect();
+    let parts: Vec<(&OrderedIndex, Vec<Ranks>)> = (columns.iter())
+        .map(|column| (column.present, ranks_in(column.present, column.numbered)))
+        .collect();
     let entries = parts.iter().flat_map(|(_, ranks)| ranks).map(|(from, to)| to - from).sum();
     Some(Candidate { field, spans, parts, entries })
 }
@@ -193,17 +205,17 @@ struct Edges<'a> {
 }
 
 impl<'a> Edges<'a> {
-    fn of(span: &'a Span) -> Self {
+    fn of(span: &'a Span, numbered: Option<(u64, u64)>) -> Self {
         let of = |bound: &Bound<Value>| match bound {
-            Bound::Included(value) | Bound::Excluded(value) => Some(mark(value.as_ref())),
+            Bound::Included(value) | Bound::Excluded(value) => Some(mark(value.as_ref(), numbered)),
             Bound::Unbounded => None,
         };
         let (mut from, mut to) = (of(&span.from), of(&span.to));
         if let Some(prefix) = &span.prefix {
             // No text has more in its first bytes that begins so.
             let highest: Vec<u8> = prefix.bytes().chain([0xff; 12]).collect();
-            from = from.max(Some(mark(ValueRef::Text(prefix.as_bytes()))));
-            let highest = mark(ValueRef::Text(&highest));
+            from = from.max(Some(mark(ValueRef::Text(prefix.as_bytes()), None)));
+            let highest = mark(ValueRef::Text(&highest), None);
             to = Some(to.map_or(highest, |to| to.min(highest)));
         }
         Self { span, from, to }
@@ -211,6 +223,7 @@ impl<'a> Edges<'a> {
     fn is_after(&self, table: &impl Table, field: FieldId, entry: Entry) -> bool {
         self.from.is_some_and(|from| match to_mark(entry, from) {
             Ordering::Less => true,
+            Ordering::Equal if from.1.is_none() => matches!(self.span.from, Bound::Excluded(_)),
             Ordering::Equal => {
                 table.row(entry.slot).value(field).is_some_and(|value| self.span.is_after(value))
             }
@@ -220,6 +233,7 @@ impl<'a> Edges<'a> {
     fn is_before(&self, table: &impl Table, field: FieldId, entry: Entry) -> bool {
         self.to.is_some_and(|to| match to_mark(entry, to) {
             Ordering::Less => false,
+            Ordering::Equal if to.1.is_none() => matches!(self.span.to, Bound::Excluded(_)),
             Ordering::Equal => {
                 table.row(entry.slot).value(field).is_some_and(|value| self.span.is_before(value))
             }
@@ -306,7 +320,7 @@ impl<'a, T: Table> Search<'a, '_, T> {
     fn walk(&self) -> Option<Walk<'a>> {
         let field = self.query.order;
         let columns = self.table.columns(field);
-        if columns.is_empty() {
+        if !is_ordered(&columns) {
             return None;
         }
         let candidate = self.candidates.iter().position(|candidate| candidate.field == field);
@@ -322,7 +336,7 @@ impl<'a, T: Table> Search<'a, '_, T> {
                 present.push(from_cursor(index, ranks.clone(), false));
             }
         } else {
-            for Column { present: index, absent: others } in columns {
+            for Column { present: index, absent: others, .. } in columns {
                 present.push(from_cursor(index, vec![(0, index.len())], false));
                 if let Some(others) = others {
                     absent.push(from_cursor(others, vec![(0, others.len())], true));
@@ -344,7 +358,7 @@ impl<'a, T: Table> Search<'a, '_, T> {
         let order = |entry: Entry| {
             let row = || self.table.row(entry.slot);
             let by_value = after.value.as_ref().map_or(Ordering::Equal, |value| {
-                to_mark(entry, mark(value.as_ref())).then_with(|| match value {
+                to_mark(entry, mark(value.as_ref(), None)).then_with(|| match value {
                     Value::Bool(_) | Value::Int(_) => Ordering::Equal,
                     Value::Text(_) | Value::Id(_) => row().value(field).cmp(&Some(value.as_ref())),
                 })
@@ -512,8 +526,11 @@ pub(crate) fn too_broad<T: Table>(table: &T, filter: &Compiled, order: FieldId) 
     } else if let Some(widest) = candidates(table, filter).last() {
         let (name, entries) = (schema.name(widest.field), widest.entries);
         eco_format!("narrow it, since {name} alone lets {entries} through")
-    } else if table.columns(order).is_empty() {
-        eco_format!("{} is not indexed, so order by another field or narrow it", schema.name(order))
+    } else if !is_ordered(&table.columns(order)) {
+        eco_format!(
+            "no index has {} in order, so order by another field or narrow it",
+            schema.name(order)
+        )
     } else {
         EcoString::from("narrow it by a field that is indexed")
     };

@@ -87,7 +87,7 @@ impl Table for UsersTable<'_> {
             user::NAME => self.state.users.names(),
             FieldId(_) => return Vec::new(),
         };
-        vec![Column { present, absent: None }]
+        vec![Column { present, absent: None, numbered: None }]
     }
     fn slots(&self) -> Box<dyn Iterator<Item = u32> + '_> {
         Box::new(self.state.users.ids().iter_from(0).map(|entry| entry.slot))
