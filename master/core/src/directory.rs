@@ -301,10 +301,6 @@ impl Instance {
     pub(crate) fn seat_expecting(&self, user: &UserId) -> Option<Seat> {
         self.expected().iter().find(|(_, expected)| expected == user).map(|(seat, _)| *seat)
     }
-    /// What the game says of it, packed as its kind's fields say.
-    pub(crate) fn meta(&self) -> &Packed {
-        &self.meta
-    }
 
     /// The seats that are not free, with their numbers.
     pub(crate) fn seats(&self) -> impl Iterator<Item = (Seat, SeatRecord)> {

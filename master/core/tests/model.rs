@@ -237,7 +237,7 @@ impl World {
             connections_max: 1_000,
             sessions: Vec::new(),
         };
-        world.apply(Command::SessionUp(origin("s1"), report));
+        world.apply(&Command::SessionUp(origin("s1"), report));
         world.game_up();
         for number in 0..12u8 {
             let user = UserId::new(format!("user {number}")).unwrap();
@@ -247,7 +247,7 @@ impl World {
                 user: user.clone(),
                 name: "a name".into(),
             };
-            world.apply(Command::Bind(origin("s1"), bind));
+            world.apply(&Command::Bind(origin("s1"), bind));
             let bound = world.effects.iter().find_map(|effect| {
                 if let Effect::ToSession(_, MasterToSession::Bound(bound)) = effect {
                     return Some(bound.session);
@@ -259,7 +259,7 @@ impl World {
         world
     }
 
-    fn apply(&mut self, command: Command) {
+    fn apply(&mut self, command: &Command) {
         let header = Header {
             lsn: self.state.lsn() + 1,
             epoch: Epoch { era: 1, epoch: 1 },
@@ -267,7 +267,7 @@ impl World {
             seed: 7,
         };
         self.effects.clear();
-        self.state.apply(&header, &command, &mut self.effects);
+        self.state.apply(&header, command, &mut self.effects);
         let answers: Vec<_> = (self.effects.iter())
             .filter_map(|effect| match effect {
                 Effect::ToSession(_, MasterToSession::Answer(answer)) => Some(answer.clone()),
@@ -332,7 +332,7 @@ impl World {
             labels: Vec::new(),
             instances: Vec::new(),
         };
-        self.apply(Command::GameUp(origin("g1"), report));
+        self.apply(&Command::GameUp(origin("g1"), report));
         self.suspect = false;
         for plain in self.plain.values_mut().filter(|plain| plain.kind.as_str() == "arena") {
             plain.meta = declared(&plain.meta, &fields(self.version));
@@ -341,14 +341,14 @@ impl World {
 
     fn happened(&mut self, event: Event) {
         self.stream.0 += 1;
-        self.apply(Command::Happened(origin("g1"), self.stream.0, event));
+        self.apply(&Command::Happened(origin("g1"), self.stream.0, event));
     }
 
     fn ask(&mut self, session: SessionId, request: Request) -> (u32, Option<Outcome>) {
         let asked = self.asked.entry(session).or_default();
         *asked += 1;
         let id = *asked;
-        self.apply(Command::Ask {
+        self.apply(&Command::Ask {
             origin: origin("s1"),
             session,
             id: RequestId(id),
@@ -435,7 +435,7 @@ impl World {
             80..88 => self.seat(),
             88..93 => {
                 let Some(Plain { id, .. }) = self.some_instance() else { return };
-                self.apply(Command::Act { number: 1, action: Action::Destroy { instance: id } });
+                self.apply(&Command::Act { number: 1, action: Action::Destroy { instance: id } });
                 self.plain.get_mut(&id).unwrap().stage = "closing";
             }
             93..99 => {
@@ -451,7 +451,7 @@ impl World {
                 }
             }
             _ if self.random.one_in(2) => {
-                self.apply(Command::LinkLost(Role::Game, origin("g1")));
+                self.apply(&Command::LinkLost(Role::Game, origin("g1")));
                 self.suspect = true;
             }
             _ => {
@@ -460,7 +460,7 @@ impl World {
             }
         }
         let received = self.stream.1;
-        self.apply(Command::GameReceived(origin("g1"), received));
+        self.apply(&Command::GameReceived(origin("g1"), received));
     }
 
     /// A granted instance runs, or a game says something new of one.

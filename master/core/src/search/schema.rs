@@ -382,11 +382,6 @@ impl Packed {
         });
         named.collect()
     }
-
-    /// The same for equal values, whoever packed them.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 #[cfg(test)]
