@@ -169,6 +169,14 @@ fn by_name(users: &Slab<User>) -> impl Fn(Entry, Entry) -> Ordering {
     }
 }
 
+/// Makes room for one more record, and for an eighth more where there are many: a table that doubles, as it would by
+/// itself, is half empty after it did.
+fn make_room<T>(records: &mut Slab<T>) {
+    if records.len() == records.capacity() {
+        records.reserve_exact((records.len() / 8).max(4));
+    }
+}
+
 impl Users {
     pub(crate) fn new(secret: &ClusterSecret) -> Self {
         Self {
@@ -224,6 +232,8 @@ impl Users {
 
     /// Adds a live session, and its user, who has no other. Both ids and the key are new.
     pub(crate) fn insert(&mut self, mut session: Session, id: &UserId, name: EcoString) -> u32 {
+        make_room(&mut self.users);
+        make_room(&mut self.sessions);
         let slot = slot_of(self.sessions.vacant_key());
         let user = slot_of(self.users.insert(User { id: id.clone(), name, session: slot }));
         self.by_user.insert(id, user, |user| &self.users[user as usize].id);

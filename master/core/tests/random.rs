@@ -4,17 +4,18 @@ mod world;
 
 use greenroom_master_core::{Command, Event, Settings, State, replay};
 use greenroom_protocol::wire::admin_master::Action;
-use greenroom_protocol::wire::client_session::Request;
+use greenroom_protocol::search::Filter;
+use greenroom_protocol::wire::client_session::{Create, JoinOrCreate, MetaValue, Request};
 use greenroom_protocol::wire::master_game::{
     Closed, CreateRefused, GameLoad, HeldInstance, HeldSeat, MasterToGame, MetaChanged, Running,
-    SeatChanged, SeatState,
+    Scored, SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
     Bind, HeldSession, MasterToSession, SessionLoad, SessionReport, Unbind,
 };
 use greenroom_protocol::{
-    Code, Generation, Incarnation, InstanceId, Refusal, RequestId, Seat, SessionId, SessionKey,
+    Code, Generation, Incarnation, InstanceId, Key, Refusal, RequestId, Seat, SessionId, SessionKey,
     UserId,
 };
 use proptest::prelude::*;
@@ -32,7 +33,7 @@ struct Act {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    (0u8..24, 0u8..2, any::<u8>(), 0u8..6, any::<u8>(), prop::bool::weighted(0.1))
+    (0u8..26, 0u8..2, any::<u8>(), 0u8..6, any::<u8>(), prop::bool::weighted(0.1))
         .prop_map(|(what, server, a, b, c, stale)| Act { what, server, a, b, c, stale })
 }
 
@@ -121,6 +122,12 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
         }
         1 => {
             let mut report = World::game_report(game_server, u32::from(c % 12));
+            // Sometimes it says what can't be, or other weights than before.
+            report.kinds[0].weight = u32::from(c % 4);
+            report.kinds[1].seats_max = u16::from(a % 3);
+            if c % 16 == 9 {
+                report.kinds.push(report.kinds[0].clone());
+            }
             report.instances = (0..b)
                 .map(|number| {
                     let (instance, incarnation) = heard.instance(a.wrapping_add(number));
@@ -136,8 +143,8 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
                             away: c % 2 == 0,
                         }],
                         meta: Default::default(),
-                        key: None,
-                        owner: None,
+                        key: (number < 2).then(|| Key::new("x").expect("it is short")),
+                        owner: (c < 99).then(|| user(c)),
                         created_ms: u64::from(c),
                         open: a % 5 != 0,
                         private: a % 7 == 0,
@@ -177,10 +184,30 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
             let instance = heard.instance(c).0;
             let key = ["x", "y", "z"].get(usize::from(b)).copied();
             let kind = ["arena", "duel", "duel", "chess"][usize::from(c % 4)];
+            // Some bring friends, some want to be alone, some are particular.
+            let expected: Vec<UserId> =
+                if a % 4 == 0 { (0..b).map(|number| user(number + c % 3)).collect() } else { vec![] };
+            let mode = ["ranked", "casual"][usize::from(a % 2)];
+            let filter = match a % 5 {
+                0 => Filter::Eq("mode".into(), MetaValue::Text(mode.into())),
+                1 => Filter::Ne("mode".into(), MetaValue::Text(mode.into())),
+                2 if c == 5 => Filter::Eq("moon".into(), MetaValue::Int(1)),
+                _ => Filter::default(),
+            };
             let request = match what {
-                11 => create(kind, key),
+                11 => match create(kind, key) {
+                    Request::Create(create) => {
+                        Create { private: a % 7 == 0, expected, ..create }.into()
+                    }
+                    other => other,
+                },
                 12 => join(instance),
-                13 | 14 => join_or_create(kind, key),
+                13 | 14 => match join_or_create(kind, key) {
+                    Request::JoinOrCreate(join) => {
+                        JoinOrCreate { private: a % 7 == 0, expected, filter, ..join }.into()
+                    }
+                    other => other,
+                },
                 15 => leave(instance),
                 _ if c % 2 == 0 => destroy(instance),
                 _ => Request::Unknown(c),
@@ -199,9 +226,13 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
                 17 | 18 => Event::Running(Running {
                     instance,
                     incarnation,
-                    meta: Default::default(),
+                    meta: match c % 3 {
+                        0 => [("mode".into(), MetaValue::Text("ranked".into()))].into(),
+                        1 => [("mode".into(), MetaValue::Text("casual".into()))].into(),
+                        _ => Default::default(),
+                    },
                     open: true,
-                    private: false,
+                    private: a % 7 == 0,
                 }),
                 19 => {
                     let state = [SeatState::Taken, SeatState::Away, SeatState::Free];
@@ -235,6 +266,22 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
             Command::Happened(origin(game_server), next(game_server), event)
         }
         22 => Command::Expire,
+        24 => {
+            let name = [session_server, game_server][usize::from(a % 2)];
+            Command::Act { number: 3, action: Action::Drain { server: self::server(name) } }
+        }
+        25 => {
+            let (instance, incarnation) = heard.instance(a);
+            let scored = Scored {
+                instance,
+                incarnation,
+                board: ["week", "month", "", "a\u{7}board"][usize::from(c % 4)].into(),
+                user: user(b),
+                name: "a name".into(),
+                score: (c % 5 != 0).then(|| i64::from(c % 7)),
+            };
+            Command::Happened(origin(game_server), next(game_server), Event::Scored(scored))
+        }
         _ if c % 2 == 0 => Command::Act { number: 1, action: Action::Kick { user: user(a) } },
         _ => {
             let action = Action::Destroy { instance: heard.instance(a).0 };
@@ -253,10 +300,19 @@ proptest! {
         acts in prop::collection::vec((act(), 0u64..40_000), 1..160),
         settings in any::<bool>(),
     ) {
+        // One that ran before, and a small one that did not.
         let settings = if settings {
-            Settings::default()
+            Settings { rejoin_grace_ms: 20_000, ..Settings::default() }
         } else {
-            Settings { sessions_max: 3, seats_max: 2, requests_max: 2, stream_max: 4, ..Settings::default() }
+            Settings {
+                sessions_max: 3,
+                seats_max: 2,
+                requests_max: 2,
+                stream_max: 4,
+                board_members_max: 2,
+                rejoin_grace_ms: 0,
+                ..Settings::default()
+            }
         };
         let mut world = World::with(settings);
         world.session_up("s1");
