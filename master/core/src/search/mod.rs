@@ -24,7 +24,7 @@ use crate::placement::unknown_kind;
 use crate::servers::{GameSlot, Health};
 use crate::state::{State, Step};
 use cursor::Searched;
-use plan::{Answer, EXAMINED_MAX, Query, candidates};
+use plan::{Answer, EXAMINED_MAX, Query, candidates, expected};
 use tables::{ServersTable, UsersTable};
 
 pub(crate) use filter::Compiled;
@@ -149,11 +149,11 @@ impl State {
             let at = table.at(slot);
             self.directory.get(at).is_listed() && self.lets_through(filter, at) && has_room(&at)
         };
-        let narrow = candidates(&table, filter).into_iter().next();
+        let candidates = candidates(&table, filter);
         let all = table.len();
+        let expected = expected(1, all, &candidates);
+        let narrow = candidates.into_iter().next();
         let narrowed = narrow.as_ref().map_or(all, |narrow| narrow.entries);
-        // Of so many, one is let through, or less often. Those that are granted stand among them, and are passed by.
-        let expected = all / narrowed.max(1);
         if let Some(narrow) = &narrow
             && narrowed <= expected.min(EXAMINED_MAX)
         {

@@ -162,6 +162,17 @@ fn candidate<'a, T: Table>(table: &'a T, node: &Node) -> Option<Candidate<'a>> {
     Some(Candidate { field, spans, parts, entries })
 }
 
+/// How many of `all` records are to be looked at until `wanted` are let through, as far as indexes tell: as if no
+/// condition had to do with another.
+pub(crate) fn expected<'a, 'c: 'a>(
+    wanted: usize,
+    all: usize,
+    conditions: impl IntoIterator<Item = &'a Candidate<'c>>,
+) -> usize {
+    (conditions.into_iter())
+        .fold(wanted, |sum, candidate| sum.saturating_mul(all) / candidate.entries.max(1))
+}
+
 /// The parts of one field's order outside of which a condition lets nothing through.
 fn spans(node: &Node) -> Option<(FieldId, Vec<Span>)> {
     match node {
@@ -285,11 +296,8 @@ impl<'a, T: Table> Search<'a, '_, T> {
         let walk = self.walk();
         let mut wasted = 0;
         if let Some(walk) = &walk {
-            // A record of the order's index is let through as often as the best other condition says, or less often.
             let others = self.candidates.iter().filter(|other| other.field != self.query.order);
-            let let_through = others.map(|other| other.entries).min().unwrap_or(all);
-            let enough = self.query.limit.saturating_mul(all) / let_through.max(1);
-            let expected = walk.entries.min(enough);
+            let expected = walk.entries.min(expected(self.query.limit, all, others));
             // Where collecting is possible, walking may cost as much again before it is given up.
             let (budget, is_better) = match EXAMINED_MAX.checked_sub(collected) {
                 Some(left) => (left.min(collected), expected <= left.min(collected)),
