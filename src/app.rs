@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use greenroom_game_core::{Instance, Registry};
 use greenroom_session::Additions;
 
-use crate::{bots, operator, roles, settings, up};
+use crate::{bots, find, operator, roles, settings, up};
 
 /// A program that has every role of a cluster, and runs the kinds of instances that it was given.
 #[derive(Default)]

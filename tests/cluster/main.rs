@@ -8,6 +8,8 @@
 mod harness;
 
 mod bad_input;
+mod directory;
 mod operators;
 mod players;
+mod races;
 mod up;

@@ -155,6 +155,16 @@ impl Process {
         (self.child.wait().unwrap().success(), text)
     }
 
+    /// SIGSTOP: it is alive and says nothing, until [`Process::go_on`].
+    pub fn stall(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
+    }
+
     /// Waits for the end that comes by itself.
     pub fn ended(mut self) -> Output {
         let (stdout, stderr) = (self.out.whole().into_bytes(), self.err.whole().into_bytes());
@@ -248,6 +258,15 @@ impl Cluster {
         self.sessions.push(Process::start(&args));
     }
 
+    /// The master dies, and another begins in its place: it knows what the servers say, and nothing else.
+    pub fn restart_master(&mut self) {
+        let (listen, admin) = (self.master.words[1].clone(), self.admin().to_owned());
+        self.master.kill();
+        let data = self.folder.text();
+        self.master =
+            Process::start(&["master", "--data", data, "--listen", &listen, "--admin", &admin]);
+    }
+
     pub fn start_game(&mut self, flags: &[&str]) {
         let master = self.master.words[1].clone();
         let mut args = vec!["game", "--data", self.folder.text(), "--master", &master];
@@ -296,10 +315,16 @@ impl Cluster {
 pub async fn end_of(client: &Client) -> Refusal {
     let mut status = client.status();
     let closed = status.wait_for(|status| matches!(status, ClientStatus::Closed(_)));
-    match &*tokio::time::timeout(PATIENCE, closed).await.unwrap().unwrap() {
+    match &*patient("the end of the session", closed).await.unwrap() {
         ClientStatus::Closed(refusal) => refusal.clone(),
         other => panic!("{other:?}"),
     }
+}
+
+/// Waits for what must come, as long as anything may take.
+pub async fn patient<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let result = tokio::time::timeout(PATIENCE, future).await;
+    result.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
 /// Takes events until one is what is waited for.
@@ -316,9 +341,7 @@ pub async fn event<T>(
         }
         panic!("the seat was gone before {what}");
     };
-    tokio::time::timeout(PATIENCE, found)
-        .await
-        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    patient(what, found).await
 }
 
 /// What the client was refused with.
