@@ -17,5 +17,6 @@ mod sequencer;
 
 pub use config::MasterConfig;
 pub use error::MasterError;
+pub use greenroom_master_core::{Candidate, Order, Placement, Weighted};
 pub use handle::MasterHandle;
 pub use sequencer::Master;

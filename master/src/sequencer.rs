@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use greenroom_link::{ClusterKey, Me, Outgoing};
 use greenroom_master_core::{
-    ClusterSecret, Command, Effect, Effects, Event, Header, Log, Origin, State,
+    ClusterSecret, Command, Effect, Effects, Event, Header, Log, Origin, Placement, State, Weighted,
 };
 use greenroom_protocol::wire::admin_master::{MasterStatus, Status};
 use greenroom_protocol::wire::client_session::Request;
@@ -55,13 +56,27 @@ impl Master {
     /// # Errors
     /// When the configuration can't be kept, the address can't be listened on, or the system has no randomness.
     pub async fn bind(config: &MasterConfig, key: ClusterKey) -> Result<Self, MasterError> {
+        Self::bind_with_placement(config, key, Arc::new(Weighted)).await
+    }
+
+    /// The same, with a choice of one's own among the game servers that can take an instance.
+    ///
+    /// # Errors
+    /// As [`Master::bind`].
+    pub async fn bind_with_placement(
+        config: &MasterConfig,
+        key: ClusterKey,
+        placement: Arc<dyn Placement>,
+    ) -> Result<Self, MasterError> {
         config.check()?;
         let failed = |source| MasterError::Listen { address: config.listen.clone(), source };
         let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let incarnation = Incarnation(getrandom::u64()?);
-        let sequencer = Sequencer::new(config, &key, incarnation, getrandom::u64()?, asked);
+        let secret = ClusterSecret::from_key(&key.derive("master core"));
+        let state = State::with_placement(&secret, config.settings(), placement);
+        let sequencer = Sequencer::new(config, state, incarnation, getrandom::u64()?, asked);
         let identity = Identity {
             cluster: config.cluster.clone(),
             role: Role::Master,
@@ -138,12 +153,11 @@ struct Sequencer {
 impl Sequencer {
     fn new(
         config: &MasterConfig,
-        key: &ClusterKey,
+        state: State,
         incarnation: Incarnation,
         seed: u64,
         questions: mpsc::Receiver<Question>,
     ) -> Self {
-        let secret = ClusterSecret::from_key(&key.derive("master core"));
         // Whatever an earlier master knew is lost with its memory, which is what an era declares. Servers refuse a
         // smaller one than they have seen, so it has to grow from start to start: seconds do.
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -156,7 +170,7 @@ impl Sequencer {
             seed,
             clock: Clock { looked: Instant::now(), now: since_1970 },
             log: Log::new(config.log_entries_max),
-            state: State::new(&secret, config.settings()),
+            state,
             effects: Effects::new(),
             opened: BTreeMap::new(),
             links: BTreeMap::new(),

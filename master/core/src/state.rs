@@ -48,7 +48,8 @@ pub struct Settings {
     /// How long a server without a link keeps what it has, in milliseconds. More than [`LEASE_MS`].
     pub server_grace_ms: u64,
     /// How long after the first command a request for what is not known waits, in milliseconds: game servers may be
-    /// about to say that they have it. 0 where nothing ran before.
+    /// about to say that they have it. 0 where nothing ran before. In less than [`LEASE_MS`] a game server that reaches
+    /// this master too late may still run what it gives to another one; then the older of the two stays.
     pub rejoin_grace_ms: u64,
     /// How long a server that is down is remembered, in milliseconds.
     pub server_memory_ms: u64,

@@ -191,7 +191,7 @@ impl World {
         self.effects.clear();
         self.state.apply(header, command, &mut self.effects);
         self.all.extend(self.effects.iter().cloned());
-        if self.state.lsn() % self.restored_every == 0 {
+        if self.state.lsn().is_multiple_of(self.restored_every) {
             self.state = restored(&self.state);
         }
         if let Err(contradiction) = self.state.audit() {
