@@ -39,7 +39,7 @@ pub struct Step {
 }
 
 impl Instance for Crowd {
-    const KIND: Kind<Self> = Kind::new("crowd").tick_rate(20).seats_max(SEATS);
+    const KIND: Kind<Self> = Kind::new("crowd").needs(&["bench"]).tick_rate(20).seats_max(SEATS);
     type Params = ();
     type Meta = ();
     type In = Step;

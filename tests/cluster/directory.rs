@@ -12,6 +12,11 @@ fn lobby(mode: Mode, rating: u16, name: &str) -> Params {
     Params { mode, rating, name: name.into(), ..Params::default() }
 }
 
+/// A cluster whose limits are those for tests: a story asks faster than a player does.
+fn unlimited(sessions: usize, games: usize) -> Cluster {
+    Cluster::start_with(sessions, games, &["--limits", "load"])
+}
+
 async fn guest(cluster: &Cluster, name: &str) -> Client {
     cluster.client().guest(name).connect().await.unwrap()
 }
@@ -19,7 +24,7 @@ async fn guest(cluster: &Cluster, name: &str) -> Client {
 /// Ann makes lobbies; Bo finds those that he wants, by what the game says of them, as it is now and not as it was.
 #[tokio::test]
 async fn what_is_made_is_found_by_what_it_is_and_no_longer_when_it_is_closed() {
-    let cluster = Cluster::start(2, 2);
+    let cluster = unlimited(2, 2);
     let (ann, bo) = (guest(&cluster, "Ann").await, guest(&cluster, "Bo").await);
     let mut made = Vec::new();
     for (n, mode) in [Mode::Duel, Mode::Race, Mode::Race, Mode::Siege].into_iter().enumerate() {
@@ -61,7 +66,7 @@ async fn what_is_made_is_found_by_what_it_is_and_no_longer_when_it_is_closed() {
 /// lost session server makes him neither miss nor hear twice of anything.
 #[tokio::test]
 async fn who_watches_is_told_what_comes_changes_and_goes_over_a_reconnect_too() {
-    let mut cluster = Cluster::start(2, 1);
+    let mut cluster = unlimited(2, 1);
     let ann = Client::builder().servers([cluster.urls(1)[0]]).guest("Ann").connect().await.unwrap();
     let first = ann.create("lobby").params(&lobby(Mode::Race, 1, "first")).await.unwrap();
     ann.create("lobby").params(&lobby(Mode::Duel, 1, "not a race")).await.unwrap();
@@ -94,7 +99,7 @@ async fn who_watches_is_told_what_comes_changes_and_goes_over_a_reconnect_too() 
 /// nobody, and its key leads into it.
 #[tokio::test]
 async fn friends_have_their_seats_kept_and_strangers_do_not_find_them() {
-    let cluster = Cluster::start(1, 1);
+    let cluster = unlimited(1, 1);
     let (ann, bo, eve) =
         (guest(&cluster, "Ann").await, guest(&cluster, "Bo").await, guest(&cluster, "Eve").await);
     let friend = bo.identity().user;
@@ -113,7 +118,7 @@ async fn friends_have_their_seats_kept_and_strangers_do_not_find_them() {
 /// Thirty-two players ask for any race at once, by the same filter: while there are seats, they meet.
 #[tokio::test]
 async fn thirty_two_players_with_one_wish_meet_in_as_few_instances_as_hold_them() {
-    let cluster = Cluster::start(2, 2);
+    let cluster = unlimited(2, 2);
     let mut clients = Vec::new();
     for n in 0..32 {
         clients.push(guest(&cluster, &format!("player {n}")).await);
@@ -132,10 +137,10 @@ async fn thirty_two_players_with_one_wish_meet_in_as_few_instances_as_hold_them(
 /// Three game servers: what needs a label goes where the label is, and what fits nowhere is refused with the reasons.
 #[tokio::test]
 async fn labels_and_capacity_decide_placement() {
-    let mut cluster = Cluster::start(1, 0);
+    let mut cluster = unlimited(1, 0);
     for (name, flags) in [
-        ("small", &["--capacity", "1"][..]),
-        ("large", &["--capacity", "50"]),
+        ("small", &["--capacity", "4"][..]),
+        ("large", &["--capacity", "8"]),
         ("special", &["--capacity", "2", "--labels", "bench,eu"]),
     ] {
         cluster.start_game(&[&["--name", name], flags].concat());
@@ -154,27 +159,38 @@ async fn labels_and_capacity_decide_placement() {
     let full = refusal(ann.create("crowd").key("one more").await);
     assert_eq!(full.code, Code::NoCapacity);
     assert!(full.message.contains("bench") && full.message.contains("full"), "{full}");
-    // What needs nothing goes where there is room: the small server takes one, the large one all others.
-    for n in 0..8 {
+    // What needs nothing goes where there is room, by share of it, until there is none.
+    for n in 0..12 {
         ann.create("lobby").key(format!("lobby {n}")).await.unwrap();
+        assert!(load(&cluster, "small") <= 4);
     }
-    assert_eq!((load(&cluster, "small"), load(&cluster, "large")), (1, 7));
+    assert_eq!((load(&cluster, "small"), load(&cluster, "large")), (4, 8));
+    let over = refusal(ann.create("lobby").key("one more").await);
+    assert_eq!(over.code, Code::NoCapacity);
     // The operator is told the same, and why.
     let explained = run(&["placement", "crowd", "--admin", cluster.admin()]);
     let text = String::from_utf8(explained.stdout).unwrap();
     assert!(text.contains("special") && text.contains("full"), "{text}");
     assert!(text.contains("small") && text.contains("bench"), "{text}");
-    // A server that is drained gets nothing new, and what it has goes on.
-    let drained = run(&["drain", "large", "--admin", cluster.admin(), "--data", cluster.folder.text()]);
+    // A server that is drained gets nothing new, though it has room again, and what it has goes on.
+    let drained =
+        run(&["drain", "large", "--admin", cluster.admin(), "--data", cluster.folder.text()]);
     assert!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
-    assert_eq!(refusal(ann.create("lobby").key("nowhere").await).code, Code::NoCapacity);
+    let on_large =
+        run(&["find", "lobby", "server = \"large\" limit 1", "--json", "--admin", cluster.admin()]);
+    let row: serde_json::Value = serde_json::from_slice(&on_large.stdout).unwrap();
+    let id = row["id"].as_str().unwrap().parse().unwrap();
+    ann.destroy(id).await.unwrap();
+    assert_eq!(load(&cluster, "large"), 7);
+    let nowhere = refusal(ann.create("lobby").key("nowhere").await);
+    assert!(nowhere.message.contains("drain"), "{nowhere}");
     assert_eq!(load(&cluster, "large"), 7);
 }
 
 /// What is wrong with a search is said by name, and to the operator in words, with the place in the text.
 #[tokio::test]
 async fn a_search_that_can_not_be_is_refused_by_name() {
-    let cluster = Cluster::start(1, 1);
+    let cluster = unlimited(1, 1);
     let ann = guest(&cluster, "Ann").await;
     let made = ann.create("lobby").params(&lobby(Mode::Duel, 7, "a duel")).await.unwrap();
     ann.create("lobby").params(&lobby(Mode::Duel, 8, "another")).await.unwrap();
@@ -213,7 +229,7 @@ async fn a_search_that_can_not_be_is_refused_by_name() {
 /// The operator looks for instances, users and servers, private ones too, and is told how it was found.
 #[tokio::test]
 async fn an_operator_finds_everything_and_is_told_how() {
-    let cluster = Cluster::start(1, 1);
+    let cluster = unlimited(1, 1);
     let ann = guest(&cluster, "Ann").await;
     for n in 0..3u16 {
         let params = lobby(Mode::Siege, 100 * n, "a siege");
@@ -225,7 +241,8 @@ async fn an_operator_finds_everything_and_is_told_how() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    let text = find(&["lobby", "mode = \"siege\" and rating >= 100 order by rating desc", "--explain"]);
+    let text =
+        find(&["lobby", "mode = \"siege\" and rating >= 100 order by rating desc", "--explain"]);
     assert!(text.contains("k2") && text.contains("k1") && !text.contains("k0"), "{text}");
     assert!(text.contains("examined"), "{text}");
     let users = find(&["--users", "name prefix \"An\"", "--json"]);
@@ -239,7 +256,7 @@ async fn an_operator_finds_everything_and_is_told_how() {
 /// Ranked arenas keep a board: who has more hits stands higher, and a player finds itself among its neighbours.
 #[tokio::test]
 async fn a_board_that_nobody_has_written_is_refused_by_name() {
-    let cluster = Cluster::start(1, 1);
+    let cluster = unlimited(1, 1);
     let ann = guest(&cluster, "Ann").await;
     assert_eq!(refusal(ann.rank("nothing").top(10).await).code, Code::RankUnknown);
     assert_eq!(refusal(ann.rank("nothing").around_me(0).await).code, Code::LimitInvalid);
@@ -248,7 +265,7 @@ async fn a_board_that_nobody_has_written_is_refused_by_name() {
 /// A slow reader of a live search is told each instance as it is when it reads, and never holds up anybody else.
 #[tokio::test]
 async fn a_slow_reader_finds_changes_merged_and_no_queue_of_old_ones() {
-    let cluster = Cluster::start(1, 1);
+    let cluster = unlimited(1, 1);
     let (ann, bo) = (guest(&cluster, "Ann").await, guest(&cluster, "Bo").await);
     let made = ann.create("lobby").params(&lobby(Mode::Flag, 0, "one")).await.unwrap();
     let mut watch = bo.watch("lobby").await.unwrap();

@@ -34,17 +34,19 @@ fn by_key(cluster: &Cluster, kind: &str) -> BTreeMap<String, Vec<String>> {
 /// Thirty-two players race for one key, again and again: each time there is one instance, and all of them get it.
 #[tokio::test]
 async fn thirty_two_clients_race_for_one_key_and_meet_in_one_instance() {
-    let cluster = Cluster::start(2, 2);
+    let cluster = Cluster::start_with(2, 2, &["--limits", "load"]);
     let clients = guests(&cluster, 32).await;
     for round in 0..5 {
         let key = format!("round {round}");
-        let asked = clients.iter().map(|client| client.create("lobby").key(key.as_str()).into_future());
+        let asked =
+            clients.iter().map(|client| client.create("lobby").key(key.as_str()).into_future());
         let made = futures_util::future::join_all(asked).await;
         let made: BTreeSet<InstanceId> = made.into_iter().map(Result::unwrap).collect();
         assert_eq!(made.len(), 1, "round {round}");
         // Sixteen of them sit down, the others are told that it is full, and nobody is sent elsewhere.
-        let asked =
-            clients.iter().map(|client| client.join_or_create("lobby").key(key.as_str()).into_future());
+        let asked = clients
+            .iter()
+            .map(|client| client.join_or_create("lobby").key(key.as_str()).into_future());
         let sat = futures_util::future::join_all(asked).await;
         let (seated, refused): (Vec<_>, Vec<_>) = sat.into_iter().partition(Result::is_ok);
         assert_eq!((seated.len(), refused.len()), (16, 16));
@@ -62,7 +64,7 @@ async fn thirty_two_clients_race_for_one_key_and_meet_in_one_instance() {
 /// meanwhile, and no game server runs one that the directory does not know.
 #[tokio::test]
 async fn finding_3_and_6_a_stalled_game_server_makes_no_twin() {
-    let cluster = Cluster::start(2, 2);
+    let cluster = Cluster::start_with(2, 2, &["--limits", "load"]);
     let clients = guests(&cluster, 16).await;
     let until = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
     let worker = async |number: usize, client: &Client| {
@@ -115,7 +117,7 @@ async fn finding_3_and_6_a_stalled_game_server_makes_no_twin() {
 /// Finding 7: whoever hears of an instance joins it in the same moment, on another session server.
 #[tokio::test]
 async fn finding_7_an_instance_is_joined_in_the_moment_it_is_made() {
-    let cluster = Cluster::start(2, 2);
+    let cluster = Cluster::start_with(2, 2, &["--limits", "load"]);
     let clients = guests(&cluster, 8).await;
     for n in 0..50 {
         let made = clients[n % 8].create("lobby").await.unwrap();
@@ -130,7 +132,7 @@ async fn finding_7_an_instance_is_joined_in_the_moment_it_is_made() {
 /// session server dies with all of them; the same users come back on the other, and every seat is theirs or free.
 #[tokio::test]
 async fn finding_1_joins_that_lose_their_session_server_leave_no_seat_behind() {
-    let mut cluster = Cluster::start(2, 1);
+    let mut cluster = Cluster::start_with(2, 1, &["--limits", "load"]);
     let watcher =
         Client::builder().servers([cluster.urls(1)[0]]).guest("watcher").connect().await.unwrap();
     let made = watcher.create("lobby").params(&Params { mode: Mode::Siege, ..Params::default() });
@@ -148,7 +150,10 @@ async fn finding_1_joins_that_lose_their_session_server_leave_no_seat_behind() {
     assert_eq!(seats.len(), 12, "a seat was given twice");
     // They all go: the instance is as empty as before.
     for client in &clients {
-        client.leave(made).await.unwrap_or_else(|error| assert!(error.to_string().contains("seat")));
+        client
+            .leave(made)
+            .await
+            .unwrap_or_else(|error| assert!(error.to_string().contains("seat")));
         client.close().await;
     }
     let found = watcher.search("lobby").filter_text("mode = \"siege\"").await.unwrap();
@@ -160,7 +165,7 @@ async fn finding_1_joins_that_lose_their_session_server_leave_no_seat_behind() {
 /// its key is free for a new one.
 #[tokio::test]
 async fn finding_2_an_instance_that_two_close_at_once_closes_once() {
-    let cluster = Cluster::start(1, 1);
+    let cluster = Cluster::start_with(1, 1, &["--limits", "load"]);
     let clients = guests(&cluster, 6).await;
     for _ in 0..20 {
         let made = clients[0].create("lobby").key("the one").await.unwrap();
@@ -191,7 +196,7 @@ async fn finding_2_an_instance_that_two_close_at_once_closes_once() {
 /// Finding 9: two processes call themselves by one name. The second is refused, and the first goes on.
 #[tokio::test]
 async fn finding_9_of_two_game_servers_with_one_name_the_second_is_refused() {
-    let mut cluster = Cluster::start(1, 0);
+    let mut cluster = Cluster::start_with(1, 0, &["--limits", "load"]);
     cluster.start_game(&["--name", "g"]);
     cluster.wait_for("the game server", |status| status.games.len() == 1);
     let ann = guests(&cluster, 1).await.remove(0);
@@ -205,12 +210,22 @@ async fn finding_9_of_two_game_servers_with_one_name_the_second_is_refused() {
         "--name",
         "g",
     ]));
-    cluster.master.err.wait("the refusal", |line| line.contains("two processes call themselves so"));
+    cluster
+        .master
+        .err
+        .wait("the refusal", |line| line.contains("two processes call themselves so"));
     assert_eq!(ann.create("lobby").key("k").await.unwrap(), made);
     let room = ann.join(made).await.unwrap();
     assert_eq!(room.instance(), made);
     second.kill();
-    let lost = run(&["destroy", &made.to_string(), "--admin", "127.0.0.1:1", "--data", cluster.folder.text()]);
+    let lost = run(&[
+        "destroy",
+        &made.to_string(),
+        "--admin",
+        "127.0.0.1:1",
+        "--data",
+        cluster.folder.text(),
+    ]);
     assert!(error_of(&lost).contains("127.0.0.1:1"));
 }
 
@@ -218,7 +233,7 @@ async fn finding_9_of_two_game_servers_with_one_name_the_second_is_refused() {
 /// asks for a key gets the instance that has it. No twin, and the session servers' clients notice nothing.
 #[tokio::test]
 async fn a_master_that_begins_anew_makes_no_second_instance_of_a_key() {
-    let mut cluster = Cluster::start(2, 2);
+    let mut cluster = Cluster::start_with(2, 2, &["--limits", "load"]);
     let clients = guests(&cluster, 4).await;
     let mut made = BTreeMap::new();
     for n in 0..20 {
