@@ -877,6 +877,28 @@ impl Directory {
         }
     }
 
+    /// Bytes of heap of the instances and of all their indexes.
+    pub(crate) fn memory(&self) -> usize {
+        let instance = |(_, instance): (usize, &Instance)| {
+            let rare = instance.rare.as_ref().map_or(0, |rare| {
+                size_of::<Rare>()
+                    + rare.waiters.capacity() * size_of::<Waiter>()
+                    + rare.vacating.capacity() * size_of::<(Seat, SessionId)>()
+                    + rare.wishes.expected.capacity() * size_of::<(Seat, UserId)>()
+            });
+            instance.meta.len() + size_of_val(&*instance.seats) + rare
+        };
+        let shard = |shard: &Shard| {
+            let columns = shard.listed.iter().chain(&shard.hidden);
+            shard.instances.capacity() * size_of::<Option<Instance>>()
+                + shard.instances.iter().map(instance).sum::<usize>()
+                + shard.keys.bytes()
+                + shard.open.bytes()
+                + columns.map(|of| of.present.bytes() + of.absent.bytes()).sum::<usize>()
+        };
+        self.by_id.bytes() + self.shards.iter().map(shard).sum::<usize>()
+    }
+
     /// Every record, shard by shard. For what may take long: hashes, audits.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (At, &KindName, &Instance)> {
         (0..).zip(&self.shards).flat_map(|(shard, of_kind)| {

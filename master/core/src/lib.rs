@@ -15,6 +15,7 @@ mod deadlines;
 mod directory;
 mod index;
 mod log;
+mod memory;
 mod mint;
 mod ordered;
 mod placement;
@@ -30,6 +31,7 @@ mod watch;
 
 pub use command::{Command, Effect, Effects, Event, Header, Origin};
 pub use log::{Log, replay};
+pub use memory::Memory;
 pub use mint::ClusterSecret;
 pub use placement::{Candidate, Order, Placement, Weighted};
 pub use record::{BadSnapshot, Record};

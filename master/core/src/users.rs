@@ -94,6 +94,15 @@ pub(crate) struct Requests {
 struct Known(Vec<(RequestId, Option<Box<Outcome>>)>);
 
 impl Requests {
+    /// Bytes of heap, without the texts of answers.
+    fn bytes(&self) -> usize {
+        self.known.as_ref().map_or(0, |known| {
+            let answers = known.0.iter().filter(|(_, outcome)| outcome.is_some()).count();
+            size_of::<Known>()
+                + known.0.capacity() * size_of::<(RequestId, Option<Box<Outcome>>)>()
+                + answers * size_of::<Outcome>()
+        })
+    }
     pub(crate) fn len(&self) -> usize {
         self.known.as_ref().map_or(0, |known| known.0.len())
     }
@@ -308,6 +317,23 @@ impl Users {
             let record = self.users.remove(user as usize);
             self.by_user.remove(&record.id, user);
         }
+    }
+
+    /// Bytes of heap of the users with their indexes, and of the sessions with theirs.
+    pub(crate) fn memory(&self) -> (usize, usize) {
+        let users = self.users.capacity() * size_of::<Option<User>>()
+            + self.by_user.bytes()
+            + self.ids.bytes()
+            + self.names.bytes();
+        let lists = self.sessions.iter().map(|(_, session)| {
+            let spilled = if session.seats.spilled() { session.seats.capacity() } else { 0 };
+            spilled * size_of::<(At, Seat)>() + session.requests.bytes()
+        });
+        let sessions = self.sessions.capacity() * size_of::<Option<Session>>()
+            + self.by_session.bytes()
+            + self.by_key.bytes()
+            + lists.sum::<usize>();
+        (users, sessions)
     }
 
     /// Every session. For what may take long: hashes, audits.

@@ -75,6 +75,9 @@ pub(crate) struct Place {
     waits: bool,
 }
 
+/// A kind, and a field with the value that every instance of it has in which a filter lets through.
+type Wanted = (KindName, Option<(FieldId, Value)>);
+
 /// All live searches.
 #[derive(Debug, Default)]
 pub(crate) struct Watches {
@@ -83,7 +86,7 @@ pub(crate) struct Watches {
     groups: BTreeMap<u64, Group>,
     by_filter: BTreeMap<(KindName, Filter), u64>,
     /// Groups whose filter no instance passes without a certain value, by that value; for the others it is none.
-    by_value: BTreeMap<(KindName, Option<(FieldId, Value)>), BTreeSet<u64>>,
+    by_value: BTreeMap<Wanted, BTreeSet<u64>>,
     /// The groups that know an instance: members of their sets and those that left one.
     knowing: BTreeMap<InstanceId, BTreeSet<u64>>,
     places: BTreeMap<(SessionId, RequestId), Place>,
@@ -305,11 +308,7 @@ impl State {
             explain: false,
         };
         loop {
-            let found = match self.search(&search) {
-                Outcome::Found(found) => found,
-                Outcome::Refused(refusal) => return Err(refusal),
-                other => unreachable!("a search is answered by {other:?}"),
-            };
+            let found = self.found(&search)?;
             members.extend(found.instances.iter().map(|listed| listed.instance));
             if members.len() > MEMBERS_MAX {
                 return Err(too_many());
@@ -643,7 +642,7 @@ impl Watches {
         self.groups.get_mut(&number).expect("who watches is in a group that is there")
     }
 
-    fn value_of(&self, number: u64) -> (KindName, Option<(FieldId, Value)>) {
+    fn value_of(&self, number: u64) -> Wanted {
         let group = self.group(number);
         let equality = group.compiled.equality();
         (group.kind.clone(), equality.map(|(field, value)| (field, value.clone())))

@@ -4,9 +4,10 @@
 
 mod world;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use greenroom_master_core::{Command, Event};
+use greenroom_master_core::{Command, Event, replay};
 use greenroom_protocol::search::Filter;
 use greenroom_protocol::wire::client_session::{
     Changes, Listed, Meta, MetaValue, Request, Search, Unwatch, Watch,
@@ -419,12 +420,12 @@ proptest! {
                 }
                 Act::Watch(which) => {
                     let number = which % READERS;
-                    if !watching.contains_key(&number) {
+                    if let Entry::Vacant(place) = watching.entry(number) {
                         let id = &mut asked[usize::from(number)];
                         *id += 1;
                         let session = sessions[usize::from(number)];
                         world.ask_at("s1", session, *id, *id - 1, watch(filter_of(number)));
-                        watching.insert(number, *id);
+                        place.insert(*id);
                         readers.insert(number, Reader::default());
                     }
                 }
@@ -459,6 +460,10 @@ proptest! {
                 break;
             }
         }
+        // A standby that replays the log has the same live searches at the same places, and told the same.
+        let (again, effects) = replay(World::new().state, &world.log);
+        prop_assert_eq!(again.state_hash(), world.state.state_hash());
+        prop_assert_eq!(&effects, &world.all);
         for &number in watching.keys() {
             let search = Search { filter: filter_of(number), ..world::everything("arena") };
             let Outcome::Found(found) = world.state.search(&search) else { panic!("refused") };

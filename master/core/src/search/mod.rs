@@ -41,10 +41,11 @@ struct Asked<'a> {
 impl State {
     /// Instances of a kind that run, take new seats and are not private.
     pub fn search(&self, search: &Search) -> Outcome {
-        self.searched(search).unwrap_or_else(Outcome::Refused)
+        self.found(search).map_or_else(Outcome::Refused, Outcome::Found)
     }
 
-    fn searched(&self, search: &Search) -> Result<Outcome, Refusal> {
+    /// The same, for who goes on with it.
+    pub(crate) fn found(&self, search: &Search) -> Result<Found, Refusal> {
         let Search { kind, filter, order, limit, cursor, explain } = search;
         let table = self.instances_of(kind, false)?;
         let name = eco_format!("listed {kind}");
@@ -54,7 +55,7 @@ impl State {
         let instances =
             (answer.slots.iter()).map(|&slot| self.directory.listed_of(table.at(slot))).collect();
         let explain = explain.then_some(answer.explain);
-        Ok(Outcome::Found(Found { instances, cursor, explain }))
+        Ok(Found { instances, cursor, explain })
     }
 
     /// Whatever an operator looks for: instances that are private, locked, granted or closing too.

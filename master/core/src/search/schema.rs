@@ -375,6 +375,11 @@ impl Packed {
         })
     }
 
+    /// Bytes that it takes.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The values by name.
     pub(crate) fn meta(&self, schema: &Schema) -> Meta {
         let named = schema.declared.iter().enumerate().filter_map(|(place, field)| {
