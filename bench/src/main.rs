@@ -1,15 +1,19 @@
-//! The benchmarks: W1 (request and response), W2 (rooms of 16 at 20 Hz), W3 (idle connections), over TCP and WebSocket.
+//! The benchmarks: W1 (request and response), W2 (rooms of 16 at 20 Hz), W3 (idle connections), over TCP and WebSocket;
+//! W4 (instances that are made, entered and left), and the directory without anything around it.
 //!
 //! Greenroom runs as real processes that share one core; beside it, in the same run, a bare server of one hop, which
 //! says what the sockets alone cost. The generator has another core. `README.md` says what each figure is.
 
 mod bare;
+mod core;
+mod directory;
 mod fleet;
 mod machine;
 mod measure;
 mod report;
 mod servers;
 mod syscalls;
+mod visits;
 mod wire;
 mod workload;
 
@@ -24,8 +28,9 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 
+use crate::directory::Study;
 use crate::measure::Order;
-use crate::report::{Figures, Row, progress};
+use crate::report::{Alone, Figures, Row, progress};
 use crate::servers::Setup;
 use crate::wire::Transport;
 use crate::workload::{PLAYERS_OF_A_ROOM, Subject};
@@ -80,6 +85,18 @@ struct Arguments {
     /// W2 looks for the most players that are held, up to this many; 0: does not look.
     #[arg(long, default_value_t = 6400)]
     search_max: usize,
+    /// Workers of W4.
+    #[arg(long, value_parser = positive, default_value = "64")]
+    workers: usize,
+    /// Instances among which clients search in W4; 0: none.
+    #[arg(long, default_value_t = 100_000)]
+    instances: usize,
+    /// Users, and instances, that the directory holds.
+    #[arg(long, value_parser = positive, default_value = "1000000")]
+    records: usize,
+    /// Only this part of the directory; may be given twice.
+    #[arg(long, value_enum)]
+    study: Vec<Study>,
     /// The program to measure [default: the one beside this program].
     #[arg(long)]
     greenroom: Option<PathBuf>,
@@ -103,6 +120,10 @@ enum Name {
     W2,
     /// Memory of idle connections.
     W3,
+    /// Instances that are made with a new key, entered and left; and searches, as clients see them.
+    W4,
+    /// The master's core alone: memory of a million records, searches, verbs, ranks, live searches.
+    Directory,
 }
 
 /// What this program is to its own children.
@@ -111,6 +132,9 @@ enum Part {
     /// A bare server.
     #[command(hide = true)]
     Bare { mode: bare::Mode, transport: Transport },
+    /// A part of the directory's benchmark, on standard output as a list of names and values.
+    #[command(hide = true)]
+    Study { study: Study, size: usize, seconds: f64 },
     /// Becomes a program on a core that ends when the parent does.
     #[command(hide = true)]
     Child {
@@ -126,12 +150,48 @@ fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.part {
         Some(Part::Bare { mode, transport }) => bare::serve(mode, transport)?,
+        Some(Part::Study { study, size, seconds }) => {
+            print(&serde_json::to_string(&directory::run(study, size, seconds)?)?)?;
+        }
         Some(Part::Child { core, parent, program, words }) => {
             servers::become_child(core, parent, &program, &words)?;
         }
         None => Plan::new(arguments)?.run()?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a row is measured.
+#[derive(Debug)]
+struct Method {
+    bench: &'static str,
+    /// What sizes count.
+    counts: &'static str,
+    warm_up: Duration,
+    measure: fn(&Order) -> anyhow::Result<Figures>,
+    /// Whether servers are asked to keep up, and the most that they keep up with is looked for.
+    is_held_or_not: bool,
+}
+
+impl Method {
+    const W1: Self = Self {
+        bench: "w1",
+        counts: "connections",
+        warm_up: Duration::from_secs(2),
+        measure: measure::w1,
+        is_held_or_not: false,
+    };
+    const W2: Self = Self {
+        bench: "w2",
+        counts: "players",
+        warm_up: Duration::from_secs(3),
+        measure: measure::w2,
+        is_held_or_not: true,
+    };
+    const W3: Self = Self { bench: "w3", measure: measure::w3, ..Self::W1 };
+    const W4: Self = Self { bench: "w4", counts: "workers", measure: visits::w4, ..Self::W1 };
+    /// Searches among many instances, as clients see them.
+    const SEARCHES: Self = Self { counts: "instances", measure: visits::searches, ..Self::W4 };
 }
 
 /// What is measured in this run.
@@ -147,7 +207,7 @@ struct Plan {
 impl Plan {
     fn new(arguments: Arguments) -> anyhow::Result<Self> {
         let or_all = |names: &[Name]| match names {
-            [] => vec![Name::W1, Name::W2, Name::W3],
+            [] => vec![Name::W1, Name::W2, Name::W3, Name::W4, Name::Directory],
             some => some.to_vec(),
         };
         let names = or_all(&arguments.names);
@@ -179,12 +239,15 @@ impl Plan {
         machine::pin(self.arguments.generator_core)?;
         let mut summaries = BTreeMap::new();
         for &name in &self.names {
-            let summary = match name {
-                Name::W1 => self.rows(name, |row| row.size == 64)?,
-                Name::W2 => self.rows(name, |row| row.size == 960)?,
-                Name::W3 => self.rows(name, |row| row.size == 10_000)?,
+            let sizes = self.sizes(name);
+            let (bench, summary) = match name {
+                Name::W1 => ("w1", self.rows(&Method::W1, &sizes, 64)?),
+                Name::W2 => ("w2", self.rows(&Method::W2, &sizes, 960)?),
+                Name::W3 => ("w3", self.rows(&Method::W3, &sizes, 10_000)?),
+                Name::W4 => ("w4", self.w4()?),
+                Name::Directory => ("directory", self.directory()?),
             };
-            summaries.insert(self.bench(name), summary);
+            summaries.insert(bench, summary);
         }
         if self.arguments.json {
             let mut last = match summaries.len() {
@@ -200,14 +263,6 @@ impl Plan {
         Ok(())
     }
 
-    const fn bench(&self, name: Name) -> &'static str {
-        match name {
-            Name::W1 => "w1",
-            Name::W2 => "w2",
-            Name::W3 => "w3",
-        }
-    }
-
     fn sizes(&self, name: Name) -> Vec<usize> {
         let given = &self.arguments.connections;
         let mut sizes = match name {
@@ -216,29 +271,32 @@ impl Plan {
             Name::W1 | Name::W3 => given.clone(),
             // What "held" is compared with.
             Name::W2 => [&[PLAYERS_REFERENCE], &self.arguments.players[..]].concat(),
+            Name::W4 => vec![self.arguments.workers],
+            Name::Directory => Vec::new(),
         };
         sizes.sort_unstable();
         sizes.dedup();
         sizes
     }
 
-    /// Measures all rows of a workload. Gives the summary: the row that `is_headline` over the first transport, else
+    /// Measures all rows of a workload. Gives the summary: the row of size `headline` over the first transport, else
     /// the last, with what was found over all of them.
     fn rows(
         &self,
-        name: Name,
-        is_headline: impl Fn(&Row) -> bool,
+        method: &Method,
+        sizes: &[usize],
+        headline: usize,
     ) -> anyhow::Result<Map<String, Value>> {
-        let mut headline: Option<Map<String, Value>> = None;
+        let mut first: Option<Map<String, Value>> = None;
         let mut last = Map::new();
         let mut found = Map::new();
         for &transport in &self.transports {
             let mut reference = BTreeMap::new();
             let mut most_held = 0;
-            for size in self.sizes(name) {
+            for &size in sizes {
                 let mut row =
-                    self.row(name, transport, size, self.arguments.runs, &self.subjects)?;
-                if name == Name::W2 {
+                    self.row(method, transport, size, self.arguments.runs, &self.subjects)?;
+                if method.is_held_or_not {
                     self.judge(&mut row, &mut reference);
                     if row.held == Some(true) {
                         most_held = size;
@@ -246,11 +304,11 @@ impl Plan {
                 }
                 self.show(&row)?;
                 last = row.json();
-                if headline.is_none() && is_headline(&row) {
-                    headline = Some(row.json());
+                if first.is_none() && size == headline {
+                    first = Some(row.json());
                 }
             }
-            if name == Name::W2 && self.arguments.search_max > 0 {
+            if method.is_held_or_not && self.arguments.search_max > 0 {
                 let held = self.search(transport, most_held, &mut reference)?;
                 if !self.arguments.json {
                     print(&format!("\nw2, {}: {held} players are held", transport.name()))?;
@@ -258,26 +316,80 @@ impl Plan {
                 found.insert(format!("players_held_{}", transport.name()), held.into());
             }
         }
-        let mut summary = headline.unwrap_or(last);
+        let mut summary = first.unwrap_or(last);
         summary.extend(found);
+        Ok(summary)
+    }
+
+    /// W4, over TCP unless somebody asks for something else, and without a bare server: nothing bare makes instances.
+    /// Gives the row of the workers, with what searches took.
+    fn w4(&self) -> anyhow::Result<Map<String, Value>> {
+        let transport = self.arguments.transport.first().copied().unwrap_or(Transport::Tcp);
+        let Arguments { workers, instances, runs, .. } = self.arguments;
+        let row = self.row(&Method::W4, transport, workers, runs, &[Subject::Greenroom])?;
+        self.show(&row)?;
+        let mut summary = row.json();
+        if instances > 0 {
+            let method = Method::SEARCHES;
+            let row = self.row(&method, transport, instances, 1, &[Subject::Greenroom])?;
+            self.show(&row)?;
+            let seen = row.json();
+            for name in ["instances", "search_client_p50_ms", "search_client_p99_ms"] {
+                summary.extend(seen.get(name).map(|value| (name.to_owned(), value.clone())));
+            }
+        }
+        Ok(summary)
+    }
+
+    /// Every part of the directory, in a process of its own each. Gives the figures that the issue asks for.
+    fn directory(&self) -> anyhow::Result<Map<String, Value>> {
+        let Arguments { records, seconds, server_core, .. } = self.arguments;
+        let studies = match &self.arguments.study[..] {
+            [] => Study::value_variants(),
+            some => some,
+        };
+        let mut summary = Map::new();
+        for &study in studies {
+            for size in study.sizes(records) {
+                progress(&format!("directory, {}, {size} {}", study.name(), study.counts()));
+                let words = ["study", study.name(), &size.to_string(), &seconds.to_string()];
+                let output = servers::output_on(server_core, &words.map(str::to_owned))
+                    .with_context(|| format!("measuring {} of the directory", study.name()))?;
+                let figures = serde_json::from_str(&output).context("a list of figures")?;
+                let (part, counts) = (study.name(), study.counts());
+                let part = Alone { part, counts, size, figures };
+                let json = part.json();
+                let line = match self.arguments.json {
+                    true => Value::Object(json.clone()).to_string(),
+                    false => part.text().trim_end_matches('\n').to_owned(),
+                };
+                print(&line)?;
+                // Of two sizes the larger one counts, which comes later.
+                if matches!(study, Study::Users | Study::Instances) {
+                    summary.insert(counts.to_owned(), size.into());
+                }
+                for name in study.headlines() {
+                    summary
+                        .extend(json.get(*name).map(|value| ((*name).to_owned(), value.clone())));
+                }
+            }
+        }
+        summary.insert("bench".to_owned(), "directory".into());
         Ok(summary)
     }
 
     /// All repetitions of one row, bare and Greenroom in turn, so that a slow phase of the machine hits both.
     fn row(
         &self,
-        name: Name,
+        method: &Method,
         transport: Transport,
         size: usize,
         runs: u16,
         subjects: &[Subject],
     ) -> anyhow::Result<Row> {
-        let counts = match name {
-            Name::W1 | Name::W3 => "connections",
-            Name::W2 => "players",
-        };
+        let Method { bench, counts, warm_up, measure, .. } = *method;
         let mut row = Row {
-            bench: self.bench(name),
+            bench,
             transport,
             counts,
             size,
@@ -292,7 +404,8 @@ impl Plan {
                     subject,
                     transport,
                     size,
-                    warm_up: Duration::from_secs(if name == Name::W2 { 3 } else { 2 }),
+                    workers: self.arguments.workers,
+                    warm_up,
                     window: Duration::try_from_secs_f64(self.arguments.seconds)
                         .context("--seconds")?,
                     counts_calls: run == runs,
@@ -302,16 +415,10 @@ impl Plan {
                     Subject::Greenroom => "greenroom",
                 };
                 let what = format!(
-                    "{} {} {size} {counts}, {subject_name}, run {run} of {runs}",
-                    row.bench,
+                    "{bench} {} {size} {counts}, {subject_name}, run {run} of {runs}",
                     transport.name()
                 );
-                let figures = match name {
-                    Name::W1 => measure::w1(&order),
-                    Name::W2 => measure::w2(&order),
-                    Name::W3 => measure::w3(&order),
-                }
-                .with_context(|| format!("measuring {what}"))?;
+                let figures = measure(&order).with_context(|| format!("measuring {what}"))?;
                 progress(&format!("{what}: {}", first_figures(&figures)));
                 if figures
                     .iter()
@@ -356,7 +463,7 @@ impl Plan {
         let last = self.subjects.len() - 1;
         let mut held = |size: usize| -> anyhow::Result<bool> {
             for _ in 0..2 {
-                let mut row = self.row(Name::W2, transport, size, 1, &self.subjects[last..])?;
+                let mut row = self.row(&Method::W2, transport, size, 1, &self.subjects[last..])?;
                 self.judge(&mut row, reference);
                 self.show(&row)?;
                 if row.held == Some(true) {

@@ -17,12 +17,14 @@ use crate::workload::{Echo, Entrance, Idle, Integrity, Latencies, Rooms, Subject
 const ECHO_KIND: &str = "echo";
 /// The kind of W2.
 const ROOMS_KIND: &str = "crowd";
+/// Instances that the game server takes: as many as it does by default.
+const CAPACITY: usize = 10_000;
 /// Between two inputs of a player.
 const INPUT_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest that servers may take to find each other.
-const OPEN_MAX: Duration = Duration::from_secs(15);
+pub(crate) const OPEN_MAX: Duration = Duration::from_secs(15);
 /// Between two tries of a client that is turned away.
-const TRY_INTERVAL: Duration = Duration::from_millis(20);
+pub(crate) const TRY_INTERVAL: Duration = Duration::from_millis(20);
 /// W3 looks at the memory after this long.
 const IDLE_FOR: Duration = Duration::from_secs(3);
 
@@ -32,8 +34,10 @@ pub(crate) struct Order {
     pub(crate) setup: Setup,
     pub(crate) subject: Subject,
     pub(crate) transport: Transport,
-    /// Connections, or players.
+    /// Connections, players, workers, or instances.
     pub(crate) size: usize,
+    /// Workers, where instances are counted.
+    pub(crate) workers: usize,
     pub(crate) warm_up: Duration,
     pub(crate) window: Duration,
     /// Whether to count system calls afterwards.
@@ -44,7 +48,7 @@ impl Order {
     fn servers(&self, mode: Mode) -> anyhow::Result<Servers> {
         match self.subject {
             Subject::Bare => Servers::bare(&self.setup, mode, self.transport),
-            Subject::Greenroom => Servers::greenroom(&self.setup, self.transport),
+            Subject::Greenroom => Servers::greenroom(&self.setup, self.transport, CAPACITY),
         }
     }
 
@@ -55,12 +59,7 @@ impl Order {
         measure: impl FnOnce(&Servers) -> anyhow::Result<Figures>,
     ) -> anyhow::Result<Figures> {
         let servers = self.servers(mode)?;
-        self.wait_until_open(&servers).and_then(|()| measure(&servers)).map_err(|error| {
-            match servers.logs() {
-                logs if logs.is_empty() => error,
-                logs => error.context(format!("the servers' logs end so:{logs}")),
-            }
-        })
+        servers.explained(self.wait_until_open(&servers).and_then(|()| measure(&servers)))
     }
 }
 
@@ -73,7 +72,7 @@ impl Order {
         let started = Instant::now();
         loop {
             let mut fleet = Fleet::new(self.transport)?;
-            let mut probe = Idle(Entrance::probe(self.subject, ECHO_KIND)?);
+            let mut probe = Idle(Entrance::named(self.subject, Some(ECHO_KIND), "probe")?);
             match fleet.open(servers.address, 1, &mut probe) {
                 Ok(()) => return Ok(()),
                 Err(error) if started.elapsed() > OPEN_MAX => {
@@ -86,7 +85,7 @@ impl Order {
 }
 
 /// The window that is timed.
-struct Window {
+pub(crate) struct Window {
     started: Instant,
     servers: Duration,
     game: Duration,
@@ -96,19 +95,19 @@ struct Window {
 }
 
 /// What was used in it.
-struct Used {
-    seconds: f64,
-    servers: f64,
+pub(crate) struct Used {
+    pub(crate) seconds: f64,
+    pub(crate) servers: f64,
     game: f64,
     /// Share of its core that the generator used: near 1, requests per second are a floor.
-    generator: f64,
+    pub(crate) generator: f64,
     /// Cores that others used.
-    others: f64,
+    pub(crate) others: f64,
     traffic: Traffic,
 }
 
 impl Window {
-    fn open(servers: &Servers, fleet: &Fleet) -> anyhow::Result<Self> {
+    pub(crate) fn open(servers: &Servers, fleet: &Fleet) -> anyhow::Result<Self> {
         Ok(Self {
             started: Instant::now(),
             servers: servers.cpu()?,
@@ -119,7 +118,7 @@ impl Window {
         })
     }
 
-    fn close(self, servers: &Servers, fleet: &Fleet) -> anyhow::Result<Used> {
+    pub(crate) fn close(self, servers: &Servers, fleet: &Fleet) -> anyhow::Result<Used> {
         let seconds = self.started.elapsed().as_secs_f64();
         let since = |now: Duration, before: Duration| now.saturating_sub(before).as_secs_f64();
         let used = since(servers.cpu()?, self.servers);
@@ -144,7 +143,7 @@ impl Window {
     clippy::cast_precision_loss,
     reason = "counts and sizes of a benchmark are far below 2^52"
 )]
-fn float(count: u64) -> f64 {
+pub(crate) fn float(count: u64) -> f64 {
     count as f64
 }
 
@@ -160,7 +159,11 @@ fn integrity_figures(integrity: Integrity, closed: usize) -> Figures {
 }
 
 /// Runs the fleet until `until`.
-fn run(fleet: &mut Fleet, script: &mut impl Script, until: Instant) -> anyhow::Result<()> {
+pub(crate) fn run(
+    fleet: &mut Fleet,
+    script: &mut impl Script,
+    until: Instant,
+) -> anyhow::Result<()> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {

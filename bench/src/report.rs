@@ -16,13 +16,45 @@ pub(crate) fn progress(line: &str) {
     drop(writeln!(std::io::stderr(), "{line}"));
 }
 
+/// One part of the directory's benchmark, which has no transport and no bare server beside it.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    pub(crate) part: &'static str,
+    /// What `size` counts: `users` or `instances`.
+    pub(crate) counts: &'static str,
+    pub(crate) size: usize,
+    pub(crate) figures: Vec<(String, f64)>,
+}
+
+impl Alone {
+    pub(crate) fn json(&self) -> Map<String, Value> {
+        let mut object = Map::new();
+        object.insert("bench".to_owned(), "directory".into());
+        object.insert("part".to_owned(), self.part.into());
+        object.insert(self.counts.to_owned(), self.size.into());
+        for (name, value) in &self.figures {
+            object.insert(name.clone(), number(*value));
+        }
+        object
+    }
+
+    /// A figure a line.
+    pub(crate) fn text(&self) -> String {
+        let mut text = format!("\ndirectory, {}, {} {}\n", self.part, self.size, self.counts);
+        for (name, value) in &self.figures {
+            text += &format!("  {name:48}{:>16}\n", shown(*value));
+        }
+        text
+    }
+}
+
 /// All runs of one size over one transport.
 #[derive(Debug)]
 pub(crate) struct Row {
-    /// `w1`, `w2`, `w3`.
+    /// `w1` to `w4`.
     pub(crate) bench: &'static str,
     pub(crate) transport: Transport,
-    /// What `size` counts: `connections` or `players`.
+    /// What `size` counts: `connections`, `players`, `workers` or `instances`.
     pub(crate) counts: &'static str,
     pub(crate) size: usize,
     pub(crate) bare: Vec<Figures>,

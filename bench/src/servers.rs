@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, parent_id};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use greenroom_protocol::wire::admin_master::Status;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::bare::Mode;
@@ -49,6 +50,8 @@ pub(crate) struct Servers {
     pub(crate) address: SocketAddr,
     /// Where servers connect to each other.
     pub(crate) link_ports: Vec<u16>,
+    /// The master's admin port.
+    admin: SocketAddr,
 }
 
 impl Servers {
@@ -69,11 +72,16 @@ impl Servers {
         Ok(servers)
     }
 
-    /// Master, game server and session server of Greenroom, in the order in which they need each other.
+    /// Master, game server and session server of Greenroom, in the order in which they need each other. The game server
+    /// takes `capacity` instances.
     ///
     /// # Errors
     /// When one does not get ready.
-    pub(crate) fn greenroom(setup: &Setup, transport: Transport) -> anyhow::Result<Self> {
+    pub(crate) fn greenroom(
+        setup: &Setup,
+        transport: Transport,
+        capacity: usize,
+    ) -> anyhow::Result<Self> {
         ensure!(
             setup.greenroom.is_file(),
             "there is no program {}: `cargo xtask bench` builds it, --greenroom says where it is",
@@ -90,7 +98,16 @@ impl Servers {
             servers.start(setup, role, &setup.greenroom, &words)
         };
         start("master", &[("listen", master.to_string()), ("admin", admin.to_string())])?;
-        start("game", &[("master", master.to_string()), ("listen", game.to_string())])?;
+        start(
+            "game",
+            &[
+                ("master", master.to_string()),
+                ("listen", game.to_string()),
+                ("capacity", capacity.to_string()),
+                // What players are kept from: the kinds that only the benchmark needs.
+                ("labels", "bench".to_owned()),
+            ],
+        )?;
         start(
             "session",
             &[
@@ -101,6 +118,7 @@ impl Servers {
             ],
         )?;
         servers.link_ports = vec![master.port(), game.port()];
+        servers.admin = admin;
         servers.address = match transport {
             Transport::Tcp => tcp,
             Transport::Ws => ws,
@@ -115,7 +133,8 @@ impl Servers {
             std::env::temp_dir().join(format!("greenroom-bench-{}-{run}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Ok(Self { servers: Vec::new(), folder, address, link_ports: Vec::new() })
+        let (servers, link_ports) = (Vec::new(), Vec::new());
+        Ok(Self { servers, folder, address, link_ports, admin: address })
     }
 
     /// Starts a process and waits for its line `ready …`, of which it gives what follows.
@@ -166,9 +185,24 @@ impl Servers {
         shown.iter().map(|line| format!("\n  {name}: {line}")).collect()
     }
 
-    /// What the servers wrote last, for somebody who looks for the reason of a failure.
-    pub(crate) fn logs(&self) -> String {
-        self.servers.iter().map(|server| self.end_of_log(server.name)).collect()
+    /// Adds what the servers wrote last to an error, for somebody who looks for its reason.
+    pub(crate) fn explained<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        let logs = || -> String {
+            self.servers.iter().map(|server| self.end_of_log(server.name)).collect()
+        };
+        result.map_err(|error| match logs() {
+            logs if logs.is_empty() => error,
+            logs => error.context(format!("the servers' logs end so:{logs}")),
+        })
+    }
+
+    /// The cluster at a glance, as the master's admin port tells it.
+    ///
+    /// # Errors
+    /// When it can't be asked.
+    pub(crate) fn status(&self) -> anyhow::Result<Status> {
+        let answer = get(self.admin, "/status").context("asking the admin port for the status")?;
+        serde_json::from_slice(&answer).context("reading the status")
     }
 
     /// User and system time of all of them.
@@ -228,6 +262,24 @@ impl Drop for Servers {
     }
 }
 
+/// What our own program writes when it is run with these words on a core, with its errors on ours.
+///
+/// # Errors
+/// When it fails.
+pub(crate) fn output_on(core: usize, words: &[String]) -> anyhow::Result<String> {
+    let program = std::env::current_exe().context("finding our own program")?;
+    let output = Command::new(&program)
+        .args(["child", &core.to_string(), &std::process::id().to_string()])
+        .arg(&program)
+        .args(words)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("starting {}", program.display()))?;
+    ensure!(output.status.success(), "`{}` failed: {}", words.join(" "), output.status);
+    String::from_utf8(output.stdout).context("output that is no text")
+}
+
 /// Becomes `program` on `core`; the kernel kills it when our parent ends, however that ends.
 ///
 /// # Errors
@@ -243,6 +295,21 @@ pub(crate) fn become_child(
     ensure!(parent_id() == parent, "the benchmark ended before its server began");
     Err(Command::new(program).args(words).exec())
         .with_context(|| format!("starting {}", program.display()))
+}
+
+/// The body of what is answered over HTTP.
+fn get(address: SocketAddr, path: &str) -> anyhow::Result<Vec<u8>> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(READY_MAX))?;
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer)?;
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n").context("no HTTP")?;
+    let body = answer.split_off(head + 4);
+    let head = String::from_utf8_lossy(&answer).to_lowercase();
+    ensure!(head.starts_with("http/1.1 200 "), "{}", head.lines().next().unwrap_or_default());
+    ensure!(!head.contains("\r\ntransfer-encoding:"), "a body in chunks");
+    Ok(body)
 }
 
 /// Addresses on loopback that nobody listens on, all different.

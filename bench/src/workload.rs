@@ -10,7 +10,7 @@ use greenroom_protocol::wire::client_instance::{
     REPLY_REFUSED, SEAT_ENDED, SEND_AGAIN, SNAPSHOT_PIECE,
 };
 use greenroom_protocol::wire::client_session::{
-    CheckIn, ClientHello, ClientToSession, Credentials, JoinOrCreate, PONG, REPLIES, Reply,
+    CheckIn, ClientHello, ClientToSession, Credentials, JoinOrCreate, Joined, PONG, REPLIES, Reply,
     Request, SERVER_PING, SERVER_PONG, SessionToClient,
 };
 use greenroom_protocol::{
@@ -110,15 +110,19 @@ impl Entrance {
         Ok(Self { subject, kind: kind.map(KindName::new).transpose()?, prefix: "bench" })
     }
 
-    /// For somebody who only looks whether the way in is open.
+    /// With another prefix: for somebody who only looks whether the way in is open.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub(crate) fn probe(subject: Subject, kind: &str) -> anyhow::Result<Self> {
-        Ok(Self { prefix: "probe", ..Self::new(subject, Some(kind))? })
+    pub(crate) fn named(
+        subject: Subject,
+        kind: Option<&str>,
+        prefix: &'static str,
+    ) -> anyhow::Result<Self> {
+        Ok(Self { prefix, ..Self::new(subject, kind)? })
     }
 
-    fn connected(&self, peer: &mut Peer, out: &mut Outbox) {
+    pub(crate) fn connected(&self, peer: &mut Peer, out: &mut Outbox) {
         match self.subject {
             Subject::Bare => peer.stage = Stage::Ready,
             Subject::Greenroom => say(
@@ -148,7 +152,12 @@ impl Entrance {
     }
 
     /// Handles what is not of the instance.
-    fn frame(&self, peer: &mut Peer, frame: &[u8], out: &mut Outbox) -> anyhow::Result<()> {
+    pub(crate) fn frame(
+        &self,
+        peer: &mut Peer,
+        frame: &[u8],
+        out: &mut Outbox,
+    ) -> anyhow::Result<()> {
         let (&kind, payload) = frame.split_first().context("an empty frame")?;
         if kind == SERVER_PING {
             out.frame(&[&[PONG], payload]);
@@ -157,10 +166,7 @@ impl Entrance {
             let (_, body) = ReplyHeader::split(frame)?;
             match Reply::decode(kind, body, Limits::SERVER)? {
                 Reply::Joined(joined) => {
-                    peer.channel = joined.channel;
-                    peer.sent = Seq(joined.up_received);
-                    peer.acknowledged = peer.sent;
-                    peer.received = Seq(joined.down_next.wrapping_sub(1));
+                    seated(peer, &joined);
                     peer.stage = Stage::Ready;
                 }
                 Reply::Refused(refusal) => bail!("client {}: no seat: {refusal}", peer.index),
@@ -185,6 +191,7 @@ impl Entrance {
                         let room = peer.index / PLAYERS_OF_A_ROOM;
                         ask(
                             out,
+                            RequestId(1),
                             &Request::JoinOrCreate(JoinOrCreate {
                                 kind: kind.clone(),
                                 key: Some(Key::new(format!("{}-{room}", self.prefix))?),
@@ -212,17 +219,25 @@ fn say(out: &mut Outbox, message: &ClientToSession) {
     out.frame(&[&[message.kind()], &payload]);
 }
 
-/// Each client asks for one thing only, so that its request has the number 1.
-fn ask(out: &mut Outbox, request: &Request) {
-    let header =
-        RequestHeader { kind: request.kind(), id: RequestId(1), answered: RequestId(0) }.bytes();
+/// A request of a client that has every answer to those before.
+pub(crate) fn ask(out: &mut Outbox, id: RequestId, request: &Request) {
+    let answered = RequestId(id.0.saturating_sub(1));
+    let header = RequestHeader { kind: request.kind(), id, answered }.bytes();
     let mut payload = Vec::new();
     request.encode_into(&mut payload);
     out.frame(&[&header, &payload]);
 }
 
+/// A client has a seat.
+pub(crate) fn seated(peer: &mut Peer, joined: &Joined) {
+    peer.channel = joined.channel;
+    peer.sent = Seq(joined.up_received);
+    peer.acknowledged = peer.sent;
+    peer.received = Seq(joined.down_next.wrapping_sub(1));
+}
+
 /// A reliable message to the client's instance.
-fn up(peer: &mut Peer, kind: u8, payload: &[u8], out: &mut Outbox) {
+pub(crate) fn up(peer: &mut Peer, kind: u8, payload: &[u8], out: &mut Outbox) {
     peer.sent = peer.sent.next();
     let header =
         UpHeader { kind, channel: peer.channel, number: peer.sent, ack: peer.received }.bytes();
@@ -230,7 +245,7 @@ fn up(peer: &mut Peer, kind: u8, payload: &[u8], out: &mut Outbox) {
 }
 
 /// Takes a frame to one client: checks its number, remembers what it acknowledges. Gives what a message says.
-fn down<'a>(
+pub(crate) fn down<'a>(
     peer: &mut Peer,
     integrity: &mut Integrity,
     frame: &'a [u8],
