@@ -128,7 +128,7 @@ async fn find(State(admin): State<Arc<Admin>>, body: Result<Bytes, BytesRejectio
                 {\"eq\": [FIELD, VALUE]}, \"order\": {\"field\": FIELD}, \"limit\": 20}";
     match read(body, form) {
         Ok(find) => answer(admin.cluster.find(find).await),
-        Err(problem) => problem,
+        Err(problem) => *problem,
     }
 }
 
@@ -158,7 +158,7 @@ async fn act(
                 {\"drain\": {\"server\": NAME}}";
     match read(body, form) {
         Ok(action) => answer(admin.cluster.act(action).await.map(|()| serde_json::Map::new())),
-        Err(problem) => problem,
+        Err(problem) => *problem,
     }
 }
 
@@ -166,13 +166,13 @@ async fn act(
 fn read<T: DeserializeOwned>(
     body: Result<Bytes, BytesRejection>,
     form: &str,
-) -> Result<T, Response> {
+) -> Result<T, Box<Response>> {
     let body = body.map_err(|rejection| {
-        problem(rejection.status(), Code::TooLarge.name(), rejection.body_text())
+        Box::new(problem(rejection.status(), Code::TooLarge.name(), rejection.body_text()))
     })?;
     serde_json::from_slice(&body).map_err(|error| {
         let message = format!("{error}; {form}");
-        problem(StatusCode::BAD_REQUEST, Code::Malformed.name(), message)
+        Box::new(problem(StatusCode::BAD_REQUEST, Code::Malformed.name(), message))
     })
 }
 
