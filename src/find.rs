@@ -27,7 +27,7 @@ pub(crate) fn command() -> Command {
             Arg::new("words")
                 .value_name("KIND] [QUERY")
                 .num_args(0..=2)
-                .help("The kind of instance, then which, e.g. 'mode = \"duel\" and seats_free > 0 order by created desc'"),
+                .help("The kind of instance, then which: 'mode = \"duel\" and seats_free > 0 order by created desc'"),
         )
         .arg(table("users", "Looks for users; then there is no KIND").conflicts_with("servers"))
         .arg(table("servers", "Looks for servers; then there is no KIND"))

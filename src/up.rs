@@ -61,8 +61,8 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let stop = begin(&settings)?;
     let data = settings.data()?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Make)?;
-    // The game server begins with this process and has nothing that the master could not know of. Who runs others beside
-    // it sets the time that they are waited for.
+    // The game server begins with this process and has nothing that the master could not know of. Who runs others
+    // beside it sets the time that they are waited for.
     settings.or("master.rejoin_grace", "0s")?;
     let master = start_master(&settings, key.clone(), &stop)?;
     let address = master.facts.address.to_string();

@@ -50,7 +50,7 @@ impl Client {
     }
 }
 
-/// Both of what was asked for before and what is asked for now.
+/// What was asked for before, and also what is asked for with `more`.
 pub(crate) fn narrow(filter: &mut Result<Filter, ClientError>, more: Result<Filter, ClientError>) {
     match (&mut *filter, more) {
         (Ok(all), Ok(more)) => *all = filter::and(std::mem::take(all), more),

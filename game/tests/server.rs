@@ -654,8 +654,8 @@ fn an_instance_with_a_unique_key_stands_still_without_a_master_and_goes_on_with_
     });
 }
 
-/// Method: the master's thread is blocked, so that its link is there and says nothing. The server gives the link up, and
-/// dials anew.
+/// Method: the master's thread is blocked, so that its link is there and says nothing. The server gives the link up,
+/// and dials anew.
 #[test]
 fn a_master_that_hangs_is_as_good_as_none() {
     run(async {

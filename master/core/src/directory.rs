@@ -403,8 +403,8 @@ struct Shard {
 #[derive(Debug)]
 struct FieldColumn {
     field: FieldId,
-    /// It holds keywords, which stand there by numbers that say nothing of an order: equal ones are together, which is all
-    /// that is asked of them, and no record is read to find a place among thousands of the same.
+    /// It holds keywords, which stand there by numbers that say nothing of an order: equal ones are together, which is
+    /// all that is asked of them, and no record is read to find a place among thousands of the same.
     is_numbered: bool,
     present: OrderedIndex,
     absent: OrderedIndex,

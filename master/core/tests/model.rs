@@ -384,7 +384,7 @@ impl World {
     fn meta_value(&mut self, field: &str) -> MetaValue {
         let texts = [
             "together for ever",
-            "together for now",
+            "together for once",
             "together",
             "together for",
             "tog",

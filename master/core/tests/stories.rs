@@ -1126,9 +1126,9 @@ fn what_a_game_server_says_that_can_not_be_is_named_and_it_is_given_none_of_it()
 }
 
 #[derive(Debug)]
-struct Nowhere;
+struct NoPlace;
 
-impl Placement for Nowhere {
+impl Placement for NoPlace {
     fn choose(&self, order: &Order<'_>, candidates: &[Candidate<'_>]) -> Option<usize> {
         (order.kind.as_str() == "duel").then_some(candidates.len())
     }
@@ -1137,7 +1137,7 @@ impl Placement for Nowhere {
 #[test]
 fn a_placement_that_chooses_nobody_or_a_server_that_there_is_not_refuses() {
     let settings = Settings { rejoin_grace_ms: 0, ..Settings::default() };
-    let mut world = World::of(State::with_placement(&secret(), settings, Arc::new(Nowhere)));
+    let mut world = World::of(State::with_placement(&secret(), settings, Arc::new(NoPlace)));
     world.session_up("s1");
     world.game_up("g1");
     let ann = world.user(1);

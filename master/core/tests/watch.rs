@@ -343,6 +343,26 @@ fn filter_of(reader: u8) -> Filter {
     }
 }
 
+/// Gives every reader what it was told on its connection of now.
+fn deliver(
+    world: &mut World,
+    readers: &mut BTreeMap<u8, Reader>,
+    watching: &BTreeMap<u8, u32>,
+    sessions: &[SessionId],
+    generations: &[Generation],
+) {
+    for (to, news) in told(world) {
+        for to in to {
+            let reader = sessions.iter().position(|session| *session == to.session).unwrap();
+            let number = u8::try_from(reader).unwrap();
+            let is_its = watching.get(&number) == Some(&to.watch.0);
+            if is_its && to.generation == generations[reader] {
+                readers.entry(number).or_default().unread.push(news.clone());
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -361,17 +381,6 @@ proptest! {
             sessions.push(world.user(reader));
         }
         let mut generations = [Generation(1); READERS as usize];
-        let deliver = |world: &mut World, readers: &mut BTreeMap<u8, Reader>, watching: &BTreeMap<u8, u32>, sessions: &[SessionId], generations: &[Generation]| {
-            for (to, news) in told(world) {
-                for to in to {
-                    let reader = sessions.iter().position(|session| *session == to.session).unwrap();
-                    let number = u8::try_from(reader).unwrap();
-                    if to.generation == generations[reader] && watching.get(&number) == Some(&to.watch.0) {
-                        readers.entry(number).or_default().unread.push(news.clone());
-                    }
-                }
-            }
-        };
         for act in acts {
             match act {
                 Act::Make(is) => {

@@ -59,7 +59,8 @@ impl Searched<'_> {
             Refusal::new(
                 Code::CursorInvalid,
                 eco_format!(
-                    "the cursor is not from this search of {}: kind, filter and order have to be the same; begin without one",
+                    "the cursor is not from this search of {}: kind, filter and order have to be the same; \
+                     begin without one",
                     schema.records
                 ),
             )
