@@ -11,9 +11,10 @@ use greenroom_protocol::wire::session_master::{
     Bind, MasterToSession, Seen, SessionLoad, SessionReport, Unbind,
 };
 use greenroom_protocol::{Epoch, Incarnation, Refusal, RequestId, ServerName, SessionId};
+use serde::{Deserialize, Serialize};
 
 /// What the active stamps on a command before it is appended: all that `apply` may know of the world outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// Number of the command in the log, from 1.
     pub lsn: u64,
@@ -26,7 +27,7 @@ pub struct Header {
 }
 
 /// Which process says it: a name alone would let an earlier life of the process speak.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// Its name.
     pub server: ServerName,
@@ -35,7 +36,7 @@ pub struct Origin {
 }
 
 /// An entry of the log.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// A session server is there and says what it is and whom it has. First on every link.
     SessionUp(Origin, SessionReport),
@@ -85,7 +86,7 @@ pub enum Command {
 }
 
 /// What a game server reports of an instance.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// It runs.
     Running(Running),
@@ -103,7 +104,7 @@ pub enum Event {
 
 /// What the shell must do once a command is committed. What must not be lost is not here but in the receivers' streams:
 /// see [`crate::State::session_stream`] and [`crate::State::game_stream`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Effect {
     /// Tell a server that its link is in use. Goes out before anything of its stream.
     Welcome(Role, ServerName),

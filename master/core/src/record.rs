@@ -273,7 +273,7 @@ impl State {
             until_ms: session.until_ms,
             seats: seats.collect(),
             answered: session.requests.answered,
-            requests: requests.map(|(id, outcome)| (id, outcome.cloned())).collect(),
+            requests: requests.map(|asked| (asked.id(), self.answered(asked))).collect(),
         }
     }
 
@@ -427,7 +427,8 @@ impl State {
         for (request, outcome) in record.requests {
             session.requests.begin(request);
             if let Some(outcome) = outcome {
-                session.requests.decide(request, &outcome);
+                let decided = self.kept(&session.seats, request, &outcome);
+                session.requests.decide(decided);
             }
         }
         let slot = match record.life {

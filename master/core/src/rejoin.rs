@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deadlines::{Due, NEVER};
 use crate::state::{State, Step};
+use crate::users::Asked;
 
 /// Requests that wait. Past it they are refused as `Busy`: in this time a client may as well wait by itself.
 const WAITING_MAX: usize = 10_000;
@@ -125,7 +126,7 @@ impl State {
         // The session may be over by now, and with it its requests.
         let live = self.users.find(session).filter(|&slot| {
             let session = self.users.session(slot);
-            session.user().is_some() && session.requests.get(id) == Some(None)
+            session.user().is_some() && session.requests.get(id).is_some_and(Asked::is_undecided)
         });
         let Some(slot) = live else { return };
         if let Some(outcome) = self.decide(step, slot, id, request) {

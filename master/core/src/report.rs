@@ -226,6 +226,9 @@ impl State {
             self.deadlines.set(&mut peer.until_ms, NEVER, due);
             self.game_servers.renew(slot, origin);
         }
+        if self.game_servers.get(slot).address != report.address {
+            self.moves(slot);
+        }
         let (kinds, faults) = kinds(report);
         for fault in faults {
             step.illegal(Role::Game, &origin.server, fault);
@@ -259,6 +262,18 @@ impl State {
                 }
                 self.rejoin_reported(step);
             }
+        }
+    }
+
+    /// A game server is about to have another address: who asks again where its seat is hears what was said first.
+    fn moves(&mut self, server: GameSlot) {
+        let instances = self.game_servers.get(server).instances.iter();
+        let seats: Vec<(At, Seat)> = instances
+            .filter_map(|id| self.directory.find(*id))
+            .flat_map(|at| self.directory.get(at).seats().map(move |(seat, _)| (at, seat)))
+            .collect();
+        for (at, seat) in seats {
+            self.write_out(at, seat);
         }
     }
 

@@ -24,7 +24,7 @@ use crate::mint::{ClusterSecret, Mint};
 use crate::placement::{Placement, Weighted};
 use crate::rejoin::Rejoin;
 use crate::servers::{GameServer, Health, Servers, SessionServer, SessionSlot};
-use crate::users::Users;
+use crate::users::{Asked, Users};
 use crate::watch::Watches;
 
 /// How long a game server runs an instance that has a unique key, or that can be restored, without a word of the active
@@ -33,8 +33,8 @@ pub const LEASE_MS: u64 = 10_000;
 
 /// The default of [`Settings::server_grace_ms`].
 const SERVER_GRACE_MS: u64 = 15_000;
-// What a suspect server had is given away when the grace is over, so its lease has to be over by then, on its clock. The
-// grace begins when its link is lost here, which is after the last word that it can have got; the rest is for clocks
+// What a suspect server had is given away when the grace is over, so its lease has to be over by then, on its clock.
+// The grace begins when its link is lost here, which is after the last word that it can have got; the rest is for clocks
 // that don't run alike, and for a word that was read late.
 const _: () = assert!(SERVER_GRACE_MS >= LEASE_MS + LEASE_MS / 2);
 
@@ -491,6 +491,7 @@ impl State {
         self.deadlines.set(&mut record.until_ms, until_ms, Due::Seat(id, seat));
         let (held, holds) = (before.holder(), record.holder());
         if held != holds {
+            self.write_out(at, seat);
             if let Some(slot) = held.and_then(|session| self.users.find(session)) {
                 self.users.session_mut(slot).seats.retain(|held| *held != (at, seat));
             }
@@ -587,7 +588,7 @@ impl State {
         outcome: Outcome,
     ) {
         let Some(slot) = self.users.find(session) else { return };
-        if !self.users.session_mut(slot).requests.decide(id, &outcome) {
+        if !self.decided(slot, id, &outcome) {
             return;
         }
         if let Some(server) = self.users.session(slot).binding {
@@ -679,6 +680,13 @@ impl State {
             }
             if session.seats.len() > self.settings.seats_max {
                 return Err(format!("session {} has too many seats", session.id));
+            }
+            for asked in session.requests.iter() {
+                if let Asked::Granted(_, at, seat) = asked
+                    && !session.seats.contains(&(*at, *seat))
+                {
+                    return Err(format!("session {} was told of a seat it lost", session.id));
+                }
             }
             if let Some(server) = session.binding {
                 bound += 1;

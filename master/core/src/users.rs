@@ -5,6 +5,7 @@
 use std::cmp::Ordering;
 
 use ecow::EcoString;
+use greenroom_protocol::wire::client_session::{Created, Destroyed, Left};
 use greenroom_protocol::wire::session_master::Outcome;
 use greenroom_protocol::{Generation, Refusal, RequestId, Seat, SessionId, SessionKey, UserId};
 use slab::Slab;
@@ -85,34 +86,84 @@ impl Session {
 pub(crate) struct Requests {
     /// Answers up to this one are forgotten.
     pub(crate) answered: RequestId,
-    /// The others, if there are any.
-    known: Option<Box<Known>>,
+    /// The others, at most [`crate::Settings::requests_max`]. Most sessions have one: their last.
+    known: SmallVec<[Asked; 1]>,
 }
 
-/// At most [`crate::Settings::requests_max`]; without an outcome while it is not decided.
-#[derive(Debug, Default)]
-struct Known(Vec<(RequestId, Option<Box<Outcome>>)>);
+/// A request, and what it was answered. Nearly every user who is online has one, so it takes little: what is long stands
+/// in a box, and a seat is told by where it is.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// It is not decided.
+    Undecided(RequestId),
+    /// An instance runs.
+    Created(RequestId, Box<Created>),
+    /// A seat that the session has held ever since. Before anything changes that the answer said, it is written out as
+    /// it was answered: [`State::write_out`](crate::State).
+    Granted(RequestId, At, Seat),
+    /// A seat is free.
+    Left(RequestId, Box<Left>),
+    /// An instance is closed.
+    Destroyed(RequestId, Box<Destroyed>),
+    /// Any other answer, or a seat that the session may not hold any more.
+    Other(RequestId, Box<Outcome>),
+}
+
+const _: () =
+    assert!(size_of::<Asked>() <= 16, "a byte of each is a megabyte of a million sessions");
+
+impl Asked {
+    /// Its number.
+    pub(crate) fn id(&self) -> RequestId {
+        match self {
+            Self::Undecided(id)
+            | Self::Created(id, _)
+            | Self::Granted(id, ..)
+            | Self::Left(id, _)
+            | Self::Destroyed(id, _)
+            | Self::Other(id, _) => *id,
+        }
+    }
+    pub(crate) fn is_undecided(&self) -> bool {
+        matches!(self, Self::Undecided(_))
+    }
+    /// An answer that may be kept for as long as is wished, whatever happens.
+    pub(crate) fn lasting(id: RequestId, outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Created(created) => Self::Created(id, Box::new(created.clone())),
+            Outcome::Left(left) => Self::Left(id, Box::new(left.clone())),
+            Outcome::Destroyed(destroyed) => Self::Destroyed(id, Box::new(destroyed.clone())),
+            Outcome::Granted(_)
+            | Outcome::Found(_)
+            | Outcome::Watching(_)
+            | Outcome::Unwatched(_)
+            | Outcome::Ranking(_)
+            | Outcome::Refused(_) => Self::Other(id, Box::new(outcome.clone())),
+        }
+    }
+}
 
 impl Requests {
-    /// Bytes of heap, without the texts of answers.
     fn bytes(&self) -> usize {
-        self.known.as_ref().map_or(0, |known| {
-            let answers = known.0.iter().filter(|(_, outcome)| outcome.is_some()).count();
-            size_of::<Known>()
-                + known.0.capacity() * size_of::<(RequestId, Option<Box<Outcome>>)>()
-                + answers * size_of::<Outcome>()
-        })
+        let spilled = if self.known.spilled() { self.known.capacity() } else { 0 };
+        let boxed = self.known.iter().map(|known| match known {
+            Asked::Undecided(_) | Asked::Granted(..) => 0,
+            Asked::Created(_, created) => size_of_val(&**created),
+            Asked::Left(_, left) => size_of_val(&**left),
+            Asked::Destroyed(_, destroyed) => size_of_val(&**destroyed),
+            Asked::Other(_, outcome) => size_of_val(&**outcome),
+        });
+        spilled * size_of::<Asked>() + boxed.sum::<usize>()
     }
     pub(crate) fn len(&self) -> usize {
-        self.known.as_ref().map_or(0, |known| known.0.len())
+        self.known.len()
     }
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (RequestId, Option<&Outcome>)> {
-        let known = self.known.iter().flat_map(|known| &known.0);
-        known.map(|(id, outcome)| (*id, outcome.as_deref()))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Asked> {
+        self.known.iter()
     }
-    /// What was answered, nothing yet if it is not decided; none for a request that is not known.
-    pub(crate) fn get(&self, id: RequestId) -> Option<Option<&Outcome>> {
-        self.iter().find(|(known, _)| *known == id).map(|(_, outcome)| outcome)
+    /// A request that is known.
+    pub(crate) fn get(&self, id: RequestId) -> Option<&Asked> {
+        self.known.iter().find(|known| known.id() == id)
     }
     /// Forgets answers that the client has. What is not decided is kept all the same: its effect is under way.
     pub(crate) fn forget(&mut self, answered: RequestId) {
@@ -120,29 +171,29 @@ impl Requests {
             return;
         }
         self.answered = answered;
-        if let Some(known) = &mut self.known {
-            known.0.retain(|(id, outcome)| *id > answered || outcome.is_none());
-            if known.0.is_empty() {
-                self.known = None;
-            }
+        self.known.retain(|known| known.id() > answered || known.is_undecided());
+        if self.known.len() <= self.known.inline_size() {
+            self.known.shrink_to_fit();
         }
     }
     /// Adds one that is not known, without an outcome.
     pub(crate) fn begin(&mut self, id: RequestId) {
-        let known = &mut self.known.get_or_insert_default().0;
-        // Most sessions have one at a time: a `Vec` would begin with four.
-        known.reserve_exact(1);
-        known.push((id, None));
+        self.known.push(Asked::Undecided(id));
     }
     /// Writes the outcome of a request that is not decided yet.
-    pub(crate) fn decide(&mut self, id: RequestId, outcome: &Outcome) -> bool {
-        let known = self.known.iter_mut().flat_map(|known| &mut known.0);
-        match known.into_iter().find(|(known, _)| *known == id) {
-            Some((_, undecided @ None)) => {
-                *undecided = Some(Box::new(outcome.clone()));
-                true
+    pub(crate) fn decide(&mut self, decided: Asked) -> bool {
+        let known = self.known.iter_mut().find(|known| known.id() == decided.id());
+        let undecided = known.filter(|known| known.is_undecided());
+        undecided.map(|known| *known = decided).is_some()
+    }
+    /// Writes the answers that say a seat out, as `outcome`.
+    pub(crate) fn write_out(&mut self, at: At, seat: Seat, outcome: &Outcome) {
+        for known in &mut self.known {
+            if let Asked::Granted(id, there, taken) = *known
+                && (there, taken) == (at, seat)
+            {
+                *known = Asked::lasting(id, outcome);
             }
-            Some((_, Some(_))) | None => false,
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::directory::{At, Instance, SeatRecord, SeatStage, Stage, Waiter, Wants
 use crate::rejoin::Waiting;
 use crate::servers::SessionSlot;
 use crate::state::{State, Step, Verdict};
-use crate::users::{Life, Session};
+use crate::users::{Asked, Life, Session};
 
 /// Instances that are looked at, at most, for one with seats for several. Most have one more than the last one had.
 const LOOKED_MAX: usize = 1_000;
@@ -175,10 +175,10 @@ impl State {
             return refused(Code::SessionExpired, "the session is over: check in again");
         };
         let requests_max = self.settings.requests_max;
-        let requests = &mut self.users.session_mut(slot).requests;
-        if let Some(known) = requests.get(id) {
-            return known.cloned();
+        if let Some(known) = self.users.session(slot).requests.get(id) {
+            return self.answered(known);
         }
+        let requests = &mut self.users.session_mut(slot).requests;
         if id <= requests.answered.max(answered) {
             return refused(Code::Stale, Code::Stale.meaning());
         }
@@ -200,8 +200,46 @@ impl State {
             return None;
         }
         let outcome = self.decide(step, slot, id, request)?;
-        self.users.session_mut(slot).requests.decide(id, &outcome);
+        self.decided(slot, id, &outcome);
         Some(outcome)
+    }
+
+    /// What a request was answered, to the letter; nothing yet if it is not decided.
+    pub(crate) fn answered(&self, asked: &Asked) -> Option<Outcome> {
+        match asked {
+            Asked::Undecided(_) => None,
+            Asked::Created(_, created) => Some(Outcome::Created((**created).clone())),
+            Asked::Granted(_, at, seat) => Some(self.granted(*at, *seat)),
+            Asked::Left(_, left) => Some(Outcome::Left((**left).clone())),
+            Asked::Destroyed(_, destroyed) => Some(Outcome::Destroyed((**destroyed).clone())),
+            Asked::Other(_, outcome) => Some((**outcome).clone()),
+        }
+    }
+
+    /// An answer as it is kept for a session with these seats. A seat is told by where it is only while the directory
+    /// says just that of it.
+    pub(crate) fn kept(&self, seats: &[(At, Seat)], id: RequestId, outcome: &Outcome) -> Asked {
+        let is_said = |(at, seat): &&(At, Seat)| self.granted(*at, *seat) == *outcome;
+        match seats.iter().find(is_said) {
+            Some((at, seat)) => Asked::Granted(id, *at, *seat),
+            None => Asked::lasting(id, outcome),
+        }
+    }
+
+    /// Writes the outcome of a request that is not decided yet.
+    pub(crate) fn decided(&mut self, slot: u32, id: RequestId, outcome: &Outcome) -> bool {
+        let decided = self.kept(&self.users.session(slot).seats, id, outcome);
+        self.users.session_mut(slot).requests.decide(decided)
+    }
+
+    /// Writes the answers that say a seat out as they were given. To be called before the seat has another holder, the
+    /// instance is gone, or its server has another name or address: whoever asks again hears what was said first.
+    pub(crate) fn write_out(&mut self, at: At, seat: Seat) {
+        let holder = self.directory.get(at).seat(seat).holder();
+        if let Some(slot) = holder.and_then(|session| self.users.find(session)) {
+            let outcome = self.granted(at, seat);
+            self.users.session_mut(slot).requests.write_out(at, seat, &outcome);
+        }
     }
 
     /// What becomes of a request; nothing while it waits for an instance.
