@@ -5,20 +5,28 @@ use std::{process::ExitCode, sync::Arc};
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use greenroom_game_core::{Instance, Registry};
+use greenroom_master::{Placement, Weighted};
 use greenroom_session::Additions;
 
 use crate::{bots, find, operator, roles, settings, up};
 
 /// A program that has every role of a cluster, and runs the kinds of instances that it was given.
-#[derive(Default)]
 pub struct App {
     pub(crate) registry: Registry,
+    pub(crate) placement: Arc<dyn Placement>,
     pub(crate) additions: Option<Arc<dyn Fn() -> Additions + Send + Sync>>,
 }
 
 impl std::fmt::Debug for App {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "App({:?})", self.registry)
+    }
+}
+
+impl Default for App {
+    fn default() -> Self {
+        let (registry, additions) = (Registry::default(), None);
+        Self { registry, placement: Arc::new(Weighted), additions }
     }
 }
 
@@ -46,6 +54,14 @@ impl App {
         self
     }
 
+    /// Chooses among the game servers that can take an instance in a way of the studio's own. Without it, the one with
+    /// the smallest share of its capacity and its time in use. Every master of a cluster needs the same.
+    #[must_use]
+    pub fn placement(mut self, placement: impl Placement + 'static) -> Self {
+        self.placement = Arc::new(placement);
+        self
+    }
+
     /// Does what the command line says. Errors go to the standard error, whole.
     #[must_use]
     pub fn main(self) -> ExitCode {
@@ -66,7 +82,7 @@ impl App {
     fn run(self, matches: &ArgMatches) -> Result<ExitCode> {
         match matches.subcommand() {
             Some(("up", matches)) => up::run(self, matches),
-            Some(("master", matches)) => roles::master(matches),
+            Some(("master", matches)) => roles::master(self, matches),
             Some(("session", matches)) => roles::session(&self, matches),
             Some(("game", matches)) => roles::game(self, matches),
             Some(("bots", matches)) => bots::run(matches),

@@ -49,5 +49,9 @@ pub use app::App;
 /// The client: for tests of a game, and for programs that play it.
 pub use greenroom_client as client;
 pub use greenroom_game_core::*;
+/// What a studio can say about where instances go.
+pub mod placement {
+    pub use greenroom_master::{Candidate, Order, Placement, Weighted};
+}
 /// What a studio can add to its session servers: authenticators and transports of its own.
 pub use greenroom_session as session;

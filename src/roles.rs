@@ -114,6 +114,7 @@ impl Cluster for Asked {
 pub(crate) fn start_master(
     settings: &Settings,
     key: ClusterKey,
+    placement: Arc<dyn greenroom_master::Placement>,
     stop: &CancellationToken,
 ) -> Result<Role<MasterFacts>> {
     let cluster: ClusterConfig = settings.table("cluster")?;
@@ -121,7 +122,7 @@ pub(crate) fn start_master(
     config.cluster = cluster.name;
     Role::start("master", stop, async move |ready, stop| {
         let master = async {
-            let master = Master::bind(&config, key).await?;
+            let master = Master::bind(&config, key, placement).await?;
             let facts = MasterFacts { address: master.address(), handle: master.handle() };
             ready.send(facts).context("nobody waits for the master")?;
             master.run(stop).await;
@@ -303,11 +304,11 @@ fn is_child(matches: &clap::ArgMatches) -> bool {
     matches.get_flag("until-stdin-closes")
 }
 
-pub(crate) fn master(matches: &clap::ArgMatches) -> Result<ExitCode> {
+pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let settings = Settings::read(matches)?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Make)?;
-    let master = start_master(&settings, key, &stop)?;
+    let master = start_master(&settings, key, app.placement, &stop)?;
     let admin = start_admin(&settings, &master.facts.handle, &stop)?;
     ready(&format!("master {} admin http://{}", master.facts.address, admin.facts))?;
     wait_for_the_end(is_child(matches), || master.is_over())?;

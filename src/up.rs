@@ -64,7 +64,7 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     // The game server begins with this process and has nothing that the master could not know of. Who runs others
     // beside it sets the time that they are waited for.
     settings.or("master.rejoin_grace", "0s")?;
-    let master = start_master(&settings, key.clone(), &stop)?;
+    let master = start_master(&settings, key.clone(), app.placement, &stop)?;
     let address = master.facts.address.to_string();
     settings.or("session.masters", &address)?;
     settings.or("game.masters", &address)?;

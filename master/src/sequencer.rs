@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use greenroom_link::{ClusterKey, Me, Outgoing};
 use greenroom_master_core::{
-    ClusterSecret, Command, Effect, Effects, Event, Header, Log, Origin, Placement, State, Weighted,
+    ClusterSecret, Command, Effect, Effects, Event, Header, Log, Origin, Placement, State,
 };
 use greenroom_protocol::wire::admin_master::{MasterStatus, Status};
 use greenroom_protocol::wire::client_session::Request;
@@ -51,19 +51,11 @@ pub struct Master {
 }
 
 impl Master {
-    /// Listens. Links are taken once it runs.
+    /// Listens. Links are taken once it runs. `placement` chooses among the game servers that can take an instance.
     ///
     /// # Errors
     /// When the configuration can't be kept, the address can't be listened on, or the system has no randomness.
-    pub async fn bind(config: &MasterConfig, key: ClusterKey) -> Result<Self, MasterError> {
-        Self::bind_with_placement(config, key, Arc::new(Weighted)).await
-    }
-
-    /// The same, with a choice of one's own among the game servers that can take an instance.
-    ///
-    /// # Errors
-    /// As [`Master::bind`].
-    pub async fn bind_with_placement(
+    pub async fn bind(
         config: &MasterConfig,
         key: ClusterKey,
         placement: Arc<dyn Placement>,

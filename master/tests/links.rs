@@ -2,10 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use greenroom_link::{ClusterKey, Incoming, LinkError, Me, Outgoing};
-use greenroom_master::{Master, MasterConfig, MasterError, MasterHandle};
+use greenroom_master::{Master, MasterConfig, MasterError, MasterHandle, Weighted};
 use greenroom_protocol::wire::admin_master::{Action, Find, Table};
 use greenroom_protocol::wire::client_session::{JoinOrCreate, Rank, RankPart, Request, Search};
 use greenroom_protocol::wire::master_game::{
@@ -30,7 +31,7 @@ fn beside_a_master<F: Future<Output = ()>>(
     LocalSet::new().block_on(&runtime, async {
         let key = ClusterKey::generate().unwrap();
         let config = MasterConfig { listen: "127.0.0.1:0".into(), ..MasterConfig::default() };
-        let master = Master::bind(&config, key.clone()).await.unwrap();
+        let master = Master::bind(&config, key.clone(), Arc::new(Weighted)).await.unwrap();
         let (address, handle) = (master.address(), master.handle());
         let stop = CancellationToken::new();
         let running = tokio::task::spawn_local(master.run(stop.clone()));
@@ -395,7 +396,7 @@ fn a_server_that_says_what_is_no_message_loses_its_link_and_nobody_else_notices(
 fn a_port_in_use_is_named_with_what_to_do() {
     beside_a_master(async |address, key, _| {
         let config = MasterConfig { listen: address.to_string(), ..MasterConfig::default() };
-        let failed = Master::bind(&config, key).await.unwrap_err();
+        let failed = Master::bind(&config, key, Arc::new(Weighted)).await.unwrap_err();
         assert!(matches!(failed, MasterError::Listen { .. }));
         assert!(failed.to_string().contains("[master] listen"), "{failed}");
     });
