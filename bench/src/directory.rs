@@ -68,7 +68,9 @@ impl Study {
     /// Its figures that stand in the summary.
     pub(crate) const fn headlines(self) -> &'static [&'static str] {
         match self {
-            Self::Users => &["bytes_per_user", "bytes_per_user_checked_in"],
+            Self::Users => {
+                &["bytes_per_user", "bytes_per_user_checked_in", "counted_bytes_per_user_record"]
+            }
             Self::Instances => &["bytes_per_instance", "search_p50_us", "search_p99_us"],
             Self::Apply => &["commands_per_s"],
             Self::Ranks => &["rank_p99_us"],
@@ -146,6 +148,10 @@ fn each(now: u64, before: u64, count: usize) -> f64 {
     float(now.saturating_sub(before)) / float(count as u64)
 }
 
+fn share(bytes: usize, count: usize) -> f64 {
+    float(bytes as u64) / float(count as u64)
+}
+
 fn nanos(spent: Spent) -> f64 {
     spent.time.as_secs_f64() * 1e9 / float(spent.count.max(1))
 }
@@ -163,7 +169,7 @@ fn users(size: usize) -> anyhow::Result<Figures> {
         *player = core.bind(n)?;
     }
     core.acknowledge()?;
-    let checked_in = resident()?;
+    let (checked_in, counted) = (resident()?, core.state.memory());
     ensure!(core.state.users() == size as u64, "not everybody is checked in");
     let bind = nanos(core.spent["bind"]);
     progress(&format!("  {size} users are checked in"));
@@ -171,13 +177,17 @@ fn users(size: usize) -> anyhow::Result<Figures> {
         core.sit_anywhere(player)?;
     }
     core.acknowledge()?;
-    let seated = resident()?;
+    let (seated, after) = (resident()?, core.state.memory());
     let instances = core.state.instances();
     ensure!(instances == size.div_ceil(usize::from(SEATS)) as u64, "{instances} instances");
     Ok(vec![
         ("bytes_per_user", each(seated, before, size)),
         ("bytes_per_user_checked_in", each(checked_in, before, size)),
         ("bytes_per_seat_with_its_share_of_the_instance", each(seated, checked_in, size)),
+        ("counted_bytes_per_user_record", share(counted.users, size)),
+        ("counted_bytes_per_session", share(counted.sessions, size)),
+        ("counted_bytes_per_session_with_an_answer", share(after.sessions, size)),
+        ("counted_bytes_of_the_instance_per_user", share(after.instances, size)),
         ("bind_ns", bind),
         ("resident_mib", float(seated) / 1_048_576.0),
     ])
@@ -269,6 +279,7 @@ fn instances(size: usize, window: Duration) -> anyhow::Result<Figures> {
     progress(&format!("  {size} instances run"));
     let mut figures = vec![
         ("bytes_per_instance", each(after, before, size)),
+        ("counted_bytes_per_instance", share(core.state.memory().instances, size)),
         ("create_ns", nanos(core.spent["create"])),
         ("running_ns", nanos(core.spent["running"])),
     ];

@@ -68,7 +68,7 @@ pub struct Rate {
 }
 
 impl Instance for Lobby {
-    const KIND: Kind<Self> = Kind::new("lobby").stays_when_empty();
+    const KIND: Kind<Self> = Kind::new("lobby").needs(&["bench"]).stays_when_empty();
     type Params = Params;
     type Meta = About;
     type In = Rate;

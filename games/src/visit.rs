@@ -10,7 +10,7 @@ pub struct Visit {
 
 impl Instance for Visit {
     // Not `closes_when_empty` after no time at all: it is empty when it is made, until the first seat is taken.
-    const KIND: Kind<Self> = Kind::new("visit").seats_max(2);
+    const KIND: Kind<Self> = Kind::new("visit").needs(&["bench"]).seats_max(2);
     type Params = ();
     type Meta = ();
     type In = Never;
