@@ -105,6 +105,8 @@ pub(crate) enum Asked {
     Left(RequestId, Box<Left>),
     /// An instance is closed.
     Destroyed(RequestId, Box<Destroyed>),
+    /// No.
+    Refused(RequestId, Box<Refusal>),
     /// Any other answer, or a seat that the session may not hold any more.
     Other(RequestId, Box<Outcome>),
 }
@@ -121,6 +123,7 @@ impl Asked {
             | Self::Granted(id, ..)
             | Self::Left(id, _)
             | Self::Destroyed(id, _)
+            | Self::Refused(id, _)
             | Self::Other(id, _) => *id,
         }
     }
@@ -133,12 +136,12 @@ impl Asked {
             Outcome::Created(created) => Self::Created(id, Box::new(created.clone())),
             Outcome::Left(left) => Self::Left(id, Box::new(left.clone())),
             Outcome::Destroyed(destroyed) => Self::Destroyed(id, Box::new(destroyed.clone())),
+            Outcome::Refused(refusal) => Self::Refused(id, Box::new(refusal.clone())),
             Outcome::Granted(_)
             | Outcome::Found(_)
             | Outcome::Watching(_)
             | Outcome::Unwatched(_)
-            | Outcome::Ranking(_)
-            | Outcome::Refused(_) => Self::Other(id, Box::new(outcome.clone())),
+            | Outcome::Ranking(_) => Self::Other(id, Box::new(outcome.clone())),
         }
     }
 }
@@ -151,6 +154,7 @@ impl Requests {
             Asked::Created(_, created) => size_of_val(&**created),
             Asked::Left(_, left) => size_of_val(&**left),
             Asked::Destroyed(_, destroyed) => size_of_val(&**destroyed),
+            Asked::Refused(_, refusal) => size_of_val(&**refusal),
             Asked::Other(_, outcome) => size_of_val(&**outcome),
         });
         spilled * size_of::<Asked>() + boxed.sum::<usize>()

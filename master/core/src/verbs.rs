@@ -212,6 +212,7 @@ impl State {
             Asked::Granted(_, at, seat) => Some(self.granted(*at, *seat)),
             Asked::Left(_, left) => Some(Outcome::Left((**left).clone())),
             Asked::Destroyed(_, destroyed) => Some(Outcome::Destroyed((**destroyed).clone())),
+            Asked::Refused(_, refusal) => Some(Outcome::Refused((**refusal).clone())),
             Asked::Other(_, outcome) => Some((**outcome).clone()),
         }
     }
