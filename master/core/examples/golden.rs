@@ -1,5 +1,5 @@
-//! Writes the golden log anew: `cargo run -p greenroom-master-core --example golden -- DIR`, with `master/core/tests/golden`
-//! for `DIR`.
+//! Writes the golden log anew: `cargo run -p greenroom-master-core --example golden -- DIR`, with
+//! `master/core/tests/golden` for `DIR`.
 //!
 //! That is for changes of the core's decisions that are meant, before the first release, and the commit that does it
 //! says why: afterwards a difference means that a log which was written by an older build means something else now.

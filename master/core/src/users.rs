@@ -90,8 +90,8 @@ pub(crate) struct Requests {
     known: SmallVec<[Asked; 1]>,
 }
 
-/// A request, and what it was answered. Nearly every user who is online has one, so it takes little: what is long stands
-/// in a box, and a seat is told by where it is.
+/// A request, and what it was answered. Nearly every user who is online has one, so it takes little: what is long is in
+/// a box, and a seat is told by where it is.
 #[derive(Debug)]
 pub(crate) enum Asked {
     /// It is not decided.
