@@ -9,8 +9,8 @@ use greenroom_protocol::{
     wire::{
         Opaque, client_instance,
         client_session::{
-            self, CheckedIn, ClientHello, ClientToSession, Credentials, GoAway, Joined, Reply,
-            Request, ServerHello, SessionServer, SessionServers, SessionToClient,
+            self, Changes, CheckedIn, ClientHello, ClientToSession, Credentials, GoAway, Joined,
+            Reply, Request, ServerHello, SessionServer, SessionServers, SessionToClient, Unwatch,
         },
         session_game::{Attach, Attached, Detach, GameToSession, SessionToGame},
         session_master::{
@@ -44,6 +44,9 @@ const ATTACH_MS: u64 = 10_000;
 const FORGIVE_MS: u64 = 10_000;
 /// Acknowledgements of one session that are kept while it is over its limits, at most: one for each live search.
 const LATE_SEEN_MAX: usize = 16;
+/// Live searches of one session that are remembered, at most: twice as many as it has at once, since of those that
+/// ended by themselves nobody tells.
+const WATCHES_MAX: usize = 16;
 /// Bytes of one session in a report at most, without its name: the longest user id, and names of fields.
 const REPORTED_BYTES: usize = 150;
 /// Bytes of a report at most, without its sessions.
@@ -182,6 +185,27 @@ struct Held {
     /// The newest acknowledgement of each live search that came while its client was over its limits. Dropped, it would
     /// leave the live search without a word for ever.
     late_seen: Vec<client_session::Seen>,
+    /// Its live searches, as far as they passed here, the one that was heard of last at the end: a master that has lost
+    /// its memory tells nothing of them any more, and their client has to know.
+    watches: Vec<RequestId>,
+}
+
+impl Held {
+    /// A live search was set up, or has something to tell.
+    fn watches(&mut self, watch: RequestId) {
+        if self.watches.last() == Some(&watch) {
+            return;
+        }
+        match self.watches.iter().position(|&known| known == watch) {
+            Some(at) => self.watches[at..].rotate_left(1),
+            None => {
+                if self.watches.len() == WATCHES_MAX {
+                    self.watches.remove(0);
+                }
+                self.watches.push(watch);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -234,6 +258,13 @@ enum GameLink {
 }
 
 impl Connection {
+    fn held_mut(&mut self) -> Option<&mut Held> {
+        match &mut self.stage {
+            Stage::In(held) => Some(held),
+            Stage::Fresh | Stage::Greeted | Stage::Checking(_) | Stage::Binding(_) => None,
+        }
+    }
+
     fn held(&self) -> Option<&Held> {
         match &self.stage {
             Stage::In(held) => Some(held),
@@ -260,6 +291,8 @@ pub struct Core {
     master: Option<Incarnation>,
     master_linked: bool,
     epoch: Epoch,
+    /// The term of the master that said welcome last.
+    welcomed: Epoch,
     to_master: Outbound<SessionToMaster>,
     /// What was pushed up to this number is part of the last report.
     reported: u64,
@@ -288,6 +321,7 @@ impl Core {
             master: None,
             master_linked: false,
             epoch: Epoch::default(),
+            welcomed: Epoch::default(),
             to_master: Outbound::default(),
             reported: 0,
             from_master: Inbound::default(),
@@ -823,7 +857,15 @@ impl Core {
 
     /// The master is there: what it has not answered is said again.
     fn welcome(&mut self, master: Incarnation, out: &mut Out) {
-        if self.master != Some(master) {
+        let before = std::mem::replace(&mut self.welcomed, self.epoch);
+        let is_another = self.master != Some(master);
+        // A standby takes over in a later epoch of the same era, and knows what the active knew. Another process that
+        // begins in any other way, be it in the same second as the one before, knows only what is reported.
+        let takes_over = is_another && self.epoch.epoch > before.epoch;
+        if self.epoch.era > before.era || (is_another && !takes_over) {
+            self.forget_watches(out);
+        }
+        if is_another {
             // Another process, with streams of its own. Unbinds of before the report are part of it; those of after it
             // are not, and were numbered for the stream that is over.
             self.master = Some(master);
@@ -855,6 +897,37 @@ impl Core {
         }
     }
 
+    /// The master has lost its memory of all live searches: their clients are told, so that they ask again.
+    fn forget_watches(&mut self, out: &mut Out) {
+        let mut to = Vec::new();
+        for &conn in self.by_session.values() {
+            let connection = self.conns.get_mut(conn.0);
+            let Some(connection) = connection.filter(|connection| !connection.closing) else {
+                continue;
+            };
+            let watches = connection.held_mut().map(|held| std::mem::take(&mut held.watches));
+            for id in watches.into_iter().flatten() {
+                // One whose request has no answer yet is set up anew by the same request.
+                if !connection.asked.iter().any(|asked| asked.ask.id == id) {
+                    to.push((conn, ReplyHeader { kind: CHANGES, id }));
+                }
+            }
+        }
+        if to.is_empty() {
+            return;
+        }
+        let text = "the cluster has lost its memory of this live search: ask again";
+        let changes = Changes {
+            n: 0,
+            anew: false,
+            more: false,
+            instances: Vec::new(),
+            gone: Vec::new(),
+            ended: Some(Refusal::new(Code::WatchUnknown, text)),
+        };
+        out.push(Output::Changes(to, Opaque::from(greenroom_protocol::encode(&changes))));
+    }
+
     fn bound(&mut self, now: Moment, bound: Bound, out: &mut Out) {
         self.servers = bound.session_servers;
         let conn = self.binding.remove(&bound.number);
@@ -878,6 +951,7 @@ impl Core {
             name: bind.name,
             session_key: bind.session_key,
             late_seen: Vec::new(),
+            watches: Vec::new(),
         };
         out.push(Output::Tell(Told::CheckedIn(held.user.clone(), held.session)));
         let answer = SessionToClient::CheckedIn(CheckedIn {
@@ -914,12 +988,17 @@ impl Core {
 
     /// A live search has something to tell. It is for the binding that it names and no other: who is bound anew is told
     /// anew.
-    fn changed(&self, changed: Changed, out: &mut Out) {
+    fn changed(&mut self, changed: Changed, out: &mut Out) {
         let here = |watcher: Watcher| {
             let conn = *self.by_session.get(&watcher.session)?;
-            let connection = self.conns.get(conn.0).filter(|connection| !connection.closing)?;
-            (connection.held()?.generation == watcher.generation)
-                .then_some((conn, ReplyHeader { kind: CHANGES, id: watcher.watch }))
+            let connection = self.conns.get_mut(conn.0).filter(|connection| !connection.closing)?;
+            let held = connection.held_mut()?;
+            if held.generation != watcher.generation {
+                return None;
+            }
+            // Also one that was set up over another session server.
+            held.watches(watcher.watch);
+            Some((conn, ReplyHeader { kind: CHANGES, id: watcher.watch }))
         };
         let to: Vec<_> = changed.to.into_iter().filter_map(here).collect();
         if !to.is_empty() {
@@ -940,12 +1019,32 @@ impl Core {
             }
             Outcome::Destroyed(destroyed) => Reply::Destroyed(destroyed),
             Outcome::Found(found) => Reply::Found(found),
-            Outcome::Watching(watching) => Reply::Watching(watching),
-            Outcome::Unwatched(unwatched) => Reply::Unwatched(unwatched),
+            Outcome::Watching(watching) => {
+                if let Some(held) = self.conns.get_mut(conn.0).and_then(Connection::held_mut) {
+                    held.watches(id);
+                }
+                Reply::Watching(watching)
+            }
+            Outcome::Unwatched(unwatched) => {
+                self.unwatched(conn, &asked.ask);
+                Reply::Unwatched(unwatched)
+            }
             Outcome::Ranking(ranking) => Reply::Ranking(ranking),
             Outcome::Refused(refusal) => Reply::Refused(refusal),
         };
         out.push(reply(conn, id, &answer));
+    }
+
+    /// A live search was ended by its client.
+    fn unwatched(&mut self, conn: ConnId, ask: &Ask) {
+        let Ok(Request::Unwatch(Unwatch { watch })) =
+            Request::decode(ask.kind, &ask.request, Limits::CLIENT)
+        else {
+            return;
+        };
+        if let Some(held) = self.conns.get_mut(conn.0).and_then(Connection::held_mut) {
+            held.watches.retain(|&known| known != watch);
+        }
     }
 
     // Seats ------------------------------------------------------------------------------------------------------

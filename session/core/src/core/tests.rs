@@ -59,11 +59,11 @@ impl Desk {
         self.master(Welcome { master: Incarnation(master) });
     }
     fn master(&mut self, message: impl Into<MasterToSession>) {
-        self.core.from_master(self.now, StampedHeader::default(), message.into(), &mut self.out);
+        self.streamed(0, message);
     }
-    /// A message of the master's stream.
+    /// A message of the master's stream, or beside it for 0, in the epoch that is.
     fn streamed(&mut self, n: u64, message: impl Into<MasterToSession>) {
-        let header = StampedHeader { n, ..StampedHeader::default() };
+        let header = StampedHeader { epoch: self.core.epoch, n };
         self.core.from_master(self.now, header, message.into(), &mut self.out);
     }
     fn connect(&mut self) -> ConnId {
@@ -152,15 +152,19 @@ impl Desk {
     /// What a client was told since this was last asked for; everything else is forgotten.
     fn told(&mut self, conn: ConnId) -> Vec<Said> {
         let out = std::mem::take(&mut self.out);
-        let frames = out.iter().filter_map(|output| match output {
-            Output::Client(to, frame) if *to == conn => Some(said(frame)),
-            Output::Changes(to, changes) => {
-                let (_, header) = to.iter().find(|(to, _)| *to == conn)?;
-                Some(said(&[&header.bytes()[..], changes].concat()))
+        let mut told = Vec::new();
+        for output in &out {
+            match output {
+                Output::Client(to, frame) if *to == conn => told.push(said(frame)),
+                Output::Changes(to, changes) => {
+                    for (_, header) in to.iter().filter(|(to, _)| *to == conn) {
+                        told.push(said(&[&header.bytes()[..], changes].concat()));
+                    }
+                }
+                _ => {}
             }
-            _ => None,
-        });
-        frames.collect()
+        }
+        told
     }
     /// The reason with which a client's connection is being closed.
     fn closed(&mut self, conn: ConnId) -> Code {
@@ -754,6 +758,87 @@ fn changes_go_with_the_same_bytes_to_every_watcher_that_is_bound_here_as_the_mas
     desk.out.clear();
     desk.streamed(2, message);
     assert!(matches!(desk.out[..], [Output::Master(..)]), "nobody is told who is on the way out");
+}
+
+/// A master says welcome on a new link.
+fn welcome(desk: &mut Desk, master: u64, era: u32, epoch: u32) {
+    desk.core.master_lost();
+    desk.core.master_linked(&mut desk.out);
+    desk.out.clear();
+    let header = StampedHeader { epoch: Epoch { era, epoch }, n: 0 };
+    let welcome = Welcome { master: Incarnation(master) };
+    desk.core.from_master(desk.now, header, welcome.into(), &mut desk.out);
+}
+
+/// The live searches of which a client is told that they are forgotten.
+fn forgotten(desk: &mut Desk, conn: ConnId) -> Vec<u32> {
+    let ids = desk.told(conn).into_iter().map(|said| match said {
+        Said::Reply(id, Reply::Changes(changes)) => {
+            assert_eq!((changes.n, changes.anew, changes.instances.len()), (0, false, 0));
+            assert_eq!(changes.ended.map(|refusal| refusal.code), Some(Code::WatchUnknown));
+            id
+        }
+        other => panic!("{other:?}"),
+    });
+    ids.collect()
+}
+
+#[test]
+fn who_watches_is_told_when_the_master_has_lost_its_memory_and_not_when_a_standby_takes_over() {
+    let mut desk = Desk::with_master();
+    welcome(&mut desk, 1, 7, 1);
+    let (ann, bo) = (desk.checked_in(1), desk.checked_in(2));
+    for id in [1, 2] {
+        desk.send(ann, &watch(id));
+        desk.answer(1, id, Outcome::Watching(Watching {}));
+    }
+    desk.send(ann, &unwatch(3, 1));
+    desk.answer(1, 3, Outcome::Unwatched(Unwatched {}));
+    // Set up over another session server: it is known by what it tells.
+    desk.streamed(1, changed([(2, 1, 9)], 1));
+    // One that tells before it is answered is asked for again at any master.
+    desk.send(ann, &watch(4));
+    desk.streamed(2, changed([(1, 1, 4)], 1));
+    // The same master over a new link, and a standby in its place, know them all.
+    for (master, epoch) in [(1, 1), (2, 2)] {
+        welcome(&mut desk, master, 7, epoch);
+        let out = desk.out.clone();
+        assert_eq!(forgotten(&mut desk, ann), []);
+        desk.out = out;
+        assert_eq!(forgotten(&mut desk, bo), []);
+    }
+    welcome(&mut desk, 3, 8, 1);
+    assert_eq!(desk.to_master().len(), 1, "the request that is under way");
+    let out = desk.out.clone();
+    assert_eq!(forgotten(&mut desk, ann), [2]);
+    desk.out = out;
+    assert_eq!(forgotten(&mut desk, bo), [9]);
+    // They are told once.
+    welcome(&mut desk, 4, 9, 1);
+    assert_eq!(forgotten(&mut desk, ann), []);
+}
+
+#[test]
+fn a_master_that_began_in_the_same_second_as_the_one_before_has_lost_its_memory_too() {
+    let mut desk = Desk::with_master();
+    welcome(&mut desk, 1, 7, 1);
+    let conn = desk.checked_in(1);
+    desk.send(conn, &watch(1));
+    desk.answer(1, 1, Outcome::Watching(Watching {}));
+    welcome(&mut desk, 2, 7, 1);
+    assert_eq!(forgotten(&mut desk, conn), [1]);
+}
+
+#[test]
+fn of_endless_live_searches_those_are_remembered_that_were_heard_of_last() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    for (n, watch) in (1..=100).chain([90]).enumerate() {
+        desk.streamed(u64::try_from(n).unwrap() + 1, changed([(1, 1, watch)], 1));
+    }
+    welcome(&mut desk, 2, 1, 1);
+    let remembered = (85..=89).chain(91..=100).chain([90]);
+    assert_eq!(forgotten(&mut desk, conn), remembered.collect::<Vec<_>>());
 }
 
 #[test]
