@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ecow::eco_format;
 use greenroom_protocol::{
     Channel, DownHeader, Incarnation, InstanceId, KindName, Limits, PatchHeader, PieceHeader,
-    Refusal, RequestId, Seat, Seq, UpHeader, ViewId, decode, encode,
+    Refusal, Seat, Seq, UpHeader, ViewId, decode, encode,
     wire::{client_instance as kinds, client_session::Joined},
 };
 use tokio::{
@@ -24,6 +24,7 @@ use crate::{
     inbox::{Event, Inbox, Message},
     uplink::{UNACKNOWLEDGED_BYTES_MAX, Uplink},
     view::{Outcome, Views},
+    watch::WatchKey,
 };
 
 /// Messages that come down before they are acknowledged by a frame of its own.
@@ -64,7 +65,7 @@ pub(crate) type Answer<T> = Result<T, ClientError>;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Work {
     Seat(InstanceId),
-    Watch(RequestId),
+    Watch(WatchKey),
 }
 
 /// What rooms and the client's task share of the whole client.

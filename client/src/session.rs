@@ -28,7 +28,7 @@ use crate::{
     error::Misbehaved,
     inbox::Event,
     seat::{Answer, Hold, SeatLink, Shared, Work, answer},
-    watch::{WatchHold, WatchLink},
+    watch::{WatchHold, WatchKey, WatchLink},
 };
 
 /// Requests that may be under way at once.
@@ -37,9 +37,14 @@ const UNDER_WAY_MAX: usize = 8;
 const WAITING_MAX: usize = 64;
 /// How long an undecided request, or its answer, is kept for somebody who asks again.
 pub(crate) const KEPT: Duration = Duration::from_secs(30);
-/// Pause before a seat that was refused for a passing reason is asked for again; doubles up to the second figure.
-const REJOIN_PAUSE: Duration = Duration::from_millis(100);
-const REJOIN_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Pause before a seat that was refused for a passing reason, or a live search that was forgotten, is asked for again;
+/// doubles up to the second figure.
+const AGAIN_PAUSE: Duration = Duration::from_millis(100);
+const AGAIN_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How long after a reconnect the server may take to tell a live search anew, before it counts as forgotten. The master
+/// tells within a tenth of a second; the rest is for a master that is just being replaced.
+const ANEW_WITHIN: Duration = Duration::from_secs(5);
 
 /// Kind bytes of requests that change nothing, so that they can be made again on another session: a search, a rank.
 const READS: [u8; 2] = [0x15, 0x18];
@@ -92,6 +97,8 @@ enum Asker {
     Caller(oneshot::Sender<Answer<Done>>),
     /// The client itself, to take a seat again on a new connection.
     Rejoin(InstanceId),
+    /// The client itself, for a live search that the cluster has forgotten.
+    Rewatch(WatchKey),
     /// Nobody: the room's handle was dropped.
     Nobody,
     /// Whoever asks again in time.
@@ -132,6 +139,48 @@ struct Seated {
     rejoin_pause: Duration,
 }
 
+/// A live search that is not over.
+#[derive(Debug)]
+struct Watched {
+    link: Arc<WatchLink>,
+    /// What was asked, to be asked again.
+    payload: Vec<u8>,
+    /// Its number at the server, if it may have one there: that of its newest request.
+    number: Option<RequestId>,
+    standing: Standing,
+    /// Before it is asked again.
+    pause: Duration,
+    /// Asked again, it may be refused until then for what a cluster that has lost its memory finds out in a moment.
+    unknown_until: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Standing {
+    /// Its request is under way, or waits to be.
+    Asked,
+    /// It was set up. On a new connection it has to be told anew by this moment, else it is asked again.
+    Lives { anew_by: Option<Instant> },
+    /// The server has forgotten it, or could not set it up: it is asked again at this moment.
+    AskAgain { at: Instant },
+}
+
+impl Watched {
+    /// When [`Session::time_passed`] has to ask again.
+    fn deadline(&self) -> Option<Instant> {
+        match self.standing {
+            Standing::Asked => None,
+            Standing::Lives { anew_by } => anew_by,
+            Standing::AskAgain { at } => Some(at),
+        }
+    }
+
+    /// It is to be asked again after a pause.
+    fn ask_again(&mut self, now: Instant) {
+        self.standing = Standing::AskAgain { at: now + self.pause };
+        self.pause = (self.pause * 2).min(AGAIN_PAUSE_MAX);
+    }
+}
+
 /// All that the client's task decides with.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -151,9 +200,9 @@ pub(crate) struct Session {
     /// Rooms whose application does not keep up.
     full: BTreeSet<InstanceId>,
     /// Live searches that are not over.
-    watches: BTreeMap<RequestId, Arc<WatchLink>>,
+    watches: BTreeMap<WatchKey, Watched>,
     /// Those that have something to acknowledge, in the order in which they came to have it.
-    seen: VecDeque<RequestId>,
+    seen: VecDeque<WatchKey>,
     /// Until when what was acknowledged would have taken, one in each [`SEEN_EVERY`].
     seen_until: Option<Instant>,
     /// Frames to be written.
@@ -216,6 +265,11 @@ impl Session {
             let text = "the session that it belonged to is over: begin another live search";
             self.end_watches(&Refusal::new(Code::SessionExpired, text));
         }
+        for watched in self.watches.values_mut() {
+            if let Standing::Lives { anew_by } = &mut watched.standing {
+                *anew_by = Some(now + ANEW_WITHIN);
+            }
+        }
         let under_way = std::mem::take(&mut self.under_way);
         for (id, request) in under_way {
             if matches!(request.asker, Asker::Rejoin(_)) {
@@ -252,14 +306,17 @@ impl Session {
             seated.link.arrived.notify_one();
         }
         self.seen.clear();
-        for watch in self.watches.values() {
-            watch.lock().disconnected();
+        for watched in self.watches.values_mut() {
+            watched.link.lock().expect_anew();
+            if let Standing::Lives { anew_by } = &mut watched.standing {
+                *anew_by = None;
+            }
         }
     }
 
     fn end_watches(&mut self, refusal: &Refusal) {
-        for watch in std::mem::take(&mut self.watches).into_values() {
-            watch.end(refusal);
+        for watched in std::mem::take(&mut self.watches).into_values() {
+            watched.link.end(refusal);
         }
         self.seen.clear();
     }
@@ -344,15 +401,33 @@ impl Session {
                 continue; // Nobody wants it any more, and nothing was started.
             }
             let id = RequestId(self.last_request.0.wrapping_add(1));
+            let watch = if let Asker::Rewatch(key) = asker {
+                let Some(watched) = self.watches.get_mut(&key) else { continue };
+                watched.number = Some(id);
+                None
+            } else {
+                (kind == WATCH).then(|| self.begin_watch(id, payload.clone(), deadline))
+            };
             self.last_request = id;
-            let watch = (kind == WATCH).then(|| {
-                let link = Arc::new(WatchLink::new(id, Arc::clone(&self.shared)));
-                self.watches.insert(id, Arc::clone(&link));
-                WatchHold(link)
-            });
             self.under_way.insert(id, UnderWay { kind, payload, deadline, asker, watch });
             self.write_request(id);
         }
+    }
+
+    /// A live search of the application's begins.
+    fn begin_watch(&mut self, id: RequestId, payload: Vec<u8>, deadline: Instant) -> WatchHold {
+        let key = WatchKey(id);
+        let link = Arc::new(WatchLink::new(key, Arc::clone(&self.shared)));
+        let watched = Watched {
+            link: Arc::clone(&link),
+            payload,
+            number: Some(id),
+            standing: Standing::Asked,
+            pause: AGAIN_PAUSE,
+            unknown_until: deadline,
+        };
+        self.watches.insert(key, watched);
+        WatchHold(link)
     }
 
     fn write_request(&mut self, id: RequestId) {
@@ -463,7 +538,7 @@ impl Session {
             return Err(Misbehaved(eco_format!("request {id} is answered, and was never made")));
         }
         if let Reply::Changes(changes) = reply {
-            return self.changes(id, changes);
+            return self.changes(now, id, changes);
         }
         let Some(request) = self.under_way.remove(&id) else {
             // Given up. If it took a seat, nobody knows of it.
@@ -477,7 +552,7 @@ impl Session {
         };
         let undecided =
             matches!(&reply, Reply::Refused(refusal) if refusal.code == Code::Undecided);
-        if undecided && !matches!(request.asker, Asker::Rejoin(_) | Asker::Nobody) {
+        if undecided && matches!(request.asker, Asker::Caller(_) | Asker::Kept) {
             let UnderWay { kind, payload, asker, watch, .. } = request;
             // The answer is still to come, for who asks again; until then its number stays taken.
             let (deadline, kept) = (now + KEPT, Asker::Kept);
@@ -488,6 +563,8 @@ impl Session {
         }
         if let Asker::Rejoin(instance) = request.asker {
             self.rejoined(now, instance, reply)?;
+        } else if let Asker::Rewatch(key) = request.asker {
+            self.rewatched(now, key, id, reply)?;
         } else {
             let done = self.done(now, id, reply, request.watch)?;
             if let Asker::Kept = request.asker {
@@ -525,14 +602,19 @@ impl Session {
             Reply::Destroyed(_) => Ok(Done::Destroyed),
             Reply::Found(found) => Ok(Done::Found(found)),
             Reply::Watching(_) => match watch {
-                Some(hold) => Ok(Done::Watching(hold)),
+                Some(hold) => {
+                    if let Some(watched) = self.watches.get_mut(&hold.0.key) {
+                        watched.standing = Standing::Lives { anew_by: None };
+                    }
+                    Ok(Done::Watching(hold))
+                }
                 None => return Err(Misbehaved(eco_format!("request {id} is no live search"))),
             },
             Reply::Unwatched(_) => Ok(Done::Unwatched),
             Reply::Ranking(ranking) => Ok(Done::Ranking(ranking)),
             Reply::Refused(refusal) => {
-                if self.watches.remove(&id).is_some()
-                    && let Some(hold) = watch
+                if let Some(hold) = watch
+                    && self.watches.remove(&hold.0.key).is_some()
                 {
                     hold.0.end(&refusal); // It never was: there is nothing to end.
                 }
@@ -562,7 +644,7 @@ impl Session {
                 link: Arc::clone(&link),
                 channel: Some(joined.channel),
                 rejoin_at: None,
-                rejoin_pause: REJOIN_PAUSE,
+                rejoin_pause: AGAIN_PAUSE,
             },
         );
         self.channels.insert(joined.channel, instance);
@@ -587,13 +669,13 @@ impl Session {
                 drop(state);
                 seated.link.arrived.notify_one();
                 seated.channel = Some(joined.channel);
-                seated.rejoin_pause = REJOIN_PAUSE;
+                seated.rejoin_pause = AGAIN_PAUSE;
                 self.channels.insert(joined.channel, instance);
                 self.resuming.remove(&instance);
             }
             Reply::Refused(refusal) if passes(&refusal.code) => {
                 seated.rejoin_at = Some(now + seated.rejoin_pause);
-                seated.rejoin_pause = (seated.rejoin_pause * 2).min(REJOIN_PAUSE_MAX);
+                seated.rejoin_pause = (seated.rejoin_pause * 2).min(AGAIN_PAUSE_MAX);
             }
             Reply::Refused(refusal) => {
                 seated.link.lock().end(&refusal);
@@ -616,30 +698,113 @@ impl Session {
         Ok(())
     }
 
-    /// A live search has something to tell.
-    fn changes(&mut self, id: RequestId, changes: Changes) -> Result<(), Misbehaved> {
-        // One that was just ended may still be told of.
-        let Some(watch) = self.watches.get(&id) else { return Ok(()) };
-        watch.tell(changes)?;
-        let ended = watch.lock().is_ended();
-        if ended {
-            self.watches.remove(&id);
+    /// A live search is set up again, or not.
+    fn rewatched(
+        &mut self,
+        now: Instant,
+        key: WatchKey,
+        id: RequestId,
+        reply: Reply,
+    ) -> Result<(), Misbehaved> {
+        let Some(watched) = self.watches.get_mut(&key) else {
+            // Its handle was dropped meanwhile. Where it may have been set up, it is ended.
+            let was_not = |refusal: &Refusal| refusal.code != Code::Undecided;
+            if !matches!(&reply, Reply::Refused(refusal) if was_not(refusal)) {
+                self.ask(&Request::from(Unwatch { watch: id }), now + KEPT, Asker::Nobody);
+            }
+            return Ok(());
+        };
+        match reply {
+            Reply::Watching(_) => watched.standing = Standing::Lives { anew_by: None },
+            Reply::Refused(refusal) => {
+                if refusal.code != Code::Undecided {
+                    watched.number = None;
+                }
+                // Until the game servers have said what they run, a master that has just begun knows no kind.
+                let is_unknown = matches!(refusal.code, Code::KindUnknown | Code::FieldUnknown);
+                if passes(&refusal.code) || (is_unknown && now < watched.unknown_until) {
+                    watched.ask_again(now);
+                } else {
+                    watched.link.end(&refusal);
+                    self.watches.remove(&key);
+                }
+            }
+            Reply::Created(_)
+            | Reply::Joined(_)
+            | Reply::Left(_)
+            | Reply::Destroyed(_)
+            | Reply::Found(_)
+            | Reply::Unwatched(_)
+            | Reply::Ranking(_)
+            | Reply::Changes(_)
+            | Reply::Unknown(_) => {
+                return Err(Misbehaved(eco_format!("live search {id} is answered otherwise")));
+            }
         }
         Ok(())
     }
 
+    /// A live search has something to tell.
+    fn changes(&mut self, now: Instant, id: RequestId, changes: Changes) -> Result<(), Misbehaved> {
+        // There are so few of them that looking at each is no work. One that was just ended may still be told of.
+        let by_number = self.watches.iter_mut().find(|(_, watched)| watched.number == Some(id));
+        let Some((&key, watched)) = by_number else { return Ok(()) };
+        let refusal = changes.ended.as_ref();
+        if refusal.is_some_and(|refusal| refusal.code == Code::WatchUnknown) {
+            // One whose request is under way is set up by the answer to it.
+            if let Standing::Lives { .. } = watched.standing {
+                watched.number = None;
+                watched.unknown_until = now + KEPT;
+                watched.ask_again(now);
+                watched.link.lock().expect_anew();
+            }
+            return Ok(());
+        }
+        if changes.anew {
+            watched.pause = AGAIN_PAUSE;
+            if let Standing::Lives { anew_by } = &mut watched.standing {
+                *anew_by = None;
+            }
+        }
+        watched.link.tell(changes)?;
+        if watched.link.lock().is_ended() {
+            self.watches.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// Asks for a live search again: the server has forgotten it, or may have.
+    fn rewatch(&mut self, now: Instant, key: WatchKey) {
+        let Some(watched) = self.watches.get_mut(&key) else { return };
+        if let Standing::Lives { .. } = watched.standing {
+            watched.unknown_until = now + KEPT;
+            watched.link.lock().expect_anew();
+        }
+        watched.standing = Standing::Asked;
+        let payload = watched.payload.clone();
+        if let Some(watch) = watched.number.take() {
+            // It may live all the same, and there is only room for so many.
+            self.ask(&Request::from(Unwatch { watch }), now + KEPT, Asker::Nobody);
+        }
+        let (deadline, asker) = (now + KEPT, Asker::Rewatch(key));
+        self.enqueue(Waiting { kind: WATCH, payload, deadline, asker });
+    }
+
     /// Looks at a live search whose handle called.
-    fn work_on_watch(&mut self, now: Instant, id: RequestId) {
-        let Some(watch) = self.watches.get(&id) else { return };
-        let mut state = watch.lock();
+    fn work_on_watch(&mut self, now: Instant, key: WatchKey) {
+        let Some(watched) = self.watches.get(&key) else { return };
+        let mut state = watched.link.lock();
         state.called();
         if state.is_abandoned() {
             drop(state);
-            self.watches.remove(&id);
-            self.ask(&Request::from(Unwatch { watch: id }), now + KEPT, Asker::Nobody);
-        } else if state.is_seen() && !self.seen.contains(&id) {
+            let number = self.watches.remove(&key).and_then(|watched| watched.number);
+            // Of one that is under way the answer says whether there is something to end.
+            if let Some(watch) = number.filter(|number| !self.under_way.contains_key(number)) {
+                self.ask(&Request::from(Unwatch { watch }), now + KEPT, Asker::Nobody);
+            }
+        } else if state.is_seen() && !self.seen.contains(&key) {
             drop(state);
-            self.seen.push_back(id);
+            self.seen.push_back(key);
             self.acknowledge_changes(now);
         }
     }
@@ -647,9 +812,10 @@ impl Session {
     /// Acknowledges what live searches told and the application took, as far as the rate allows.
     fn acknowledge_changes(&mut self, now: Instant) {
         while self.online && self.seen_until.is_none_or(|until| until <= now + SEEN_AHEAD) {
-            let Some(watch) = self.seen.pop_front() else { break };
-            let n = self.watches.get(&watch).and_then(|watch| watch.lock().take_seen());
-            if let Some(n) = n {
+            let Some(key) = self.seen.pop_front() else { break };
+            let Some(watched) = self.watches.get(&key) else { continue };
+            let n = watched.link.lock().take_seen();
+            if let (Some(watch), Some(n)) = (watched.number, n) {
                 let message = ClientToSession::from(Seen { watch, n });
                 let mut frame = vec![message.kind()];
                 message.encode_into(&mut frame);
@@ -678,8 +844,8 @@ impl Session {
         for work in self.shared.take_work() {
             let instance = match work {
                 Work::Seat(instance) => instance,
-                Work::Watch(id) => {
-                    self.work_on_watch(now, id);
+                Work::Watch(key) => {
+                    self.work_on_watch(now, key);
                     continue;
                 }
             };
@@ -712,7 +878,9 @@ impl Session {
             Some(_) => seated.link.lock().deadline(),
             None => seated.rejoin_at,
         });
-        requests.chain(under_way).chain(late).chain(seats).chain(self.seen_at()).min()
+        let watches = self.watches.values().filter_map(Watched::deadline);
+        let own = seats.chain(watches).chain(self.seen_at());
+        requests.chain(under_way).chain(late).chain(own).min()
     }
 
     /// Does what is due.
@@ -722,10 +890,12 @@ impl Session {
             .partition::<VecDeque<_>, _>(|request| request.deadline <= now);
         self.waiting = waiting;
         for request in due {
-            if let Asker::Rejoin(instance) = request.asker {
-                self.rejoin(now, instance);
-            } else {
-                Self::give(request.asker, Err(ClientError::Unavailable));
+            match request.asker {
+                Asker::Rejoin(instance) => self.rejoin(now, instance),
+                Asker::Rewatch(key) => self.rewatch(now, key),
+                asker @ (Asker::Caller(_) | Asker::Nobody | Asker::Kept) => {
+                    Self::give(asker, Err(ClientError::Unavailable));
+                }
             }
         }
         let due: Vec<RequestId> = self
@@ -757,6 +927,11 @@ impl Session {
         for instance in rejoins {
             self.rejoin(now, instance);
         }
+        let is_due = |watched: &Watched| watched.deadline().is_some_and(|at| at <= now);
+        let due = self.watches.iter().filter(|(_, watched)| is_due(watched)).map(|(&key, _)| key);
+        for key in due.collect::<Vec<_>>() {
+            self.rewatch(now, key);
+        }
         self.acknowledge_changes(now);
         self.start_requests();
     }
@@ -771,6 +946,11 @@ impl Session {
                 Self::give(caller, Err(ClientError::Undecided { id }));
             }
             Asker::Rejoin(instance) => self.rejoin(now, instance),
+            Asker::Rewatch(key) if self.watches.contains_key(&key) => self.rewatch(now, key),
+            // Its handle was dropped meanwhile, and it may have been set up.
+            Asker::Rewatch(_) => {
+                self.ask(&Request::from(Unwatch { watch: id }), now + KEPT, Asker::Nobody);
+            }
             // Given up: its number counts as answered from here on.
             Asker::Nobody | Asker::Kept => {}
         }
@@ -909,6 +1089,130 @@ mod tests {
         session.handle(now, &reply(2, 0x99, &encode(&Changes { n: 2, ..changes }))).unwrap();
         holds[0].0.take_all();
         assert_eq!(told(&mut session, at(5_000)), 1);
+    }
+
+    /// A session with a live search, whose number is 1, and what holds it.
+    fn watching(now: Instant) -> (Session, WatchHold) {
+        let mut session = Session::new(Arc::new(Shared::new()), SessionId(1));
+        session.connected(now, SessionId(1));
+        let (reply_to, mut done) = oneshot::channel();
+        let kind = KindName::new("arena").unwrap();
+        let watch = client_session::Watch { kind, filter: Filter::default() };
+        session.ask(&Request::from(watch), now + KEPT, Asker::Caller(reply_to));
+        session.handle(now, &reply(1, 0x96, &encode(&client_session::Watching {}))).unwrap();
+        let Ok(Done::Watching(hold)) = done.try_recv().unwrap() else { panic!("it is begun") };
+        session.take_frames();
+        (session, hold)
+    }
+
+    fn refused(id: u32, code: Code) -> Bytes {
+        reply(id, 0x9f, &encode(&Refusal::new(code, "a text")))
+    }
+
+    fn forgotten(id: u32) -> Bytes {
+        let ended = Some(Refusal::new(Code::WatchUnknown, "ask again"));
+        let (instances, gone) = (vec![], vec![]);
+        let changes = Changes { n: 0, anew: false, more: false, instances, gone, ended };
+        reply(id, 0x99, &encode(&changes))
+    }
+
+    /// Lets time pass, and gives the kinds and numbers of the requests that were sent meanwhile.
+    fn sent(session: &mut Session, now: Instant) -> Vec<(u8, u32)> {
+        session.work(now);
+        session.time_passed(now);
+        let frames = session.take_frames().into_iter().map(|frame| {
+            let (header, _) = RequestHeader::split(&frame).unwrap();
+            (header.kind, header.id.0)
+        });
+        frames.collect()
+    }
+
+    #[test]
+    fn a_server_that_forgets_again_and_again_is_asked_less_and_less_often() {
+        let mut now = Instant::now();
+        let (mut session, _hold) = watching(now);
+        let mut pauses = Vec::new();
+        for id in 1..8 {
+            session.handle(now, &forgotten(id)).unwrap();
+            // Said twice, it is asked once.
+            session.handle(now, &forgotten(id)).unwrap();
+            assert_eq!(sent(&mut session, now), []);
+            let at = session.deadline().unwrap();
+            pauses.push((at - now).as_millis());
+            now = at;
+            assert_eq!(sent(&mut session, now), [(0x16, id + 1)]);
+            session
+                .handle(now, &reply(id + 1, 0x96, &encode(&client_session::Watching {})))
+                .unwrap();
+        }
+        assert_eq!(pauses, [100, 200, 400, 800, 1_600, 2_000, 2_000]);
+    }
+
+    #[test]
+    fn what_a_new_master_does_not_know_yet_is_waited_for_and_then_believed() {
+        let mut now = Instant::now();
+        let (mut session, hold) = watching(now);
+        session.handle(now, &forgotten(1)).unwrap();
+        let began = now;
+        for id in 2.. {
+            now = session.deadline().unwrap();
+            assert_eq!(sent(&mut session, now), [(0x16, id)]);
+            session.handle(now, &refused(id, Code::KindUnknown)).unwrap();
+            if hold.0.lock().is_ended() {
+                break;
+            }
+        }
+        assert!((KEPT..KEPT * 2).contains(&(now - began)), "{:?}", now - began);
+        assert!(session.watches.is_empty());
+        assert_eq!(session.deadline(), None);
+    }
+
+    #[test]
+    fn a_request_that_is_under_way_is_not_made_twice_by_the_word_that_it_is_forgotten() {
+        let now = Instant::now();
+        let (mut session, hold) = watching(now);
+        session.handle(now, &forgotten(1)).unwrap();
+        let later = now + AGAIN_PAUSE;
+        assert_eq!(sent(&mut session, later), [(0x16, 2)]);
+        // Another master begins, and answers it.
+        session.handle(later, &forgotten(2)).unwrap();
+        session.disconnected();
+        session.connected(later, SessionId(1));
+        assert_eq!(sent(&mut session, later), [(0x16, 2)]);
+        session.handle(later, &reply(2, 0x96, &encode(&client_session::Watching {}))).unwrap();
+        assert_eq!(session.deadline(), None);
+        // Undecided, it may be there: it is ended before it is asked again.
+        session.handle(later, &forgotten(2)).unwrap();
+        let later = session.deadline().unwrap();
+        assert_eq!(sent(&mut session, later), [(0x16, 3)]);
+        session.handle(later, &refused(3, Code::Undecided)).unwrap();
+        let later = session.deadline().unwrap();
+        assert_eq!(sent(&mut session, later), [(0x17, 4), (0x16, 5)]);
+        // Dropped while it is asked, it is ended once there is something to end.
+        drop(hold);
+        assert_eq!(sent(&mut session, later), []);
+        session.handle(later, &reply(5, 0x96, &encode(&client_session::Watching {}))).unwrap();
+        assert_eq!(sent(&mut session, later), [(0x17, 6)]);
+    }
+
+    #[test]
+    fn what_is_told_anew_in_time_after_a_reconnect_is_not_asked_again() {
+        let now = Instant::now();
+        let (mut session, _hold) = watching(now);
+        session.disconnected();
+        session.connected(now, SessionId(1));
+        assert_eq!(session.deadline(), Some(now + ANEW_WITHIN));
+        let changes =
+            Changes { n: 4, anew: true, more: true, instances: vec![], gone: vec![], ended: None };
+        session.handle(now, &reply(1, 0x99, &encode(&changes))).unwrap();
+        assert_eq!(session.deadline(), None);
+        session.disconnected();
+        session.connected(now, SessionId(1));
+        assert_eq!(sent(&mut session, now + ANEW_WITHIN), [(0x17, 2), (0x16, 3)]);
+        // On another session there are none.
+        session.disconnected();
+        session.connected(now, SessionId(2));
+        assert_eq!(sent(&mut session, now + ANEW_WITHIN), []);
     }
 
     proptest! {

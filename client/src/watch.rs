@@ -42,7 +42,8 @@ pub enum WatchEvent {
 ///
 /// The server tells more only after everything that it told before was taken from here, and merges what happens
 /// meanwhile: an application that takes its time gets fewer events of each instance, and never a queue of old ones.
-/// After a reconnect the whole set is told anew; of that the application sees only what is different.
+/// After a reconnect, or when the cluster has forgotten the live search and was asked again, the whole set is told anew;
+/// of that the application sees only what is different.
 #[derive(Debug)]
 pub struct Watch {
     mirror: Mirror,
@@ -170,11 +171,11 @@ struct Waiting {
     instances: BTreeMap<InstanceId, Option<Listed>>,
 }
 
-/// Which message is being taken, and on which connection it came.
+/// Which message is being taken, and of which telling it is.
 #[derive(Clone, Copy, Debug)]
 struct Taking {
     n: u64,
-    connection: u64,
+    telling: u64,
 }
 
 enum Taken {
@@ -183,11 +184,15 @@ enum Taken {
     Nothing,
 }
 
+/// Which live search of this client: the number of its first request. A server that has forgotten it is asked again,
+/// and knows it by the number of that request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct WatchKey(pub(crate) RequestId);
+
 /// One live search of this client.
 #[derive(Debug)]
 pub(crate) struct WatchLink {
-    /// The number of its request.
-    id: RequestId,
+    pub(crate) key: WatchKey,
     shared: Arc<Shared>,
     /// The application waits for an event here.
     arrived: Notify,
@@ -206,13 +211,14 @@ pub(crate) struct WatchState {
     /// To be acknowledged.
     seen: Option<u64>,
     calling: bool,
-    /// Counts connections: what came on one that is gone is not acknowledged on another.
-    connection: u64,
+    /// Counts how often the set was to be told anew, on another connection or to another request: what came before is
+    /// not acknowledged after.
+    telling: u64,
 }
 
 impl WatchLink {
-    pub(crate) fn new(id: RequestId, shared: Arc<Shared>) -> Self {
-        Self { id, shared, arrived: Notify::new(), state: Mutex::default() }
+    pub(crate) fn new(key: WatchKey, shared: Arc<Shared>) -> Self {
+        Self { key, shared, arrived: Notify::new(), state: Mutex::default() }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, WatchState> {
@@ -232,10 +238,10 @@ impl WatchLink {
         self.arrived.notify_one();
     }
 
-    fn acknowledge(&self, Taking { n, connection }: Taking) {
+    fn acknowledge(&self, Taking { n, telling }: Taking) {
         let mut state = self.lock();
         // What waits already is acknowledged with it when it is taken.
-        if state.ended.is_none() && state.waiting.is_none() && state.connection == connection {
+        if state.ended.is_none() && state.waiting.is_none() && state.telling == telling {
             state.seen = Some(n);
             self.call_the_task(&mut state);
         }
@@ -252,7 +258,7 @@ impl WatchLink {
 
     fn call_the_task(&self, state: &mut WatchState) {
         if !std::mem::replace(&mut state.calling, true) {
-            self.shared.call(Work::Watch(self.id));
+            self.shared.call(Work::Watch(self.key));
         }
     }
 }
@@ -284,7 +290,7 @@ impl WatchState {
     fn take(&mut self) -> Taken {
         match (self.waiting.take(), &self.ended) {
             (Some(waiting), _) => {
-                let taking = Taking { n: waiting.n, connection: self.connection };
+                let taking = Taking { n: waiting.n, telling: self.telling };
                 Taken::Waiting(waiting, taking)
             }
             (None, Some(refusal)) => Taken::Ended(refusal.clone()),
@@ -316,10 +322,10 @@ impl WatchState {
         self.seen.take()
     }
 
-    /// The connection is gone: on the next one everything is told anew.
-    pub(crate) const fn disconnected(&mut self) {
+    /// The connection is gone, or the server has forgotten it: what comes next is told anew.
+    pub(crate) const fn expect_anew(&mut self) {
         self.seen = None;
-        self.connection += 1;
+        self.telling += 1;
     }
 }
 

@@ -130,6 +130,20 @@ impl Peer {
             }
         }
     }
+    /// Lives, and does nothing else, until something is asked.
+    async fn next_request(&mut self) -> (RequestHeader, Request) {
+        loop {
+            let frame = self.frame().await;
+            match frame[0] {
+                wire::PING => self.raw(&[&[wire::SERVER_PONG], &frame[1..]].concat()).await,
+                wire::PONG => {}
+                kind => {
+                    let (header, payload) = RequestHeader::split(&frame).unwrap();
+                    return (header, Request::decode(kind, payload, Limits::CLIENT).unwrap());
+                }
+            }
+        }
+    }
     async fn raw(&mut self, frame: &[u8]) {
         match self {
             Self::Tcp(stream) => {
@@ -941,6 +955,82 @@ async fn a_live_search_shows_after_a_reconnect_only_what_is_different() {
     assert_eq!(soon(watch.next()).await, Some(WatchEvent::Removed(InstanceId(4))));
     assert_eq!(soon(watch.next()).await, Some(WatchEvent::Ended(refusal(Code::Draining))));
     assert_eq!(soon(watch.next()).await, None);
+    assert_eq!(client.stats().misbehaved, 0);
+}
+
+/// The end of a live search that the cluster has forgotten.
+fn forgotten() -> Changes {
+    Changes { ended: Some(refusal(Code::WatchUnknown)), ..changes(0, &[], &[]) }
+}
+
+#[tokio::test]
+async fn a_live_search_that_the_cluster_has_forgotten_is_asked_again_and_shows_what_is_different() {
+    let server = Server::start().await;
+    let (client, mut watch, mut peer, id) = watching(&server).await;
+    let set = [listed(1, 0), listed(2, 0)];
+    peer.reply(id, Changes { anew: true, ..changes(70, &set, &[]) }).await;
+    for event in [WatchEvent::Added(listed(1, 0)), WatchEvent::Added(listed(2, 0))] {
+        assert_eq!(soon(watch.next()).await, Some(event));
+    }
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Ready));
+    assert_eq!(peer.seen(id).await, 70);
+    peer.reply(id, forgotten()).await;
+    let (again, request) = peer.request().await;
+    assert!(again.id > id);
+    let Request::Watch(asked) = request else { panic!("{request:?}") };
+    assert_eq!(asked.filter, Filter::from(field("mode").eq("ranked")));
+    // A master that has just begun knows no kind until a game server has reported.
+    peer.reply(again.id, refusal(Code::KindUnknown)).await;
+    let (again, request) = peer.request().await;
+    assert_eq!(request, asked.clone().into());
+    // What comes under the old number is of nobody.
+    peer.reply(id, Changes { anew: true, ..changes(71, &[], &[]) }).await;
+    peer.reply(again.id, wire::Watching {}).await;
+    peer.reply(again.id, Changes { anew: true, ..changes(1, &[listed(1, 5), listed(3, 0)], &[]) })
+        .await;
+    let events = [
+        WatchEvent::Changed(listed(1, 5)),
+        WatchEvent::Added(listed(3, 0)),
+        WatchEvent::Removed(InstanceId(2)),
+    ];
+    for event in events {
+        assert_eq!(soon(watch.next()).await, Some(event));
+    }
+    assert_eq!(peer.seen(again.id).await, 1);
+    // Refused for good, it is over.
+    peer.reply(again.id, forgotten()).await;
+    let (again, _) = peer.request().await;
+    peer.reply(again.id, refusal(Code::TooBroad)).await;
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Ended(refusal(Code::TooBroad))));
+    assert_eq!(client.stats().misbehaved, 0);
+}
+
+#[tokio::test]
+async fn a_live_search_of_which_a_new_connection_brings_nothing_is_asked_again() {
+    let server = Server::start().await;
+    let (client, mut watch, mut peer, id) = watching(&server).await;
+    peer.reply(id, Changes { anew: true, ..changes(1, &[listed(1, 0)], &[]) }).await;
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Added(listed(1, 0))));
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Ready));
+    assert_eq!(peer.seen(id).await, 1);
+    drop(peer);
+    let mut peer = server.accept().await;
+    peer.check_in().await;
+    // It may live after all: it is ended first, so that there is room for it.
+    let (ended, request) = peer.next_request().await;
+    assert_eq!(request, wire::Unwatch { watch: id }.into());
+    peer.reply(ended.id, refusal(Code::WatchUnknown)).await;
+    let (again, request) = peer.request().await;
+    assert!(matches!(request, Request::Watch(_)), "{request:?}");
+    peer.reply(again.id, wire::Watching {}).await;
+    peer.reply(again.id, Changes { anew: true, ..changes(1, &[listed(2, 0)], &[]) }).await;
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Added(listed(2, 0))));
+    assert_eq!(soon(watch.next()).await, Some(WatchEvent::Removed(InstanceId(1))));
+    assert_eq!(peer.seen(again.id).await, 1);
+    // Dropped, it is ended under its new number.
+    drop(watch);
+    let (_, request) = peer.request().await;
+    assert_eq!(request, wire::Unwatch { watch: again.id }.into());
     assert_eq!(client.stats().misbehaved, 0);
 }
 
