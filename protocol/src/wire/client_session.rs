@@ -241,7 +241,7 @@ pub struct JoinOrCreate {
     #[serde(default)]
     pub key: Option<Key>,
     /// Only in one that this lets through. Callers with the same filter meet in the instance that one of them has
-    /// made, even before the game has said what it is.
+    /// made, even before the game has said what it is. Beside a `key` it decides nothing.
     #[serde(default)]
     pub filter: Filter,
     /// The kind's parameters, encoded, if one is made.
