@@ -6,7 +6,7 @@ use greenroom::client::{Client, Code, Filter, MetaValue, WatchEvent, field};
 use greenroom_games::lobby::{Mode, Params, Rate};
 use greenroom_protocol::search::LIMIT_MAX;
 
-use crate::harness::{Cluster, error_of, patient, refusal, run};
+use crate::harness::{Cluster, error_of, patient, refusal, run, up};
 
 fn lobby(mode: Mode, rating: u16, name: &str) -> Params {
     Params { mode, rating, name: name.into(), ..Params::default() }
@@ -139,21 +139,23 @@ async fn thirty_two_players_with_one_wish_meet_in_as_few_instances_as_hold_them(
 async fn labels_and_capacity_decide_placement() {
     let mut cluster = unlimited(1, 0);
     for (name, flags) in [
-        ("small", &["--capacity", "4"][..]),
-        ("large", &["--capacity", "8"]),
+        ("small", &["--capacity", "4", "--labels", "eu"][..]),
+        ("large", &["--capacity", "8", "--labels", ""]),
         ("special", &["--capacity", "2", "--labels", "bench,eu"]),
     ] {
         cluster.start_game(&[&["--name", name], flags].concat());
     }
     cluster.wait_for("three game servers", |status| status.games.len() == 3);
-    let ann = guest(&cluster, "Ann").await;
+    let (ann, bo) = (guest(&cluster, "Ann").await, guest(&cluster, "Bo").await);
+    // They keep their seats, so that nothing closes because it is empty.
+    let mut rooms = Vec::new();
     let load = |cluster: &Cluster, name: &str| {
         let status = cluster.status();
         status.games.iter().find(|server| server.name.as_str() == name).unwrap().load
     };
     // `crowd` needs the label `bench`: it goes there until that server is full.
     for n in 0..2 {
-        ann.create("crowd").key(format!("crowd {n}")).await.unwrap();
+        rooms.push(ann.join_or_create("crowd").key(format!("crowd {n}")).await.unwrap());
     }
     assert_eq!(load(&cluster, "special"), 2);
     let full = refusal(ann.create("crowd").key("one more").await);
@@ -161,11 +163,12 @@ async fn labels_and_capacity_decide_placement() {
     assert!(full.message.contains("bench") && full.message.contains("full"), "{full}");
     // What needs nothing goes where there is room, by share of it, until there is none.
     for n in 0..12 {
-        ann.create("lobby").key(format!("lobby {n}")).await.unwrap();
+        let player = if n % 2 == 0 { &ann } else { &bo };
+        rooms.push(player.join_or_create("arena").key(format!("arena {n}")).await.unwrap());
         assert!(load(&cluster, "small") <= 4);
     }
     assert_eq!((load(&cluster, "small"), load(&cluster, "large")), (4, 8));
-    let over = refusal(ann.create("lobby").key("one more").await);
+    let over = refusal(ann.create("arena").key("one more").await);
     assert_eq!(over.code, Code::NoCapacity);
     // The operator is told the same, and why.
     let explained = run(&["placement", "crowd", "--admin", cluster.admin()]);
@@ -177,12 +180,14 @@ async fn labels_and_capacity_decide_placement() {
         run(&["drain", "large", "--admin", cluster.admin(), "--data", cluster.folder.text()]);
     assert!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
     let on_large =
-        run(&["find", "lobby", "server = \"large\" limit 1", "--json", "--admin", cluster.admin()]);
+        run(&["find", "arena", "server = \"large\" limit 1", "--json", "--admin", cluster.admin()]);
     let row: serde_json::Value = serde_json::from_slice(&on_large.stdout).unwrap();
-    let id = row["id"].as_str().unwrap().parse().unwrap();
-    ann.destroy(id).await.unwrap();
+    let id = row["id"].as_str().unwrap();
+    let closed = run(&["destroy", id, "--admin", cluster.admin(), "--data", cluster.folder.text()]);
+    assert!(closed.status.success(), "{}", String::from_utf8_lossy(&closed.stderr));
+    cluster.wait_for("the instance's end", |status| status.instances == 13);
     assert_eq!(load(&cluster, "large"), 7);
-    let nowhere = refusal(ann.create("lobby").key("nowhere").await);
+    let nowhere = refusal(ann.create("arena").key("nowhere").await);
     assert!(nowhere.message.contains("drain"), "{nowhere}");
     assert_eq!(load(&cluster, "large"), 7);
 }
@@ -300,4 +305,32 @@ async fn a_slow_reader_finds_changes_merged_and_no_queue_of_old_ones() {
         }
     }
     assert!(told.len() <= 3, "{} events for 2,000 changes", told.len());
+}
+
+/// The master dies while Bo watches, and the one that begins in its place has never heard of his live search: he sees
+/// what is new all the same, and is told of nothing twice.
+#[tokio::test]
+async fn a_live_search_goes_on_when_the_master_has_lost_its_memory() {
+    let mut cluster = unlimited(1, 1);
+    let (ann, bo) = (guest(&cluster, "Ann").await, guest(&cluster, "Bo").await);
+    let first = ann.create("lobby").params(&lobby(Mode::Race, 1, "first")).await.unwrap();
+    let mut watch = bo.watch("lobby").filter(field("mode").eq("race")).await.unwrap();
+    let mut next = async |what: &str| patient(what, watch.next()).await.unwrap();
+    assert!(
+        matches!(next("the first").await, WatchEvent::Added(listed) if listed.instance == first)
+    );
+    assert_eq!(next("the whole set").await, WatchEvent::Ready);
+    for round in 0..2 {
+        cluster.restart_master();
+        cluster.wait_for("its servers", |status| up(&status.sessions) + up(&status.games) == 2);
+        let another = ann.create("lobby").params(&lobby(Mode::Race, 2, "another")).await.unwrap();
+        let added = next("the other lobby").await;
+        assert!(
+            matches!(&added, WatchEvent::Added(listed) if listed.instance == another),
+            "{added:?} in round {round}"
+        );
+        ann.destroy(another).await.unwrap();
+        assert_eq!(next("the end of the other lobby").await, WatchEvent::Removed(another));
+    }
+    assert_eq!(bo.stats().reconnects, 0);
 }
