@@ -271,6 +271,10 @@ impl Cluster {
         let master = self.master.words[1].clone();
         let mut args = vec!["game", "--data", self.folder.text(), "--master", &master];
         args.extend(flags);
+        if !flags.contains(&"--labels") {
+            // So that it runs the kinds that servers of players don't: stories play them, too.
+            args.extend(["--labels", "bench"]);
+        }
         self.games.push(Process::start(&args));
     }
 
