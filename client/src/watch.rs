@@ -42,8 +42,8 @@ pub enum WatchEvent {
 ///
 /// The server tells more only after everything that it told before was taken from here, and merges what happens
 /// meanwhile: an application that takes its time gets fewer events of each instance, and never a queue of old ones.
-/// After a reconnect, or when the cluster has forgotten the live search and was asked again, the whole set is told anew;
-/// of that the application sees only what is different.
+/// After a reconnect, or when the cluster has forgotten the live search and was asked again, the whole set is told
+/// anew; of that the application sees only what is different.
 #[derive(Debug)]
 pub struct Watch {
     mirror: Mirror,

@@ -60,8 +60,8 @@ async fn thirty_two_clients_race_for_one_key_and_meet_in_one_instance() {
 }
 
 /// Findings 3 and 6: a game server is stalled for five seconds under a load of creates. The best-known peer asks
-/// another server then, and both make the instance. Here each key has one instance in the end, whatever its callers were told
-/// meanwhile, and no game server runs one that the directory does not know.
+/// another server then, and both make the instance. Here each key has one instance in the end, whatever its callers
+/// were told meanwhile, and no game server runs one that the directory does not know.
 #[tokio::test]
 async fn finding_3_and_6_a_stalled_game_server_makes_no_twin() {
     let cluster = Cluster::start_with(2, 2, &["--limits", "load"]);

@@ -34,8 +34,8 @@ pub const LEASE_MS: u64 = 10_000;
 /// The default of [`Settings::server_grace_ms`].
 const SERVER_GRACE_MS: u64 = 15_000;
 // What a suspect server had is given away when the grace is over, so its lease has to be over by then, on its clock.
-// The grace begins when its link is lost here, which is after the last word that it can have got; the rest is for clocks
-// that don't run alike, and for a word that was read late.
+// The grace begins when its link is lost here, which is after the last word that it can have got; the rest is for
+// clocks that don't run alike, and for a word that was read late.
 const _: () = assert!(SERVER_GRACE_MS >= LEASE_MS + LEASE_MS / 2);
 
 /// What the core measures by. Part of the state: every master has the same.
