@@ -297,7 +297,8 @@ impl Sequencer {
         let outcome = match Request::decode(kind, request, Limits::CLIENT) {
             // A read changes nothing: no command. It is held with the batch's effects all the same, so that nobody
             // reads what is not committed.
-            Ok(Request::Search(search)) => self.state.search(&search),
+            // While servers are still saying what they have it waits with others, in the log.
+            Ok(Request::Search(search)) if !self.state.is_rejoining() => self.state.search(&search),
             Ok(Request::Rank(rank)) => self.state.rank(&rank, session),
             Ok(request) => {
                 return self.submit(Command::Ask { origin, session, id, answered, request });

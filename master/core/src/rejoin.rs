@@ -55,9 +55,15 @@ impl State {
         }
     }
 
+    /// Whether servers may be about to say what they have: until then searches are commands like other requests, which
+    /// wait.
+    pub fn is_rejoining(&self) -> bool {
+        self.rejoin.until_ms != NEVER
+    }
+
     /// Whether a request asks for what a server may be about to say that it has.
     pub(crate) fn has_to_wait(&self, request: &Request) -> bool {
-        if self.rejoin.until_ms == NEVER {
+        if !self.is_rejoining() {
             return false;
         }
         match request {
@@ -70,11 +76,11 @@ impl State {
             | Request::Destroy(Destroy { instance }) => {
                 self.directory.find(*instance).is_none() && !self.departed.contains(*instance)
             }
+            // What has not been said yet would be missing.
+            Request::Search(_) | Request::Watch(_) => true,
             // Without a key it does not matter which instance it is.
             Request::Create(Create { key: None, .. })
             | Request::JoinOrCreate(JoinOrCreate { key: None, .. })
-            | Request::Search(_)
-            | Request::Watch(_)
             | Request::Unwatch(_)
             | Request::Rank(_)
             | Request::Unknown(_) => false,

@@ -15,7 +15,7 @@ use greenroom_master_core::{
 };
 use greenroom_protocol::wire::admin_master::Action;
 use greenroom_protocol::wire::client_session::{
-    Create, JoinOrCreate, Meta, MetaValue, Rank, RankPart, Request, Search,
+    Create, JoinOrCreate, Meta, MetaValue, Rank, RankPart, Request, Search, Watch,
 };
 use greenroom_protocol::wire::master_game::{
     Closed, HeldInstance, HeldSeat, KindInfo, MasterToGame, MetaChanged, Scored, SeatChanged,
@@ -23,7 +23,7 @@ use greenroom_protocol::wire::master_game::{
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
-    Granted, MasterToSession, Outcome, SessionLoad, SessionReport,
+    Answer, Granted, MasterToSession, Outcome, SessionLoad, SessionReport,
 };
 use greenroom_protocol::{
     Code, Generation, Incarnation, InstanceId, Refusal, RequestId, Seat, SessionId, UserId,
@@ -1143,6 +1143,38 @@ fn a_placement_that_chooses_nobody_or_a_server_that_there_is_not_refuses() {
     let ann = world.user(1);
     assert_eq!(code(&world.ask(ann, 1, create("duel", None)).unwrap()), Code::NoCapacity);
     assert_eq!(code(&world.ask(ann, 2, create("arena", None)).unwrap()), Code::NoCapacity);
+}
+
+#[test]
+fn a_search_waits_until_servers_had_time_to_say_what_they_have() {
+    let mut world = World::with(Settings::default());
+    world.session_up("s1");
+    let ann = world.user(1);
+    let search = |id, world: &mut World| world.ask(ann, id, world::everything("arena").into());
+    let watch = Watch { kind: world::kind("arena"), filter: Default::default() };
+    // The first server has reported, and the second may have what is looked for.
+    world.game_up("g1");
+    assert!(world.state.is_rejoining());
+    assert_eq!(search(1, &mut world), None);
+    assert_eq!(world.ask(ann, 2, watch.into()), None);
+    let mut report = World::game_report("g2", 1_000);
+    report.instances.push(World::held(InstanceId(7), "arena", Some("k")));
+    world.game_reports("g2", report);
+    world.pass(3_000);
+    let answers: Vec<Answer> = (world.all.iter())
+        .filter_map(|effect| match effect {
+            Effect::ToSession(_, MasterToSession::Answer(answer)) => Some(answer.clone()),
+            _ => None,
+        })
+        .collect();
+    assert!(!world.state.is_rejoining());
+    let found = |outcome: &Outcome| match outcome {
+        Outcome::Found(found) => found.instances.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(found(&answers.iter().find(|answer| answer.id.0 == 1).unwrap().outcome), 1);
+    assert!(answers.iter().any(|answer| matches!(answer.outcome, Outcome::Watching(_))));
+    assert_eq!(found(&search(3, &mut world).unwrap()), 1);
 }
 
 // Rank boards.
