@@ -21,6 +21,7 @@ mod ordered;
 mod placement;
 mod record;
 mod rejoin;
+pub mod replica;
 mod report;
 mod search;
 mod servers;

@@ -1,0 +1,130 @@
+//! A disk that does things in order, may lose what was not synced, and may be full.
+
+use std::collections::VecDeque;
+
+use greenroom_master_core::replica::{Apply, Entry, Input, Intents, Position, Recovered, Whose};
+
+use crate::machine::{Command, Machine, Piece};
+use crate::rng::Rng;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Write {
+    Entries(Vec<Entry<Command>>),
+    Sync(u64),
+    Intents(Intents),
+    Begin(Position, Whose),
+    Pieces(Vec<Piece>),
+    End,
+}
+
+impl Write {
+    fn is_answered(&self) -> bool {
+        match self {
+            Self::Entries(_) | Self::Begin(..) | Self::Pieces(_) => false,
+            Self::Sync(_) | Self::Intents(_) | Self::End => true,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk {
+    base: Position,
+    state: Machine,
+    entries: VecDeque<Entry<Command>>,
+    intents: Intents,
+    partial: Option<(Position, Whose, Vec<Piece>)>,
+    waiting: VecDeque<Write>,
+}
+
+impl Disk {
+    /// Takes a write; gives whether an answer is due later.
+    pub(crate) fn write(&mut self, write: Write) -> bool {
+        let is_answered = write.is_answered();
+        self.waiting.push_back(write);
+        is_answered
+    }
+
+    /// Does everything up to the next write that is answered, and answers it.
+    pub(crate) fn complete(&mut self) -> Option<Input<Command, Piece>> {
+        while let Some(write) = self.waiting.pop_front() {
+            let answer = match &write {
+                Write::Entries(_) | Write::Begin(..) | Write::Pieces(_) => None,
+                Write::Sync(lsn) => Some(Input::Synced(*lsn)),
+                Write::Intents(intents) => Some(Input::IntentsDurable(intents.clone())),
+                Write::End => self.partial.as_ref().map(|(at, ..)| Input::CheckpointDurable(*at)),
+            };
+            let is_answered = write.is_answered();
+            self.keep(write);
+            if is_answered {
+                return answer;
+            }
+        }
+        None
+    }
+
+    /// The process ends, or the machine: of what was not synced, a beginning is there.
+    pub(crate) fn crash(&mut self, rng: &mut Rng, power: bool) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let count = waiting.len() as u64;
+        let kept = if power { rng.below(count + 1) } else { count };
+        for write in waiting.into_iter().zip(0..kept).map(|(write, _)| write) {
+            // The last entries of a batch may be torn, and are cut off with all that follows.
+            if power
+                && rng.permille(100)
+                && let Write::Entries(mut entries) = write
+            {
+                let whole = rng.below(entries.len() as u64);
+                entries.truncate(usize::try_from(whole).unwrap_or(0));
+                self.keep(Write::Entries(entries));
+                break;
+            }
+            self.keep(write);
+        }
+        self.partial = None;
+    }
+
+    /// Everything is gone.
+    pub(crate) fn lose(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(crate) fn recover(&self) -> (Machine, Recovered<Command>) {
+        let entries = self.entries.iter().cloned().collect();
+        let intents = self.intents.clone();
+        let recovered = Recovered { base: self.base, entries, intents };
+        (self.state.clone(), recovered)
+    }
+
+    /// Whether this place of the log is durable.
+    pub(crate) fn has(&self, at: Position) -> bool {
+        if at.lsn <= self.base.lsn {
+            return at.lsn < self.base.lsn || at == self.base;
+        }
+        let index = usize::try_from(at.lsn - self.base.lsn - 1).unwrap_or(usize::MAX);
+        self.entries.get(index).is_some_and(|entry| entry.position() == at)
+    }
+
+    fn keep(&mut self, write: Write) {
+        match write {
+            Write::Entries(entries) => self.entries.extend(entries),
+            Write::Sync(_) => {}
+            Write::Intents(intents) => self.intents = intents,
+            Write::Begin(at, whose) => self.partial = Some((at, whose, Vec::new())),
+            Write::Pieces(pieces) => {
+                if let Some((_, _, all)) = &mut self.partial {
+                    all.extend(pieces);
+                }
+            }
+            Write::End => {
+                let Some((at, whose, pieces)) = self.partial.take() else { return };
+                let Ok(state) = Machine::default().restore(pieces) else { return };
+                self.state = state;
+                self.base = at;
+                match whose {
+                    Whose::Copied => self.entries.clear(),
+                    Whose::Own => self.entries.retain(|entry| entry.header.lsn > at.lsn),
+                }
+            }
+        }
+    }
+}

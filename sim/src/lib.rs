@@ -1,0 +1,103 @@
+//! The simulator: two masters of the production core, their disks, a witness, clients and a bad network.
+//!
+//! *Takes*: a profile's name and a seed, from which everything in the run follows.
+//! *Gives*: whether an invariant broke, what happened until then, and counts.
+//! *Owns*: the clock, the network, the disks and the witness of the run, and the list of what must always hold.
+//! *Never*: a thread, a real clock, a file; never the same seed with two outcomes.
+
+mod disk;
+mod judge;
+mod machine;
+mod profile;
+mod rng;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use greenroom_master_core::replica::Replica;
+
+pub use crate::machine::{Command, Effect, Machine, Piece};
+pub use crate::profile::PROFILES;
+use crate::profile::Profile;
+use crate::rng::Rng;
+use crate::world::World;
+
+/// Something that must never happen has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its number in the list of `README.md`; `assert` if the core itself noticed.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub what: String,
+    /// Microseconds since the run began.
+    pub at_us: u64,
+}
+
+/// Counts of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Events.
+    pub events: u64,
+    /// Requests that a client had answered.
+    pub answered: u64,
+    /// Requests that a master refused to take.
+    pub refused: u64,
+    /// Masters that died.
+    pub crashes: u64,
+    /// Records that the witness took.
+    pub records: u64,
+    /// Epochs that a master announced.
+    pub terms: u64,
+    /// Runs in which everybody was served in the end.
+    pub healed: u64,
+    /// Runs in which the last copy of what was committed died, so that nobody may decide.
+    pub lost: u64,
+}
+
+impl Tally {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        self.events += other.events;
+        self.answered += other.answered;
+        self.refused += other.refused;
+        self.crashes += other.crashes;
+        self.records += other.records;
+        self.terms += other.terms;
+        self.healed += other.healed;
+        self.lost += other.lost;
+    }
+}
+
+/// What became of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Counts.
+    pub tally: Tally,
+    /// What went wrong, if anything did.
+    pub violation: Option<Violation>,
+    /// A line for each thing that happened, if that was asked for.
+    pub trace: Vec<String>,
+}
+
+/// Plays one seed of a profile; gives nothing if there is no such profile.
+pub fn play(profile: &str, seed: u64, trace: bool) -> Option<Outcome> {
+    play_prepared(profile, seed, trace, &|_| {})
+}
+
+/// Plays one seed with masters to which something was done before they start.
+pub fn play_prepared(
+    profile: &str,
+    seed: u64,
+    trace: bool,
+    prepare: &dyn Fn(&mut Replica<Machine>),
+) -> Option<Outcome> {
+    let mut rng = Rng::new(seed);
+    let profile = Profile::named(profile, &mut rng)?;
+    let run = || World::new(seed, profile, rng, trace, prepare).run();
+    Some(catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().cloned();
+        let what = what.unwrap_or_else(|| "an assertion failed".to_owned());
+        let violation = Violation { invariant: "assert", what, at_us: 0 };
+        Outcome { tally: Tally::default(), violation: Some(violation), trace: Vec::new() }
+    }))
+}

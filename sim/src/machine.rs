@@ -1,0 +1,183 @@
+//! A small state machine in which every mistake of replication shows: a counter that each request adds one to, the
+//! last answer of each client, and a numbered stream to a receiver.
+
+use std::collections::VecDeque;
+
+use greenroom_master_core::replica::Apply;
+use greenroom_master_core::{BadSnapshot, Header};
+
+use crate::rng::mix;
+
+/// Who asks; each has one request at a time.
+pub(crate) const CLIENTS: usize = 6;
+
+/// A command of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Add one, and tell what it was before. Numbers divisible by 16 can't be done: they are refused.
+    Add {
+        /// Who asks.
+        client: usize,
+        /// Its request; each is one more than the one before.
+        id: u64,
+    },
+    /// The receiver has the stream up to this number.
+    Received(u64),
+}
+
+/// What leaves the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// To a client: what the counter was, or nothing if the request was refused.
+    Reply {
+        /// To whom.
+        client: usize,
+        /// Of which request.
+        id: u64,
+        /// What the counter was.
+        before: Option<u64>,
+    },
+    /// To the receiver.
+    Push {
+        /// From 1, without holes.
+        number: u64,
+        /// Made of the header's time and random bits, so that another history has another.
+        payload: u64,
+    },
+}
+
+/// A part of a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub enum Piece {
+    /// The counter, and the number of the last message to the receiver.
+    Head {
+        /// The counter.
+        value: u64,
+        /// The number.
+        pushed: u64,
+    },
+    /// What a client was answered last.
+    Client {
+        /// Which client.
+        client: usize,
+        /// Which request.
+        id: u64,
+        /// The answer.
+        before: Option<u64>,
+    },
+    /// A message that the receiver has not acknowledged.
+    Push {
+        /// Its number.
+        number: u64,
+        /// Its content.
+        payload: u64,
+    },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The state machine of the simulator.
+pub struct Machine {
+    value: u64,
+    pushed: u64,
+    answered: [(u64, Option<u64>); CLIENTS],
+    stream: VecDeque<(u64, u64)>,
+}
+
+impl Machine {
+    pub(crate) fn value(&self) -> u64 {
+        self.value
+    }
+
+    /// What the receiver has not acknowledged.
+    pub(crate) fn stream(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.stream.iter().copied()
+    }
+}
+
+impl Apply for Machine {
+    type Command = Command;
+    type Effect = Effect;
+    type Piece = Piece;
+    type Frozen = Machine;
+
+    const VERSION: u16 = 1;
+
+    fn apply(&mut self, header: &Header, command: &Command, effects: &mut Vec<Effect>) {
+        match *command {
+            Command::Add { client, id } => {
+                let (last, _) = self.answered[client];
+                if id == last + 1 {
+                    let is_poison = id.is_multiple_of(16);
+                    self.answered[client] = (id, (!is_poison).then_some(self.value));
+                    if !is_poison {
+                        self.value += 1;
+                        self.pushed += 1;
+                        let payload = mix(header.seed ^ header.now_ms);
+                        self.stream.push_back((self.pushed, payload));
+                        effects.push(Effect::Push { number: self.pushed, payload });
+                    }
+                }
+                let (last, before) = self.answered[client];
+                if id == last {
+                    effects.push(Effect::Reply { client, id, before });
+                }
+            }
+            Command::Received(number) => {
+                while self.stream.front().is_some_and(|(n, _)| *n <= number) {
+                    self.stream.pop_front();
+                }
+            }
+        }
+    }
+
+    fn digest(command: &Command) -> u128 {
+        match *command {
+            Command::Add { client, id } => {
+                u128::from(mix(id)) << 64 | u128::from(mix(client as u64 + 1))
+            }
+            Command::Received(number) => u128::from(mix(number)) << 64,
+        }
+    }
+
+    fn hash(&self) -> u128 {
+        let mut hash = mix(self.value) ^ mix(self.pushed).rotate_left(7);
+        for (id, before) in &self.answered {
+            hash = mix(hash ^ mix(*id) ^ before.map_or(1, |before| mix(before) | 2));
+        }
+        for (number, payload) in &self.stream {
+            hash = mix(hash ^ number.rotate_left(32) ^ payload);
+        }
+        u128::from(hash)
+    }
+
+    fn freeze(&self) -> Machine {
+        self.clone()
+    }
+
+    fn pieces(frozen: &Machine, from: usize, max: usize) -> Vec<Piece> {
+        let head = Piece::Head { value: frozen.value, pushed: frozen.pushed };
+        let clients = frozen
+            .answered
+            .iter()
+            .enumerate()
+            .map(|(client, &(id, before))| Piece::Client { client, id, before });
+        let stream = frozen.stream.iter().map(|&(number, payload)| Piece::Push { number, payload });
+        std::iter::once(head).chain(clients).chain(stream).skip(from).take(max).collect()
+    }
+
+    fn restore(&self, pieces: Vec<Piece>) -> Result<Self, BadSnapshot> {
+        let mut machine = Self::default();
+        let mut heads = 0;
+        for piece in pieces {
+            match piece {
+                Piece::Head { value, pushed } => {
+                    heads += 1;
+                    (machine.value, machine.pushed) = (value, pushed);
+                }
+                Piece::Client { client, id, before } => machine.answered[client] = (id, before),
+                Piece::Push { number, payload } => machine.stream.push_back((number, payload)),
+            }
+        }
+        if heads == 1 { Ok(machine) } else { Err(BadSnapshot::from(format!("{heads} heads"))) }
+    }
+}

@@ -1,0 +1,89 @@
+//! `cargo xtask sim`: plays seeds, prints those that break an invariant, and how fast it was.
+
+#![expect(clippy::print_stdout, reason = "it is a program for a terminal")]
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use greenroom_sim::{PROFILES, Tally, play};
+
+/// Plays days that never were, from seeds.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask sim")]
+struct Arguments {
+    /// How many seeds, shared out among the profiles.
+    #[arg(long, default_value_t = 5_000)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// Only this profile.
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(PROFILES))]
+    profile: Option<String>,
+    /// Only this seed, of the profile or of each.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print everything that happens.
+    #[arg(long)]
+    trace: bool,
+    /// End with a line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let profiles: Vec<&str> = match &arguments.profile {
+        Some(profile) => vec![profile],
+        None => PROFILES.to_vec(),
+    };
+    let mut days: Vec<(&str, u64)> = Vec::new();
+    match arguments.seed {
+        Some(seed) => days.extend(profiles.iter().map(|profile| (*profile, seed))),
+        None => {
+            let seeds = arguments.first..arguments.first.saturating_add(arguments.seeds);
+            days.extend(profiles.iter().cycle().copied().zip(seeds));
+        }
+    }
+    let begun = Instant::now();
+    let (mut tally, mut violations) = (Tally::default(), 0_u64);
+    for (profile, seed) in &days {
+        let Some(outcome) = play(profile, *seed, arguments.trace) else { continue };
+        for line in &outcome.trace {
+            println!("{line}");
+        }
+        if let Some(violation) = &outcome.violation {
+            violations += 1;
+            println!(
+                "{profile} {seed}: {} at {} us: {}",
+                violation.invariant, violation.at_us, violation.what
+            );
+        }
+        tally.add(&outcome.tally);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let per_second = (tally.events as f64 / seconds.max(1e-9)).round();
+    println!(
+        "{} seeds, {} events in {seconds:.1} s; {} requests answered, {} crashes, {} records, {} epochs; \
+         {} runs healed, {} lost their last copy; {violations} violations",
+        days.len(),
+        tally.events,
+        tally.answered,
+        tally.crashes,
+        tally.records,
+        tally.terms,
+        tally.healed,
+        tally.lost,
+    );
+    if arguments.json {
+        let line = serde_json::json!({
+            "seeds": days.len(),
+            "events": tally.events,
+            "events_per_s": per_second,
+            "violations": violations,
+        });
+        println!("{line}");
+    }
+    Ok(if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
