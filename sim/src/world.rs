@@ -672,6 +672,11 @@ impl<'a> World<'a> {
             Some(4) => {
                 self.nodes[node].disk_full = true;
                 self.at(length, Event::Mend(Mend::Disk(node)));
+                // The witness may have its file on the same disk.
+                if self.rng.permille(300) {
+                    self.witness_down = true;
+                    self.at(length, Event::Mend(Mend::Witness));
+                }
             }
             Some(5) if is_cruel || self.survives(node) => {
                 self.crash(node, true);

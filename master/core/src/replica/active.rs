@@ -1,6 +1,7 @@
 //! A master that decides: it appends, sends, commits what every recorded copy has, and only then lets effects out.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::chain::link;
 use super::words::{Alarm, Entry, Master, Message, Output, Position, Refused};
@@ -135,7 +136,7 @@ impl<S: Apply> Replica<S> {
         let now_ms = self.wall_ms.max(wall_ms);
         let header = Header { lsn: last.lsn + 1, epoch, now_ms, seed };
         let chain = link(last.chain, &header, S::VERSION, S::digest(&command));
-        let entry = Entry { header, version: S::VERSION, chain, command };
+        let entry = Entry { header, version: S::VERSION, chain, command: Arc::new(command) };
         let mut effects = Vec::new();
         self.take(entry.clone(), &mut effects);
         if self.is(Mutant::EffectsAtOnce) {

@@ -29,7 +29,7 @@ pub(super) struct Chain<C> {
     entries: VecDeque<Entry<C>>,
 }
 
-impl<C: Clone> Chain<C> {
+impl<C> Chain<C> {
     pub(super) fn starting_at(base: Position) -> Self {
         Self { base, entries: VecDeque::new() }
     }

@@ -1,5 +1,7 @@
 //! What two masters, their disks and the witness say to each other: plain values, that any transport can carry.
 
+use std::sync::Arc;
+
 use greenroom_protocol::{Epoch, Incarnation};
 
 use crate::command::Header;
@@ -45,7 +47,7 @@ pub struct Position {
 }
 
 /// An entry of the log.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct Entry<C> {
     /// What `apply` is given.
     pub header: Header,
@@ -53,8 +55,14 @@ pub struct Entry<C> {
     pub version: u16,
     /// The chain up to and with this entry.
     pub chain: u128,
-    /// The command.
-    pub command: C,
+    /// The command. It is in the log, on its way to the disk and to the other master at once.
+    pub command: Arc<C>,
+}
+
+impl<C> Clone for Entry<C> {
+    fn clone(&self) -> Self {
+        Self { command: Arc::clone(&self.command), ..*self }
+    }
 }
 
 impl<C> Entry<C> {
@@ -255,7 +263,7 @@ pub enum Input<C, P> {
     Record(Option<Rec>),
     /// The link was reset and nobody listens there any more: this life of the other master is over.
     PeerGone(Incarnation),
-    /// An operator wants the standby to be the active.
+    /// An operator wants the standby to be the active. Without a standby that has everything nothing happens.
     Switchover,
 }
 
