@@ -78,12 +78,12 @@ impl State {
             }
             // What has not been said yet would be missing.
             Request::Search(_) | Request::Watch(_) => true,
-            // Without a key it does not matter which instance it is.
-            Request::Create(Create { key: None, .. })
-            | Request::JoinOrCreate(JoinOrCreate { key: None, .. })
-            | Request::Unwatch(_)
-            | Request::Rank(_)
-            | Request::Unknown(_) => false,
+            // Without a key it does not matter which instance it is, once somebody knows the kind.
+            Request::Create(Create { kind, key: None, .. })
+            | Request::JoinOrCreate(JoinOrCreate { kind, key: None, .. }) => {
+                !self.game_servers.iter().any(|(_, server)| server.kinds.contains_key(kind))
+            }
+            Request::Unwatch(_) | Request::Rank(_) | Request::Unknown(_) => false,
         }
     }
 

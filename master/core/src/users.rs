@@ -86,7 +86,7 @@ impl Session {
 pub(crate) struct Requests {
     /// Answers up to this one are forgotten.
     pub(crate) answered: RequestId,
-    /// The others, at most [`crate::Settings::requests_max`]. Most sessions have one: their last.
+    /// The others, at most four for each of [`crate::Settings::requests_max`]. Most sessions have one: their last.
     known: SmallVec<[Asked; 1]>,
 }
 
@@ -161,6 +161,10 @@ impl Requests {
     }
     pub(crate) fn len(&self) -> usize {
         self.known.len()
+    }
+    /// How many are not decided.
+    pub(crate) fn undecided(&self) -> usize {
+        self.known.iter().filter(|asked| matches!(asked, Asked::Undecided(_))).count()
     }
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Asked> {
         self.known.iter()

@@ -27,6 +27,9 @@ use crate::users::{Asked, Life, Session};
 
 /// Instances that are looked at, at most, for one with seats for several. Most have one more than the last one had.
 const LOOKED_MAX: usize = 1_000;
+/// Answers that are kept for each request that a session may have under way: while one takes long, those after it are
+/// answered and can't be acknowledged, since acknowledgements are cumulative.
+const KEPT_FOR_EACH: usize = 4;
 
 /// What an instance is to be.
 #[derive(Clone, Copy)]
@@ -183,10 +186,15 @@ impl State {
             return refused(Code::Stale, Code::Stale.meaning());
         }
         requests.forget(answered);
-        if requests.len() >= requests_max {
+        // One that takes long holds back the acknowledgement of those after it: they may go on for a while.
+        let kept_max = KEPT_FOR_EACH * requests_max;
+        if requests.undecided() >= requests_max || requests.len() >= kept_max {
             return Some(Outcome::Refused(Refusal::new(
                 Code::Busy,
-                eco_format!("at most {requests_max} requests may be under way"),
+                eco_format!(
+                    "at most {requests_max} requests may be without an answer, and {kept_max} without its \
+                     acknowledgement"
+                ),
             )));
         }
         let has_to_wait = self.has_to_wait(request);

@@ -8,8 +8,9 @@ use greenroom_protocol::InstanceId;
 use greenroom_protocol::search::{FIELDS_MAX, FieldIndex, FieldInfo, FieldType};
 use greenroom_protocol::wire::client_session::{Meta, MetaValue};
 
-/// Bytes of one text in an instance's metadata, at most.
-const TEXT_BYTES_MAX: usize = 1_023;
+/// Bytes of one text in an instance's metadata, at most: as many as all of it may have, so that what a game server let
+/// through is not lost here.
+const TEXT_BYTES_MAX: usize = 4_096;
 /// Bytes of a declared field's name, at most.
 const NAME_BYTES_MAX: usize = 64;
 /// Bytes before the first declared value: one bit for each that is there.
@@ -482,8 +483,8 @@ mod tests {
         let schema = schema(&[field("name", FieldType::Text, FieldIndex::Prefix)]).unwrap();
         let meta =
             |len: usize| Meta::from([("name".into(), MetaValue::Text("x".repeat(len).into()))]);
-        assert_eq!(Packed::of(&schema, &meta(1_023)).1, None);
-        let (packed, wrong) = Packed::of(&schema, &meta(1_024));
+        assert_eq!(Packed::of(&schema, &meta(TEXT_BYTES_MAX)).1, None);
+        let (packed, wrong) = Packed::of(&schema, &meta(TEXT_BYTES_MAX + 1));
         assert_eq!((packed, wrong.is_some()), (Packed::default(), true));
     }
 }
