@@ -23,11 +23,11 @@ pub(crate) fn command() -> Command {
         Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
     };
     with_admin(Command::new("find").about("Looks for instances, users or servers"))
+        .arg(Arg::new("kind").value_name("KIND").help("The kind of instance"))
         .arg(
-            Arg::new("words")
-                .value_name("KIND] [QUERY")
-                .num_args(0..=2)
-                .help("The kind of instance, then which: 'mode = \"duel\" and seats_free > 0 order by created desc'"),
+            Arg::new("query").value_name("QUERY").help(
+                "Which, in one word: 'mode = \"duel\" and seats_free > 0 order by created desc'",
+            ),
         )
         .arg(table("users", "Looks for users; then there is no KIND").conflicts_with("servers"))
         .arg(table("servers", "Looks for servers; then there is no KIND"))
@@ -36,17 +36,16 @@ pub(crate) fn command() -> Command {
 }
 
 pub(crate) fn find(matches: &ArgMatches) -> Result<ExitCode> {
-    let words = matches.get_many::<String>("words").unwrap_or_default();
-    let words: Vec<&str> = words.map(String::as_str).collect();
+    let word = |name| matches.get_one::<String>(name).map(String::as_str);
     let (table, query) = if matches.get_flag("users") {
-        (Table::Users, only(&words, "users")?)
+        (Table::Users, alone(word("kind"), word("query"))?)
     } else if matches.get_flag("servers") {
-        (Table::Servers, only(&words, "servers")?)
+        (Table::Servers, alone(word("kind"), word("query"))?)
     } else {
-        let (kind, query) = words.split_first().context(
+        let kind = word("kind").context(
             "of which kind? `greenroom find KIND [QUERY]`, or `find --users [QUERY]`, `find --servers [QUERY]`",
         )?;
-        (Table::Instances(KindName::new(*kind)?), only(query, kind)?)
+        (Table::Instances(KindName::new(kind)?), word("query").unwrap_or_default())
     };
     let parsed = Query::parse(query).map_err(|error| anyhow!("{error}\n  in: {query}"))?;
     let mut find = Find {
@@ -102,13 +101,12 @@ pub(crate) fn placement(matches: &ArgMatches) -> Result<ExitCode> {
     print(&columns(&rows))
 }
 
-/// The query, if nothing else is there.
-fn only<'a>(words: &[&'a str], what: &str) -> Result<&'a str> {
-    match words {
-        [] => Ok(""),
-        [query] => Ok(query),
-        [..] => Err(anyhow!(
-            "after {what:?} comes one query: put it in quotes, e.g. 'seats_free > 0 limit 5'"
+/// The query where there is no kind: the first word is it.
+fn alone<'a>(first: Option<&'a str>, second: Option<&str>) -> Result<&'a str> {
+    match second {
+        None => Ok(first.unwrap_or_default()),
+        Some(_) => Err(anyhow!(
+            "one query is all that comes with --users or --servers: put it in quotes, e.g. 'seats > 0 limit 5'"
         )),
     }
 }
