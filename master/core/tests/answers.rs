@@ -4,8 +4,8 @@ mod world;
 
 use greenroom_protocol::wire::master_game::SeatState;
 use greenroom_protocol::wire::session_master::{Granted, Outcome};
-use greenroom_protocol::{Code, SessionId};
-use world::{World, destroy, join, join_or_create, leave, seat};
+use greenroom_protocol::{Code, InstanceId, SessionId};
+use world::{World, code, create, destroy, join, join_or_create, leave, seat};
 
 /// A user in a seat, and what granted it: its request 1, which it goes on asking.
 fn seated() -> (World, SessionId, Granted) {
@@ -96,4 +96,29 @@ fn a_reservation_that_is_over_takes_nothing_back_that_was_said() {
     assert_said_again(&mut world, session, &granted);
     world.pass(20_000);
     assert_said_again(&mut world, session, &granted);
+}
+
+/// The client's acknowledgement is one number: while its first request waits for a game server, it can't acknowledge
+/// what was answered after it, and goes on all the same.
+#[test]
+fn a_request_that_takes_long_does_not_lock_the_others_out() {
+    let mut world = World::small();
+    let ann = world.user(1);
+    assert_eq!(world.ask(ann, 1, create("arena", Some("slow"))), None);
+    for id in 2..=32 {
+        let answer = world.ask(ann, id, leave(InstanceId(7))).unwrap();
+        assert_eq!(code(&answer), Code::NotSeated, "request {id}");
+    }
+    // There is an end to what is kept for a client that acknowledges nothing.
+    assert_eq!(code(&world.ask(ann, 33, leave(InstanceId(7))).unwrap()), Code::Busy);
+    let answers = world.make_all("g1");
+    assert!(matches!(answers[0].outcome, Outcome::Created(_)));
+    let answer = world.ask_at("s1", ann, 34, 32, leave(InstanceId(7))).unwrap();
+    assert_eq!(code(&answer), Code::NotSeated);
+    // Eight without an answer are the most.
+    for id in 35..=42 {
+        assert_eq!(world.ask_at("s1", ann, id, 34, create("arena", None)), None);
+    }
+    let ninth = world.ask_at("s1", ann, 43, 34, create("arena", None)).unwrap();
+    assert_eq!(code(&ninth), Code::Busy);
 }
