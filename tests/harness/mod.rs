@@ -128,6 +128,17 @@ impl Process {
         process
     }
 
+    /// Starts a process; nothing if it ends before it is ready.
+    fn try_start(args: &[&str]) -> Option<Self> {
+        let mut process = Self::spawn(greenroom().args(args));
+        let is_ready = |line: &String| line.starts_with("ready ");
+        let (lines, _) =
+            process.out.until(|printed| printed.is_over || printed.lines.iter().any(is_ready));
+        let line = lines.into_iter().find(is_ready)?;
+        process.words = line.split_whitespace().skip(1).map(str::to_owned).collect();
+        Some(process)
+    }
+
     /// Starts a process that need not become ready.
     pub fn spawn(command: &mut Command) -> Self {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -263,8 +274,14 @@ impl Cluster {
         let (listen, admin) = (self.master.words[1].clone(), self.admin().to_owned());
         self.master.kill();
         let data = self.folder.text();
-        self.master =
-            Process::start(&["master", "--data", data, "--listen", &listen, "--admin", &admin]);
+        let args = ["master", "--data", data, "--listen", &listen, "--admin", &admin];
+        // Somebody's connection may have been given the port meanwhile, for as long as it lasts.
+        let mut started = None;
+        wait_until("the master's port", || {
+            started = Process::try_start(&args);
+            started.is_some()
+        });
+        self.master = started.unwrap();
     }
 
     pub fn start_game(&mut self, flags: &[&str]) {
