@@ -28,6 +28,11 @@ use crate::state::{State, Step, Verdict};
 
 /// Instances that one live search lets through, at most: more is a listing, to be read page by page.
 const MEMBERS_MAX: usize = 1_000;
+/// Conditions that the live searches of one session have, all together.
+const SESSION_CONDITIONS_MAX: usize = 64;
+/// Conditions that the groups have that are looked at together: each change of an instance may have to be compared with
+/// all of them, and that takes the master a good part of a millisecond.
+const ALIKE_CONDITIONS_MAX: usize = 4_096;
 /// Instances that left a set and of which somebody has yet to be told. Who is behind for longer is told anew.
 const GONE_MAX: usize = 1_000;
 /// Instances in one message, …
@@ -78,6 +83,14 @@ pub(crate) struct Place {
 /// A kind, and a field with the value that every instance of it has in which a filter lets through.
 type Wanted = (KindName, Option<(FieldId, Value)>);
 
+/// Groups that nothing but looking at each tells apart.
+#[derive(Debug, Default)]
+struct Alike {
+    groups: BTreeSet<u64>,
+    /// How many conditions their filters have together.
+    conditions: usize,
+}
+
 /// All live searches.
 #[derive(Debug, Default)]
 pub(crate) struct Watches {
@@ -86,7 +99,7 @@ pub(crate) struct Watches {
     groups: BTreeMap<u64, Group>,
     by_filter: BTreeMap<(KindName, Filter), u64>,
     /// Groups whose filter no instance passes without a certain value, by that value; for the others it is none.
-    by_value: BTreeMap<Wanted, BTreeSet<u64>>,
+    by_value: BTreeMap<Wanted, Alike>,
     /// The groups that know an instance: members of their sets and those that left one.
     knowing: BTreeMap<InstanceId, BTreeSet<u64>>,
     places: BTreeMap<(SessionId, RequestId), Place>,
@@ -141,8 +154,16 @@ impl State {
         }
         let known = self.watches.by_filter.get(&(watch.kind.clone(), watch.filter.clone()));
         let number = match known {
-            Some(&number) => number,
-            None => self.begin_group(watch)?,
+            Some(&number) => {
+                self.watches.check_session(session, self.watches.group(number).compiled.cost())?;
+                number
+            }
+            None => {
+                let compiled = self.compile(&watch.kind, &watch.filter)?;
+                self.watches.check_session(session, compiled.cost())?;
+                self.check_alike(&watch.kind, &compiled)?;
+                self.begin_group(watch, compiled)?
+            }
         };
         let place = Place { group: number, told: 0, anew: true, waits: false };
         self.watches.places.insert((session, id), place);
@@ -268,8 +289,34 @@ impl State {
         }
     }
 
-    fn begin_group(&mut self, watch: &Watch) -> Result<u64, Refusal> {
-        let compiled = self.compile(&watch.kind, &watch.filter)?;
+    /// Whether one more group with this filter may be compared with the changes that concern it.
+    ///
+    /// # Errors
+    /// `Busy`: too many are already, and the text says what would help.
+    fn check_alike(&self, kind: &KindName, compiled: &Compiled) -> Result<(), Refusal> {
+        let wanted = wanted(kind, compiled);
+        let there = self.watches.by_value.get(&wanted).map_or(0, |alike| alike.conditions);
+        if there + compiled.cost() <= ALIKE_CONDITIONS_MAX {
+            return Ok(());
+        }
+        let field = wanted
+            .1
+            .zip(self.directory.schema(kind))
+            .map(|((field, _), schema)| schema.name(field));
+        let text = match field {
+            None => eco_format!(
+                "too many live searches of this kind are under way that every change has to be compared with: say a \
+                 value that a field must have (mode = …), other than true and false, or try again later"
+            ),
+            Some(field) => eco_format!(
+                "too many live searches of this kind are under way that want the same {field}: begin the filter with \
+                 a value that fewer instances have, or try again later"
+            ),
+        };
+        Err(Refusal::new(Code::Busy, text))
+    }
+
+    fn begin_group(&mut self, watch: &Watch, compiled: Compiled) -> Result<u64, Refusal> {
         let members = self.first_members(watch)?;
         self.watches.last += 1;
         let number = self.watches.last;
@@ -439,7 +486,8 @@ impl State {
                 return Err(format!("live search {number} does not have every instance"));
             }
             let value = watches.value_of(number);
-            let is_indexed = watches.by_value.get(&value).is_some_and(|of| of.contains(&number));
+            let is_indexed =
+                watches.by_value.get(&value).is_some_and(|alike| alike.groups.contains(&number));
             let filter = (group.kind.clone(), group.filter.clone());
             if !is_indexed || watches.by_filter.get(&filter) != Some(&number) {
                 return Err(format!("live search {number} is not found"));
@@ -456,11 +504,20 @@ impl State {
                 return Err(format!("live search {number} is left over"));
             }
         }
+        for (wanted, Alike { groups, conditions }) in &watches.by_value {
+            let there: usize =
+                groups.iter().map(|&number| watches.group(number).compiled.cost()).sum();
+            if there != *conditions {
+                return Err(format!(
+                    "the live searches for {wanted:?} have {there} conditions, not {conditions}"
+                ));
+            }
+        }
         let held = [
             watches.places.len(),
             watches.knowing.values().map(BTreeSet::len).sum(),
             watches.by_filter.len(),
-            watches.by_value.values().map(BTreeSet::len).sum(),
+            watches.by_value.values().map(|alike| alike.groups.len()).sum(),
         ];
         let groups = watches.groups.len();
         if held == [watchers, known, groups, groups] {
@@ -629,6 +686,25 @@ impl Watches {
         self.places.range(all).map(|(&(_, watch), place)| (watch, place))
     }
 
+    /// Whether a session may have one more live search with so many conditions.
+    ///
+    /// # Errors
+    /// `WatchesMax`.
+    fn check_session(&self, session: SessionId, cost: usize) -> Result<(), Refusal> {
+        let there: usize =
+            self.of(session).map(|(_, place)| self.group(place.group).compiled.cost()).sum();
+        if there + cost <= SESSION_CONDITIONS_MAX {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Code::WatchesMax,
+            eco_format!(
+                "the live searches of a session have at most {SESSION_CONDITIONS_MAX} conditions in all; it has \
+                 {there}, and this one has {cost}: end one first, or use fewer conditions"
+            ),
+        ))
+    }
+
     fn take_ended(&mut self, session: SessionId) -> Vec<((SessionId, RequestId), Refusal)> {
         let all = (session, RequestId(0))..=(session, RequestId(u32::MAX));
         let keys: Vec<_> = self.ended.range(all).map(|(key, _)| *key).collect();
@@ -644,18 +720,22 @@ impl Watches {
 
     fn value_of(&self, number: u64) -> Wanted {
         let group = self.group(number);
-        let equality = group.compiled.equality();
-        (group.kind.clone(), equality.map(|(field, value)| (field, value.clone())))
+        wanted(&group.kind, &group.compiled)
     }
     fn index(&mut self, number: u64) {
         let value = self.value_of(number);
-        self.by_value.entry(value).or_default().insert(number);
+        let cost = self.group(number).compiled.cost();
+        let alike = self.by_value.entry(value).or_default();
+        alike.groups.insert(number);
+        alike.conditions += cost;
     }
     fn unindex(&mut self, number: u64) {
         let value = self.value_of(number);
-        if let Some(numbers) = self.by_value.get_mut(&value) {
-            numbers.remove(&number);
-            if numbers.is_empty() {
+        let cost = self.group(number).compiled.cost();
+        if let Some(alike) = self.by_value.get_mut(&value) {
+            alike.groups.remove(&number);
+            alike.conditions -= cost;
+            if alike.groups.is_empty() {
                 self.by_value.remove(&value);
             }
         }
@@ -666,7 +746,9 @@ impl Watches {
     /// many groups and values there are.
     fn concerned(&self, kind: &KindName, instance: &impl Record, numbers: &mut BTreeSet<u64>) {
         let mut key = (kind.clone(), None);
-        numbers.extend(self.by_value.get(&key).into_iter().flatten());
+        let groups =
+            |key: &Wanted| self.by_value.get(key).into_iter().flat_map(|alike| &alike.groups);
+        numbers.extend(groups(&key));
         loop {
             let next = self.by_value.range(&key..).find(|(there, _)| there.1.is_some());
             let Some(((of, Some((field, _))), _)) = next else { return };
@@ -676,7 +758,7 @@ impl Watches {
             let field = *field;
             if let Some(value) = instance.value(field) {
                 key.1 = Some((field, value.to_value()));
-                numbers.extend(self.by_value.get(&key).into_iter().flatten());
+                numbers.extend(groups(&key));
             }
             key.1 = Some((FieldId(field.0 + 1), Value::LEAST));
         }
@@ -696,6 +778,12 @@ impl Watches {
             }
         }
     }
+}
+
+/// What tells a group with this filter from others.
+fn wanted(kind: &KindName, compiled: &Compiled) -> Wanted {
+    let equality = compiled.equality();
+    (kind.clone(), equality.map(|(field, value)| (field, value.clone())))
 }
 
 /// The last message of a live search.

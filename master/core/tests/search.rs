@@ -237,6 +237,50 @@ fn a_search_that_is_too_broad_stops_and_names_the_field_that_would_help() {
 }
 
 #[test]
+fn a_search_with_many_conditions_may_look_at_fewer_records() {
+    let world = many(10_000);
+    // Each of these is let through by the last condition only: nobody is spared one of them.
+    let any = |conditions: i64| {
+        let wrong = (1..conditions).map(|number| format!("title prefix \"{number}\""));
+        let all: Vec<String> = wrong.chain(["level >= 0".into()]).collect();
+        format!("({})", all.join(" or "))
+    };
+    for (conditions, records) in [(8, 9_000), (16, 9_000), (32, 5_000), (64, 2_500)] {
+        let narrow = |to: u64| format!("created < {to} and {} order by level", any(conditions - 1));
+        let found = try_search(&world, &search(&narrow(records))).unwrap();
+        assert_eq!(found.instances.len(), 100, "{conditions}");
+        let explain = found.explain.unwrap();
+        assert!(u64::from(explain.examined) >= records, "{conditions}: {explain:?}");
+        if conditions > 16 {
+            let refusal = refused(&world, &search(&narrow(records + 1)));
+            assert_eq!(refusal.code, Code::TooBroad);
+            let most = format!("more than {records} of 10000");
+            assert!(refusal.message.contains(&most), "{refusal}");
+            let bound = format!("the most with {conditions} conditions (20000 with up to 8)");
+            assert!(refusal.message.contains(&bound), "{refusal}");
+        }
+    }
+    // Many values of one condition are looked up, and cost what one does.
+    let values: Vec<String> = (0..63).map(|value| value.to_string()).collect();
+    let found = numbers(&world, &format!("level in ({}) order by level", values.join(", ")));
+    assert_eq!(found.len(), 63);
+}
+
+#[test]
+fn who_wants_any_with_many_conditions_is_not_looked_for_longer() {
+    let mut world = many(3_000);
+    let conditions = |count: i64| {
+        let all: Vec<String> = (1..=count).map(|level| format!("level = -{level}")).collect();
+        join_or_create_where("arena", None, &all.join(" or "))
+    };
+    let session = world.user(1);
+    let refused = world.ask(session, 1, conditions(64)).unwrap();
+    assert!(matches!(&refused, Outcome::Refused(refusal) if refusal.code == Code::TooBroad));
+    assert_eq!(world.ask(session, 2, conditions(8)), None, "none is there: one is made");
+    assert_eq!(world.makes("g1").len(), 1);
+}
+
+#[test]
 fn a_page_after_another_shows_nothing_twice_and_leaves_nothing_out_that_stayed() {
     for order in ["order by rating", "order by rating desc", "order by level desc", ""] {
         let mut world = many(300);

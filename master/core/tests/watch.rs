@@ -15,7 +15,7 @@ use greenroom_protocol::wire::client_session::{
 use greenroom_protocol::wire::master_game::{MetaChanged, Running, SeatState};
 use greenroom_protocol::wire::session_master::{MasterToSession, Outcome, Seen, Watcher};
 use greenroom_protocol::{
-    Code, Generation, Incarnation, InstanceId, Limits, RequestId, SessionId, decode,
+    Code, Generation, Incarnation, InstanceId, Limits, Refusal, RequestId, SessionId, decode,
 };
 use proptest::prelude::*;
 use world::{World, code, create, join, kind, seat, server};
@@ -237,6 +237,85 @@ fn a_live_search_ends_when_it_is_told_to_and_with_its_session() {
     arena(&mut world, ann, 2, "duel");
     world.pass(1_000);
     assert!(told(&mut world).is_empty());
+}
+
+/// A filter of so many conditions that lets nothing through and says no value that a field must have.
+fn wide(conditions: i64, which: i64) -> Filter {
+    let condition = |n| Filter::Gt("seats_taken".into(), MetaValue::Int(1_000 * which + n));
+    Filter::Or((1..=conditions).map(condition).collect())
+}
+/// The refusal of a live search.
+fn refusal(outcome: Option<Outcome>) -> Refusal {
+    match outcome {
+        Some(Outcome::Refused(refusal)) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_sessions_live_searches_have_a_bounded_number_of_conditions_in_all() {
+    let mut world = World::small();
+    let ann = world.user(1);
+    assert!(matches!(world.ask(ann, 1, watch(wide(40, 1))), Some(Outcome::Watching(_))));
+    assert!(matches!(world.ask(ann, 2, watch(wide(23, 2))), Some(Outcome::Watching(_))));
+    let over = refusal(world.ask(ann, 3, watch(wide(2, 3))));
+    assert_eq!(over.code, Code::WatchesMax);
+    assert!(over.message.contains("at most 64 conditions in all; it has 63"), "{over}");
+    // One that is watched already counts too, and what ended does not.
+    assert_eq!(refusal(world.ask(ann, 4, watch(wide(23, 2)))).code, Code::WatchesMax);
+    assert!(matches!(world.ask(ann, 5, watch(mode("duel"))), Some(Outcome::Watching(_))));
+    world.ask(ann, 6, Unwatch { watch: RequestId(1) }.into());
+    assert!(matches!(world.ask(ann, 7, watch(wide(2, 3))), Some(Outcome::Watching(_))));
+}
+
+/// A session of a user of this number.
+fn session(world: &mut World, number: i64) -> SessionId {
+    let mut key = [7; 16];
+    key[..8].copy_from_slice(&number.to_le_bytes());
+    world.bind_with("s1", key, &format!("watcher {number}")).unwrap().session
+}
+
+#[test]
+fn what_every_change_is_compared_with_is_bounded_and_what_is_there_already_is_let_in() {
+    let mut world = World::small();
+    world.restored_every = 7;
+    let with = |value: Filter, rest: Filter| Filter::And(vec![value, rest]);
+    let open = Filter::Eq("open".into(), MetaValue::Bool(true));
+    let sessions: Vec<SessionId> = (0..128).map(|n| session(&mut world, n)).collect();
+    for (&session, which) in sessions[..64].iter().zip(1..) {
+        let outcome = world.ask(session, 1, watch(wide(64, which)));
+        assert!(matches!(outcome, Some(Outcome::Watching(_))), "{which}");
+    }
+    let [ann, bo, cy, ..] = sessions[64..] else { panic!("there are more") };
+    let busy = refusal(world.ask(ann, 1, watch(Filter::default())));
+    assert_eq!(busy.code, Code::Busy);
+    assert!(busy.message.contains("say a value that a field must have (mode = …)"), "{busy}");
+    // All that are listed are open: to say so tells nothing apart.
+    assert_eq!(refusal(world.ask(ann, 2, watch(with(open, wide(1, 99))))).code, Code::Busy);
+    // Somebody watches it already; it says a value; it is of another kind.
+    assert!(matches!(world.ask(ann, 3, watch(wide(64, 1))), Some(Outcome::Watching(_))));
+    assert!(matches!(world.ask(bo, 1, watch(mode("duel"))), Some(Outcome::Watching(_))));
+    let other = Watch { kind: kind("duel"), filter: wide(64, 1) };
+    assert!(matches!(world.ask(cy, 1, other.into()), Some(Outcome::Watching(_))));
+    // One ends, and there is room for another of as many conditions.
+    world.ask(sessions[1], 2, Unwatch { watch: RequestId(1) }.into());
+    assert!(matches!(world.ask(sessions[1], 3, watch(wide(64, 99))), Some(Outcome::Watching(_))));
+    // The same value for all tells them apart no better.
+    for (&session, which) in sessions[67..].iter().zip(1..) {
+        let outcome = world.ask(session, 1, watch(with(mode("duel"), wide(63, which))));
+        assert!(matches!(outcome, Some(Outcome::Watching(_))), "{which}");
+    }
+    for which in 100..102 {
+        let one = session(&mut world, 100 + which);
+        let outcome = world.ask(one, 1, watch(with(mode("duel"), wide(63, which))));
+        assert!(matches!(outcome, Some(Outcome::Watching(_))), "{which}");
+    }
+    let one = session(&mut world, 300);
+    let busy = refusal(world.ask(one, 1, watch(with(mode("duel"), wide(63, 102)))));
+    assert_eq!(busy.code, Code::Busy);
+    assert!(busy.message.contains("want the same mode"), "{busy}");
+    let race = with(mode("race"), wide(63, 102));
+    assert!(matches!(world.ask(one, 2, watch(race)), Some(Outcome::Watching(_))));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::schema::{FieldId, Record, Schema, Value, ValueRef};
 pub(crate) struct Compiled {
     /// A record is let through by all of these. None is an [`Node::All`].
     pub(crate) all: Vec<Node>,
+    cost: usize,
 }
 
 /// A part of a filter.
@@ -129,6 +130,17 @@ impl Test {
 }
 
 impl Node {
+    /// Conditions that are checked of one record, at most. Several values of one condition are one, whatever their
+    /// number: they are sorted, and looked up.
+    fn cost(&self) -> usize {
+        match self {
+            Self::All(nodes) | Self::Any(nodes) => {
+                nodes.iter().map(Self::cost).sum::<usize>().max(1)
+            }
+            Self::Not(node) => node.cost(),
+            Self::Test(..) => 1,
+        }
+    }
     fn lets_through(&self, record: &impl Record) -> bool {
         match self {
             Self::All(all) => all.iter().all(|node| node.lets_through(record)),
@@ -152,7 +164,9 @@ impl Compiled {
             Node::All(all) => all,
             node @ (Node::Any(_) | Node::Not(_) | Node::Test(..)) => vec![node],
         };
-        Ok(Self { all: merged(all) })
+        let all = merged(all);
+        let cost = all.iter().map(Node::cost).sum::<usize>().max(1);
+        Ok(Self { all, cost })
     }
 
     /// Whether the record is one of those that are looked for.
@@ -160,13 +174,21 @@ impl Compiled {
         self.all.iter().all(|node| node.lets_through(record))
     }
 
-    /// A field and the value that every record has in it which is let through, if there is one.
+    /// Conditions that are checked of one record, at most; from 1. It is the same whatever type the fields have.
+    pub(crate) fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// A field and the value that every record has in it which is let through, if there is one. True and false are
+    /// none: half of the records or all of them have such a value.
     pub(crate) fn equality(&self) -> Option<(FieldId, &Value)> {
         self.all.iter().find_map(|node| match node {
-            Node::Test(field, Test::OneOf(values)) if values.len() == 1 => {
-                Some((*field, &values[0]))
-            }
-            Node::Test(..) | Node::All(_) | Node::Any(_) | Node::Not(_) => None,
+            Node::Test(field, Test::OneOf(values)) => match values.as_slice() {
+                [Value::Bool(_)] => None,
+                [value] => Some((*field, value)),
+                [] | [_, _, ..] => None,
+            },
+            Node::Test(_, Test::Within(_)) | Node::All(_) | Node::Any(_) | Node::Not(_) => None,
         })
     }
 

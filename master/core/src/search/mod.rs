@@ -1,7 +1,7 @@
 //! Looking for records: what a filter means, which index answers it, and where the next page begins.
 //!
 //! A search reads the state as it is after the last command, and so sees every write that was acknowledged before. It
-//! changes nothing, and it is bounded: past [`plan::EXAMINED_MAX`] records it is refused, and the refusal names the
+//! changes nothing, and it is bounded: past [`plan::examined_max`] records it is refused, and the refusal names the
 //! field that would help.
 
 mod cursor;
@@ -24,7 +24,7 @@ use crate::placement::unknown_kind;
 use crate::servers::{GameSlot, Health};
 use crate::state::{State, Step};
 use cursor::Searched;
-use plan::{Answer, EXAMINED_MAX, Query, candidates, expected};
+use plan::{Answer, Query, candidates, examined_max, expected};
 use tables::{ServersTable, UsersTable};
 
 pub(crate) use filter::Compiled;
@@ -150,21 +150,22 @@ impl State {
             let at = table.at(slot);
             self.directory.get(at).is_listed() && self.lets_through(filter, at) && has_room(&at)
         };
+        let examined_max = examined_max(filter);
         let candidates = candidates(&table, filter);
         let all = table.len();
         let expected = expected(1, all, &candidates);
         let narrow = candidates.into_iter().next();
         let narrowed = narrow.as_ref().map_or(all, |narrow| narrow.entries);
         if let Some(narrow) = &narrow
-            && narrowed <= expected.min(EXAMINED_MAX)
+            && narrowed <= expected.min(examined_max)
         {
             return Ok(self.fullest(&table, narrow.slots().filter(|&slot| is_match(slot))));
         }
         let open = table.open_slots();
         // Where the narrow way is possible, this one may cost as much before it is given up.
-        let budget = match EXAMINED_MAX.checked_sub(narrowed) {
+        let budget = match examined_max.checked_sub(narrowed) {
             Some(left) if narrow.is_some() => left.min(narrowed),
-            Some(_) | None => EXAMINED_MAX,
+            Some(_) | None => examined_max,
         };
         let is_whole = open.len() <= budget;
         if let Some(slot) = open.take(budget).find(|&slot| is_match(slot)) {
@@ -172,7 +173,7 @@ impl State {
         }
         match narrow {
             _ if is_whole => Ok(None),
-            Some(narrow) if narrowed + budget <= EXAMINED_MAX => {
+            Some(narrow) if narrowed + budget <= examined_max => {
                 Ok(self.fullest(&table, narrow.slots().filter(|&slot| is_match(slot))))
             }
             Some(_) | None => Err(plan::too_broad(&table, filter, FieldId::ID)),

@@ -1,7 +1,7 @@
 //! How a search is answered: which index is walked, how far, and what that costs.
 //!
 //! Indexes know their ranks, so that the planner counts what it would look at and does not guess. A search looks at no
-//! more than [`EXAMINED_MAX`] records, whatever is asked of it.
+//! more than [`examined_max`] records, whatever is asked of it.
 
 use std::cmp::Ordering;
 use std::ops::Bound;
@@ -15,10 +15,17 @@ use super::schema::{FieldId, Record, Schema, Value, ValueRef};
 use crate::index::text_number;
 use crate::ordered::{Entry, OrderedIndex};
 
-/// Records that one search looks at, at most: about a millisecond of the master's one thread.
-pub(crate) const EXAMINED_MAX: usize = 20_000;
+/// Records that one search looks at, at most: about a millisecond of the master's one thread, …
+const EXAMINED_MAX: usize = 20_000;
+/// … if its filter has no more than so many conditions. With more it looks at fewer records.
+const CHEAP_CONDITIONS: usize = 8;
 /// Values of one condition that an explanation spells out.
 const VALUES_NAMED_MAX: usize = 3;
+
+/// Records that a search with this filter looks at, at most: what is bounded is how many conditions are checked.
+pub(crate) fn examined_max(filter: &Compiled) -> usize {
+    EXAMINED_MAX * CHEAP_CONDITIONS / filter.cost().max(CHEAP_CONDITIONS)
+}
 
 /// Records of one type with their indexes.
 pub(crate) trait Table {
@@ -290,6 +297,7 @@ struct Found {
 
 impl<'a, T: Table> Search<'a, '_, T> {
     fn run(&self) -> Result<Answer, Refusal> {
+        let examined_max = examined_max(self.query.filter);
         let all = self.table.len();
         let narrowest = self.candidates.first();
         let collected = narrowest.map_or(all, |candidate| candidate.entries);
@@ -299,21 +307,21 @@ impl<'a, T: Table> Search<'a, '_, T> {
             let others = self.candidates.iter().filter(|other| other.field != self.query.order);
             let expected = walk.entries.min(expected(self.query.limit, all, others));
             // Where collecting is possible, walking may cost as much again before it is given up.
-            let (budget, is_better) = match EXAMINED_MAX.checked_sub(collected) {
+            let (budget, is_better) = match examined_max.checked_sub(collected) {
                 Some(left) => (left.min(collected), expected <= left.min(collected)),
-                None => (EXAMINED_MAX, true),
+                None => (examined_max, true),
             };
             // All of it is within bounds, and none of the other ways has less.
-            let is_best = walk.entries <= EXAMINED_MAX && walk.entries <= collected;
+            let is_best = walk.entries <= examined_max && walk.entries <= collected;
             if is_best || is_better {
-                let budget = if is_best { EXAMINED_MAX } else { budget };
+                let budget = if is_best { examined_max } else { budget };
                 match self.in_order(walk, budget) {
                     Ok(found) => return Ok(self.answer(found, Some(walk))),
                     Err(examined) => wasted = examined,
                 }
             }
         }
-        if wasted + collected > EXAMINED_MAX {
+        if wasted + collected > examined_max {
             return Err(too_broad(self.table, self.query.filter, self.query.order));
         }
         let mut found = match narrowest {
@@ -542,6 +550,15 @@ pub(crate) fn too_broad<T: Table>(table: &T, filter: &Compiled, order: FieldId) 
     } else {
         EcoString::from("narrow it by a field that is indexed")
     };
+    let (examined_max, conditions) = (examined_max(filter), filter.cost());
+    let (bound, help) = if conditions > CHEAP_CONDITIONS {
+        let bound = eco_format!(
+            ", the most with {conditions} conditions ({EXAMINED_MAX} with up to {CHEAP_CONDITIONS})"
+        );
+        (bound, eco_format!("use fewer conditions, or {help}"))
+    } else {
+        (EcoString::new(), help)
+    };
     let indexed: Vec<&str> = (schema.fields())
         .filter(|&field| !table.columns(field).is_empty())
         .map(|field| schema.name(field))
@@ -549,7 +566,7 @@ pub(crate) fn too_broad<T: Table>(table: &T, filter: &Compiled, order: FieldId) 
     Refusal::new(
         Code::TooBroad,
         eco_format!(
-            "the search would look at more than {EXAMINED_MAX} of {} {}: {help}; indexed are: {}",
+            "the search would look at more than {examined_max} of {} {}{bound}: {help}; indexed are: {}",
             table.len(),
             schema.records,
             indexed.join(", ")
