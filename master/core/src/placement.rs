@@ -13,6 +13,11 @@ use crate::state::State;
 
 /// Kinds that are named to a client that asked for one that nobody knows.
 const KINDS_NAMED_MAX: usize = 20;
+/// Milliseconds since its last report for which a game server comes before those whose report is older. A process that
+/// is stopped or stuck keeps its link, and until the link is given up each instance that it is given makes somebody
+/// wait in vain. A server reports every second unless it is configured otherwise: two reports that are late speak
+/// against nobody.
+const FRESH_MS: u64 = 3_000;
 
 /// What is to be placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +26,8 @@ pub struct Order<'a> {
     pub kind: &'a KindName,
 }
 
-/// A game server that can take it: it is up, knows the kind, has the labels that the kind needs, and has room.
+/// A game server that can take it: it is up, knows the kind, has the labels that the kind needs, and has room. It has
+/// reported in the last 3 s, or none of those that can take it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate<'a> {
     /// Its name.
@@ -82,6 +88,7 @@ enum Obstacle {
     Full,
     Draining,
     LacksLabel(EcoString),
+    Silent,
     Suspect,
     Down,
     Slow,
@@ -90,7 +97,7 @@ enum Obstacle {
 
 impl Obstacle {
     /// For an operator who asks about one server.
-    fn of_one(&self, server: &GameServer, weight: u32) -> EcoString {
+    fn of_one(&self, server: &GameServer, weight: u32, now_ms: u64) -> EcoString {
         let GameServer { used, capacity, .. } = server;
         match self {
             Self::Full if *capacity == 0 => "it says that its capacity is 0".into(),
@@ -99,6 +106,10 @@ impl Obstacle {
             }
             Self::Draining => "draining: it is given nothing new".into(),
             Self::LacksLabel(label) => eco_format!("it lacks the label {label}"),
+            Self::Silent => {
+                let tenths = server.peer.silent_ms(now_ms) / 100;
+                eco_format!("it has said nothing for {}.{} s", tenths / 10, tenths % 10)
+            }
             Self::Suspect => "suspect: its link is gone".into(),
             Self::Down => "down".into(),
             Self::Slow => {
@@ -116,6 +127,7 @@ impl Obstacle {
             Self::Full => eco_format!("{servers} {is} full"),
             Self::Draining => eco_format!("{servers} {is} draining"),
             Self::LacksLabel(label) => eco_format!("{servers} {has} the label {label}"),
+            Self::Silent => eco_format!("{servers} {is} silent"),
             Self::Suspect => eco_format!("{servers} {is} out of reach"),
             Self::Down => eco_format!("{servers} {is} down"),
             Self::Slow => eco_format!("{servers} {does} not keep up"),
@@ -146,7 +158,8 @@ impl State {
             capacity: server.capacity,
             verdict: match obstacle {
                 Some(obstacle) => {
-                    obstacle.of_one(server, server.kinds.get(kind).map_or(0, |kind| kind.weight))
+                    let weight = server.kinds.get(kind).map_or(0, |kind| kind.weight);
+                    obstacle.of_one(server, weight, self.now_ms)
                 }
                 None if chosen == Some(*slot) => "chosen".into(),
                 None => "it has room; another one was chosen".into(),
@@ -189,11 +202,20 @@ impl State {
             .game_servers
             .iter()
             .map(|(slot, server)| (slot, server, obstacle(server, kind, self.settings.stream_max)));
-        let servers: Vec<_> = servers.collect();
+        let mut servers: Vec<_> = servers.collect();
         let is_there = |server: &GameServer| server.peer.health != Health::Down;
         if !servers.iter().any(|(_, server, _)| is_there(server) && server.kinds.contains_key(kind))
         {
             return Err(Refusal::new(Code::KindUnknown, unknown_kind(&self.game_servers, kind)));
+        }
+        // An operator may have them report more seldom than this: where nobody is fresh, nobody is worse for it.
+        let is_fresh = |server: &GameServer| server.peer.silent_ms(self.now_ms) <= FRESH_MS;
+        if servers.iter().any(|(_, server, obstacle)| obstacle.is_none() && is_fresh(server)) {
+            for (_, server, obstacle) in &mut servers {
+                if obstacle.is_none() && !is_fresh(server) {
+                    *obstacle = Some(Obstacle::Silent);
+                }
+            }
         }
         let able: Vec<(GameSlot, &GameServer, &KindInfo)> = servers
             .iter()

@@ -27,6 +27,9 @@ use crate::users::{Life, Session};
 
 /// Bytes of a rank board's name, at most.
 const BOARD_BYTES_MAX: usize = 64;
+/// What is said of a rank board that may not be called so: not the name itself, which may be long.
+pub(crate) const BOARD_NAMES: &str =
+    "a board has a name of 1 to 64 bytes without control characters";
 /// Bytes of a name that is shown beside a score, at most.
 const SHOWN_BYTES_MAX: usize = 256;
 /// Why an instance is to be stopped that was given up.
@@ -537,8 +540,7 @@ impl State {
     fn scored(&mut self, step: &mut Step<'_>, origin: &Origin, scored: &Scored) {
         let Scored { board, user, name, score, .. } = scored;
         if !is_board(board) {
-            let fault = "a board has a name of 1 to 64 bytes without control characters";
-            return step.illegal(Role::Game, &origin.server, fault);
+            return step.illegal(Role::Game, &origin.server, BOARD_NAMES);
         }
         let name = if name.len() > SHOWN_BYTES_MAX { &EcoString::new() } else { name };
         match score {
@@ -669,7 +671,7 @@ fn known<M>(peer: &Peer<M>, origin: &Origin) -> Known {
 }
 
 /// Whether a rank board may be called so.
-fn is_board(name: &str) -> bool {
+pub(crate) fn is_board(name: &str) -> bool {
     (1..=BOARD_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control)
 }
 

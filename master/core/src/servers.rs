@@ -105,6 +105,10 @@ impl<M> Peer<M> {
             out: Outbound::default(),
         }
     }
+    /// Milliseconds since it last said how it is.
+    pub(crate) fn silent_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.reported_ms)
+    }
 }
 
 #[derive(Debug)]

@@ -21,6 +21,7 @@ use crate::command::{Effect, Origin};
 use crate::deadlines::NEVER;
 use crate::directory::{At, Instance, SeatRecord, SeatStage, Stage, Waiter, Wants};
 use crate::rejoin::Waiting;
+use crate::report::{BOARD_NAMES, is_board};
 use crate::servers::SessionSlot;
 use crate::state::{State, Step, Verdict};
 use crate::users::{Asked, Life, Session};
@@ -427,6 +428,9 @@ impl State {
                 Code::LimitInvalid,
                 eco_format!("a limit is 1 to {LIMIT_MAX}; this one is {limit}"),
             ));
+        }
+        if !is_board(board) {
+            return Err(Refusal::new(Code::NameInvalid, BOARD_NAMES));
         }
         let unknown = |message| Refusal::new(Code::RankUnknown, message);
         let members = self.boards.members(board);

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use greenroom_master_core::{
     Candidate, Command, Effect, Event, LEASE_MS, Order, Placement, Settings, State,
 };
-use greenroom_protocol::wire::admin_master::Action;
+use greenroom_protocol::search::Filter;
+use greenroom_protocol::wire::admin_master::{Action, Find, Table};
 use greenroom_protocol::wire::client_session::{
     Create, JoinOrCreate, Meta, MetaValue, Rank, RankPart, Request, Search, Watch,
 };
@@ -1439,4 +1440,97 @@ fn reports_that_come_twice_count_once() {
     assert_eq!(world.list("arena").instances[0].seats_taken, 1);
     assert!(world.told("g1").is_empty());
     assert!(world.ended("s1").is_empty());
+}
+
+fn verdicts(world: &World) -> Vec<String> {
+    let placement = world.state.explain_placement(&world::kind("arena")).unwrap();
+    placement.considered.iter().map(|considered| considered.verdict.to_string()).collect()
+}
+
+/// Method: `g1` is stopped and keeps its link, and by room alone it would be chosen every second time.
+#[test]
+fn a_game_server_that_has_gone_silent_is_given_nothing_while_another_speaks_and_has_room() {
+    let mut world = World::small();
+    world.game_reports("g2", World::game_report("g2", 1_000));
+    let ann = world.user(1);
+    let placed = |world: &mut World, id: u32| {
+        assert_eq!(world.ask_at("s1", ann, id, id - 1, create("arena", None)), None);
+        ["g1", "g2"].map(|game| world.make_all(game).len())
+    };
+    // A report that is 3 s old is fresh still.
+    world.pass(3_000);
+    world.game_load("g2", 900);
+    assert_eq!(placed(&mut world, 1), [1, 0]);
+    world.pass(1_200);
+    world.game_load("g2", 900);
+    assert_eq!(verdicts(&world), ["it has said nothing for 4.2 s", "chosen"]);
+    for id in 2..=5 {
+        assert_eq!(placed(&mut world, id), [0, 1]);
+    }
+    // It speaks again.
+    world.game_load("g1", 0);
+    assert_eq!(verdicts(&world), ["chosen", "it has room; another one was chosen"]);
+    assert_eq!(placed(&mut world, 6), [1, 0]);
+}
+
+#[test]
+fn where_all_game_servers_are_silent_they_are_all_used() {
+    let mut world = World::small();
+    world.game_reports("g2", World::game_report("g2", 1_000));
+    let ann = world.user(1);
+    world.pass(4_000);
+    for (id, expected) in [(1, [1, 0]), (2, [0, 1]), (3, [1, 0])] {
+        assert_eq!(world.ask_at("s1", ann, id, id - 1, create("arena", None)), None);
+        assert_eq!(["g1", "g2"].map(|game| world.make_all(game).len()), expected);
+    }
+    assert_eq!(verdicts(&world), ["it has room; another one was chosen", "chosen"]);
+}
+
+#[test]
+fn a_silent_game_server_is_used_when_those_that_speak_are_full() {
+    let mut world = World::small();
+    world.pass(4_000);
+    world.game_reports("g2", World::game_report("g2", 1));
+    let ann = world.user(1);
+    for (id, game) in [(1, "g2"), (2, "g1")] {
+        assert_eq!(world.ask_at("s1", ann, id, id - 1, create("arena", None)), None);
+        assert_eq!(world.make_all(game).len(), 1);
+    }
+}
+
+#[test]
+fn operators_see_the_labels_of_game_servers_and_find_servers_by_them() {
+    let mut world = World::small();
+    kinds(&mut world, "g2", &["eu", "gpu"], 10, "gpu", 1);
+    let labels = |filter: Filter| -> Vec<(MetaValue, Option<MetaValue>)> {
+        let find = Find { table: Table::Servers, filter, order: None, limit: 10, cursor: None };
+        let rows = world.state.find(&find).unwrap().rows;
+        rows.iter()
+            .map(|row| (row.fields["name"].clone(), row.fields.get("labels").cloned()))
+            .collect()
+    };
+    let text = |text: &str| MetaValue::Text(text.into());
+    let g2 = (text("g2"), Some(text("eu,gpu")));
+    let all = [(text("g1"), Some(text(""))), g2.clone(), (text("s1"), None)];
+    assert_eq!(labels(Filter::default()), all);
+    assert_eq!(labels(Filter::Prefix("labels".into(), "eu".into())), [g2]);
+}
+
+#[test]
+fn a_rank_board_that_can_not_be_called_so_is_refused_without_being_named() {
+    let mut world = World::small();
+    let ann = world.user(1);
+    let refused = |board: &str| {
+        let rank = Rank { board: board.into(), part: RankPart::From(1), limit: 1 };
+        match world.state.rank(&rank, ann) {
+            Outcome::Refused(refusal) => refusal,
+            other => panic!("{other:?}"),
+        }
+    };
+    for board in ["", "a\nboard", &"x".repeat(65)] {
+        let Refusal { code, message } = refused(board);
+        assert_eq!(code, Code::NameInvalid, "{board:?}");
+        assert_eq!(message, "a board has a name of 1 to 64 bytes without control characters");
+    }
+    assert_eq!(refused(&"x".repeat(64)).code, Code::RankUnknown);
 }

@@ -60,6 +60,7 @@ pub const SERVER_FIELDS: &[(&str, FieldType)] = &[
     ("capacity", FieldType::Number),
     ("busy_permille", FieldType::Number),
     ("last_report", FieldType::Number),
+    ("labels", FieldType::Text),
 ];
 
 /// Whether a field may have this name: 1 to [`FIELD_NAME_BYTES_MAX`] bytes, `[a-z_][a-z0-9_]*`.

@@ -99,16 +99,16 @@ pub(super) struct ServersTable {
     rows: Vec<ServerRow>,
 }
 
-/// A server as a filter sees it: its values by field.
+/// A server as a filter sees it: its values by field, none for what its role does not have.
 #[derive(Clone)]
 pub(super) struct ServerRow {
-    values: [Value; SERVER_FIELDS.len()],
+    values: [Option<Value>; SERVER_FIELDS.len()],
 }
 
 impl ServersTable {
     pub(super) fn new(state: &State) -> Self {
-        let int = |number: u64| Value::Int(i64::try_from(number).unwrap_or(i64::MAX));
-        let text = |text: &str| Value::Text(text.into());
+        let int = |number: u64| Some(Value::Int(i64::try_from(number).unwrap_or(i64::MAX)));
+        let text = |text: &str| Some(Value::Text(text.into()));
         let sessions = state.session_servers.iter().map(|(_, server)| ServerRow {
             values: [
                 text(server.peer.name.as_str()),
@@ -119,6 +119,7 @@ impl ServersTable {
                 int(server.connections_max.into()),
                 int(server.load.busy_permille.into()),
                 int(server.peer.reported_ms),
+                None,
             ],
         });
         let games = state.game_servers.iter().map(|(_, server)| ServerRow {
@@ -131,6 +132,7 @@ impl ServersTable {
                 int(server.capacity.into()),
                 int(server.load.busy_permille.into()),
                 int(server.peer.reported_ms),
+                text(&server.labels.join(",")),
             ],
         });
         Self { rows: sessions.chain(games).collect() }
@@ -139,7 +141,7 @@ impl ServersTable {
 
 impl Record for ServerRow {
     fn value(&self, field: FieldId) -> Option<ValueRef<'_>> {
-        self.values.get(usize::from(field.0)).map(Value::as_ref)
+        self.values.get(usize::from(field.0))?.as_ref().map(Value::as_ref)
     }
 }
 
@@ -206,5 +208,6 @@ mod tests {
             assert_eq!(of(&USERS, name), number, "{name}");
         }
         assert_eq!(SERVERS.find("last_report"), Some(FieldId(7)));
+        assert_eq!(SERVERS.find("labels"), Some(FieldId(8)));
     }
 }
