@@ -104,7 +104,7 @@ codes! {
     CursorInvalid = "cursor_invalid",
     /// The search would have to look at too many records: narrow it by a field that is indexed.
     TooBroad = "too_broad",
-    /// The session has as many live searches as it may have.
+    /// The session has as many live searches, or as many conditions in them, as it may have.
     WatchesMax = "watches_max",
     /// There is no such live search.
     WatchUnknown = "watch_unknown",
