@@ -106,14 +106,6 @@ impl Boards {
         self.boards.get(board).map(|board| board.members.len())
     }
 
-    /// Where a user is on a board.
-    pub(crate) fn rank_of(&self, board: &EcoString, user: &UserId) -> Option<Ranked> {
-        let board = self.boards.get(board)?;
-        let slot = board.find(user)?;
-        let member = &board.members[slot as usize];
-        Some(ranked(board.place_of(slot), member))
-    }
-
     /// The `limit` members from this rank on, the best first. Rank 0 is taken for 1.
     pub(crate) fn top(
         &self,
@@ -408,6 +400,11 @@ mod tests {
         ]
     }
 
+    /// Where a user is on a board.
+    fn place_of(boards: &Boards, board: &EcoString, user: &UserId) -> Option<Ranked> {
+        boards.around(board, user, 0)?.next()
+    }
+
     proptest! {
         #[test]
         fn a_board_is_a_list_by_score_and_then_by_time_and_so_is_what_its_rows_make(
@@ -469,7 +466,7 @@ mod tests {
                     prop_assert_eq!(on, members.iter().skip(from).take(3).cloned().collect::<Vec<_>>());
                 }
                 for (place, member) in members.iter().enumerate() {
-                    prop_assert_eq!(live.rank_of(board, &member.user), Some(member.clone()));
+                    prop_assert_eq!(place_of(&live, board, &member.user), Some(member.clone()));
                     for each_side in [0, 2, usize::MAX] {
                         let from = place.saturating_sub(each_side);
                         let to = place.saturating_add(each_side).min(members.len() - 1);
@@ -487,7 +484,7 @@ mod tests {
     fn ann_and_bo_have_the_same_score_and_ann_had_it_first() {
         let mut boards = boards(10);
         let (board, ann, bo) = ("wins".into(), user(1), user(2));
-        let rank = |boards: &Boards, user| boards.rank_of(&"wins".into(), user).unwrap().rank;
+        let rank = |boards: &Boards, user| place_of(boards, &"wins".into(), user).unwrap().rank;
         boards.set(&board, &bo, &"Bo".into(), 6).unwrap();
         boards.set(&board, &ann, &"Ann".into(), 7).unwrap();
         boards.set(&board, &bo, &"Bo".into(), 7).unwrap();
@@ -496,7 +493,7 @@ mod tests {
         // The same score again, under a new name, is not a new score; one that was left and reached again is.
         boards.set(&board, &ann, &"Anna".into(), 7).unwrap();
         assert_eq!((rank(&boards, &ann), rank(&boards, &bo)), (1, 2));
-        assert_eq!(boards.rank_of(&board, &ann).unwrap().name, "Anna");
+        assert_eq!(place_of(&boards, &board, &ann).unwrap().name, "Anna");
         boards.set(&board, &ann, &"Anna".into(), 8).unwrap();
         boards.set(&board, &ann, &"Anna".into(), 7).unwrap();
         assert_eq!((rank(&boards, &ann), rank(&boards, &bo)), (2, 1));

@@ -8,7 +8,6 @@
 //! *Owns*: who is connected where, which instances run where, who sits in them, which requests were answered how.
 //! *Never*: a clock, randomness, a socket, a task; never an iteration whose order is random.
 
-#[allow(dead_code)]
 mod boards;
 mod command;
 mod deadlines;
