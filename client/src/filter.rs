@@ -111,20 +111,7 @@ impl BitOr for Condition {
     /// Lets through what one of them lets through.
     fn bitor(self, other: Self) -> Self {
         // Flat, since how deep a filter may nest is bounded.
-        let of = |filter| match filter {
-            Filter::Or(any) => any,
-            one @ (Filter::And(_)
-            | Filter::Not(_)
-            | Filter::Eq(..)
-            | Filter::Ne(..)
-            | Filter::In(..)
-            | Filter::Lt(..)
-            | Filter::Le(..)
-            | Filter::Gt(..)
-            | Filter::Ge(..)
-            | Filter::Between(..)
-            | Filter::Prefix(..)) => vec![one],
-        };
+        let of = |filter| if let Filter::Or(any) = filter { any } else { vec![filter] };
         let mut any = of(self.0);
         any.extend(of(other.0));
         Self(Filter::Or(any))
@@ -147,20 +134,7 @@ pub(crate) fn and(left: Filter, right: Filter) -> Filter {
     if right.is_empty() {
         return left;
     }
-    let of = |filter| match filter {
-        Filter::And(all) => all,
-        one @ (Filter::Or(_)
-        | Filter::Not(_)
-        | Filter::Eq(..)
-        | Filter::Ne(..)
-        | Filter::In(..)
-        | Filter::Lt(..)
-        | Filter::Le(..)
-        | Filter::Gt(..)
-        | Filter::Ge(..)
-        | Filter::Between(..)
-        | Filter::Prefix(..)) => vec![one],
-    };
+    let of = |filter| if let Filter::And(all) = filter { all } else { vec![filter] };
     let mut all = of(left);
     all.extend(of(right));
     Filter::And(all)

@@ -5,14 +5,12 @@
 
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::InstanceId;
-use greenroom_protocol::search::{FIELDS_MAX, FieldIndex, FieldInfo, FieldType};
+use greenroom_protocol::search::{FIELDS_MAX, FieldIndex, FieldInfo, FieldType, is_field_name};
 use greenroom_protocol::wire::client_session::{Meta, MetaValue};
 
 /// Bytes of one text in an instance's metadata, at most: as many as all of it may have, so that what a game server let
 /// through is not lost here.
 const TEXT_BYTES_MAX: usize = 4_096;
-/// Bytes of a declared field's name, at most.
-const NAME_BYTES_MAX: usize = 64;
 /// Bytes before the first declared value: one bit for each that is there.
 const MASK_BYTES: usize = size_of::<u32>();
 const _: () = assert!(FIELDS_MAX <= 32, "the mask has a bit for each field");
@@ -165,11 +163,7 @@ impl Schema {
     /// What is wrong with a declared field, after those before it.
     fn fault(&self, field: &FieldInfo, before: &[FieldInfo]) -> Option<&'static str> {
         let FieldInfo { name, holds, index } = field;
-        let begins = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
-        let is_name = name.len() <= NAME_BYTES_MAX
-            && name.bytes().next().is_some_and(begins)
-            && name.bytes().all(|byte| begins(byte) || byte.is_ascii_digit());
-        if !is_name {
+        if !is_field_name(name) {
             return Some("which is no name: [a-z_][a-z0-9_]* of 1 to 64 bytes");
         }
         if self.base.iter().any(|(base, _)| base == name) {
