@@ -106,8 +106,10 @@ pub enum Event {
 /// see [`crate::State::session_stream`] and [`crate::State::game_stream`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Effect {
-    /// Tell a server that its link is in use. Goes out before anything of its stream.
-    Welcome(Role, ServerName),
+    /// Tell a server that its link is in use, and the number of its streams. Goes out before anything of its stream.
+    Welcome(Role, ServerName, u64),
+    /// Tell a game server that its load is committed, and when it had sent it.
+    Renewed(ServerName, u64),
     /// Tell a session server. If it is lost, the session server asks again.
     ToSession(ServerName, MasterToSession),
     /// Answer an operator.

@@ -73,6 +73,7 @@ struct PeerRecord {
     health: Health,
     until_ms: u64,
     reported_ms: u64,
+    streams: u64,
     drained: bool,
     received: u64,
     /// Number of the last message that it has acknowledged; those that it has not follow as records of their own.
@@ -496,6 +497,7 @@ fn peer<M>(peer: &Peer<M>) -> PeerRecord {
         health: peer.health,
         until_ms: peer.until_ms,
         reported_ms: peer.reported_ms,
+        streams: peer.streams,
         drained: peer.drained,
         received: peer.inbound.received(),
         acknowledged: peer.out.last() - peer.out.len() as u64,
@@ -515,6 +517,7 @@ fn restore_peer<M>(peer: &mut Peer<M>, record: PeerRecord) -> Result<(), BadSnap
     peer.health = record.health;
     peer.until_ms = record.until_ms;
     peer.reported_ms = record.reported_ms;
+    peer.streams = record.streams;
     peer.drained = record.drained;
     peer.inbound = Inbound::up_to(record.received);
     peer.out = Outbound::acknowledged(record.acknowledged);

@@ -65,7 +65,7 @@ impl State {
             let peer = &mut self.session_servers.get_mut(slot).peer;
             let due = Due::Server(Role::Session, origin.server.clone());
             self.deadlines.set(&mut peer.until_ms, NEVER, due);
-            self.session_servers.renew(slot, origin);
+            self.session_servers.renew(slot, origin, self.lsn);
         }
         let now_ms = self.now_ms;
         let server = self.session_servers.get_mut(slot);
@@ -77,7 +77,8 @@ impl State {
         server.peer.health = Health::Up;
         let due = Due::Server(Role::Session, origin.server.clone());
         self.deadlines.set(&mut server.peer.until_ms, NEVER, due);
-        step.effects.push(Effect::Welcome(Role::Session, origin.server.clone()));
+        let streams = server.peer.streams;
+        step.effects.push(Effect::Welcome(Role::Session, origin.server.clone(), streams));
 
         // A binding whose answer was lost with the link is not on the server's list: the connection may be gone.
         let mut missing = self.session_servers.get(slot).sessions.clone();
@@ -227,7 +228,7 @@ impl State {
             let peer = &mut self.game_servers.get_mut(slot).peer;
             let due = Due::Server(Role::Game, origin.server.clone());
             self.deadlines.set(&mut peer.until_ms, NEVER, due);
-            self.game_servers.renew(slot, origin);
+            self.game_servers.renew(slot, origin, self.lsn);
         }
         if self.game_servers.get(slot).address != report.address {
             self.moves(slot);
@@ -246,11 +247,12 @@ impl State {
         server.load.draining = false;
         server.peer.build = report.build.clone();
         server.peer.health = Health::Up;
+        let streams = server.peer.streams;
         let due = Due::Server(Role::Game, origin.server.clone());
         self.deadlines.set(&mut server.peer.until_ms, NEVER, due);
         self.suspect(slot, false);
         self.declare_kinds(step, slot);
-        step.effects.push(Effect::Welcome(Role::Game, origin.server.clone()));
+        step.effects.push(Effect::Welcome(Role::Game, origin.server.clone(), streams));
 
         match known {
             Known::SameLife => {}
@@ -376,7 +378,7 @@ impl State {
                 self.deadlines.set(&mut peer.until_ms, until_ms, due);
                 self.suspect(slot, true);
             }
-            Role::Master => {}
+            Role::Master | Role::Witness => {}
         }
     }
 

@@ -83,6 +83,8 @@ pub(crate) struct Peer<M> {
     pub(crate) until_ms: u64,
     /// When it last said how it is, in the log's time.
     pub(crate) reported_ms: u64,
+    /// Number of the command that began both streams.
+    pub(crate) streams: u64,
     /// An operator wants it to be given nothing new, whatever it says itself. Until its process ends.
     pub(crate) drained: bool,
     /// What came from it.
@@ -100,6 +102,7 @@ impl<M> Peer<M> {
             health: Health::Down,
             until_ms: NEVER,
             reported_ms: 0,
+            streams: 0,
             drained: false,
             inbound: Inbound::default(),
             out: Outbound::default(),
@@ -198,7 +201,7 @@ impl Server for GameServer {
             kinds: BTreeMap::new(),
             capacity: 0,
             labels: Vec::new(),
-            load: GameLoad { instances: 0, seats: 0, busy_permille: 0, draining: false },
+            load: GameLoad { instances: 0, seats: 0, busy_permille: 0, draining: false, sent: 0 },
             instances: BTreeSet::new(),
             used: 0,
         }
@@ -256,9 +259,23 @@ impl<S: Server> Servers<S> {
         self.get_mut(slot).peer_mut().reported_ms = now_ms;
         Some(slot)
     }
-    /// Begins the life `origin` of the server: its record and both streams are new. Its deadline is [`NEVER`] before.
-    pub(crate) fn renew(&mut self, slot: Slot<S>, origin: &Origin) {
-        *self.get_mut(slot) = S::new(origin);
+    /// Begins the life `origin` of the server by command `lsn`: its record and both streams are new. Its deadline is
+    /// [`NEVER`] before.
+    pub(crate) fn renew(&mut self, slot: Slot<S>, origin: &Origin, lsn: u64) {
+        let server = self.get_mut(slot);
+        *server = S::new(origin);
+        server.peer_mut().streams = lsn;
+    }
+    /// The number of its streams, if it is there in this life of it.
+    pub(crate) fn streams(&self, name: &ServerName, incarnation: Incarnation) -> Option<u64> {
+        let origin = Origin { server: name.clone(), incarnation };
+        self.speaker(&origin).map(|slot| self.get(slot).peer().streams)
+    }
+    /// Those that are there, by name.
+    pub(crate) fn up(&self) -> impl Iterator<Item = Origin> {
+        let up = self.iter().map(|(_, server)| server.peer());
+        let up = up.filter(|peer| peer.health == Health::Up);
+        up.map(|peer| Origin { server: peer.name.clone(), incarnation: peer.incarnation })
     }
     pub(crate) fn remove(&mut self, slot: Slot<S>) {
         let server = self.servers.remove(slot.index());

@@ -12,12 +12,12 @@ use greenroom_protocol::wire::master_game::{DestroyInstance, FreeSeat, MasterToG
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{Answer, EndSession, MasterToSession, Outcome};
 use greenroom_protocol::{
-    Code, Epoch, InstanceId, KindName, Outbound, Refusal, RequestId, Seat, ServerName, SessionId,
-    UserId,
+    Code, Epoch, Incarnation, InstanceId, KindName, Outbound, Refusal, RequestId, Seat, ServerName,
+    SessionId, UserId,
 };
 
 use crate::boards::Boards;
-use crate::command::{Command, Effect, Effects, Header};
+use crate::command::{Command, Effect, Effects, Header, Origin};
 use crate::deadlines::{Deadlines, Due, NEVER};
 use crate::directory::{At, Directory, Instance, SeatRecord, SeatStage, Stage, Wants};
 use crate::mint::{ClusterSecret, Mint};
@@ -230,6 +230,7 @@ impl State {
             Command::GameLoad(origin, load) => {
                 if let Some(slot) = self.game_servers.reporter(origin, self.now_ms) {
                     self.game_servers.get_mut(slot).load = load.clone();
+                    step.effects.push(Effect::Renewed(origin.server.clone(), load.sent));
                 }
             }
             Command::GameReceived(origin, n) => {
@@ -246,6 +247,21 @@ impl State {
             }
         }
         self.watch_changes();
+    }
+
+    /// The number of a server's streams, if this life of it is there and was not lost sight of: it may go on with them.
+    pub fn streams(&self, role: Role, name: &ServerName, incarnation: Incarnation) -> Option<u64> {
+        match role {
+            Role::Session => self.session_servers.streams(name, incarnation),
+            Role::Game => self.game_servers.streams(name, incarnation),
+            Role::Master | Role::Witness => None,
+        }
+    }
+
+    /// The servers that are there. To a new active they are lost until it has links of them.
+    pub fn servers_up(&self) -> Vec<(Role, Origin)> {
+        let sessions = self.session_servers.up().map(|origin| (Role::Session, origin));
+        sessions.chain(self.game_servers.up().map(|origin| (Role::Game, origin))).collect()
     }
 
     /// What it measures by.
@@ -298,7 +314,7 @@ impl State {
                 let slot = self.game_servers.named(server);
                 slot.map(|slot| self.game_servers.get(slot).peer.inbound)
             }
-            Role::Master => None,
+            Role::Master | Role::Witness => None,
         };
         inbound.unwrap_or_default().received()
     }
@@ -383,7 +399,7 @@ impl State {
                 Due::Server(Role::Session, name) => {
                     self.session_server_over(step, &name, &mut left)
                 }
-                Due::Server(Role::Game | Role::Master, name) => {
+                Due::Server(Role::Game | Role::Master | Role::Witness, name) => {
                     self.game_server_over(step, &name, &mut left);
                 }
                 Due::Rejoined => self.rejoined(step, &mut left),

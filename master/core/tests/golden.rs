@@ -84,7 +84,7 @@ fn subject((_, command): &Entry) -> &'static str {
         Command::LinkLost(role, _) => match role {
             Role::Session => "session server lost",
             Role::Game => "game server lost",
-            Role::Master => "master lost",
+            Role::Master | Role::Witness => "master lost",
         },
         Command::Expire => "expire",
         Command::Act { action, .. } => match action {

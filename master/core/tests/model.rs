@@ -285,6 +285,7 @@ impl World {
                 Effect::ToSession(_, MasterToSession::Answer(answer)) => Some(answer.clone()),
                 Effect::ToSession(..)
                 | Effect::Welcome(..)
+                | Effect::Renewed(..)
                 | Effect::Acted { .. }
                 | Effect::Illegal { .. } => None,
             })
@@ -375,6 +376,7 @@ impl World {
             }
             Effect::ToSession(..)
             | Effect::Welcome(..)
+            | Effect::Renewed(..)
             | Effect::Acted { .. }
             | Effect::Illegal { .. } => None,
         });

@@ -10,13 +10,13 @@ mod world;
 use std::collections::VecDeque;
 
 use greenroom_master_core::replica::{
-    ClaimAnswer, Input, Master, Output, Rec, Recovered, Replica, Role, Settings, Side,
+    ClaimAnswer, Input, Logged, Master, Output, Rec, Recovered, Replica, Role, Settings, Side,
 };
 use greenroom_master_core::{Command, Effect, Record, State};
 use greenroom_protocol::Incarnation;
 use world::{World, secret};
 
-type In = Input<Command, Record>;
+type In = Input<Logged, Record>;
 
 /// Two masters, disks that are always well, and a witness, with everything delivered in order at once.
 struct Pair {
@@ -50,7 +50,7 @@ impl Pair {
         }
     }
 
-    fn perform(&mut self, at: usize, output: Output<Command, Record, Effect>) {
+    fn perform(&mut self, at: usize, output: Output<Logged, Record, Effect>) {
         let answer = match output {
             Output::Send(envelope) => {
                 return self.inbox.push_back((1 - at, Input::Message(envelope)));
@@ -110,7 +110,9 @@ fn a_standby_has_the_directory_of_the_active_and_can_be_handed_it() {
     }
     assert_eq!(pair.masters[0].role(), Role::Solo);
     let (first, rest) = commands.split_at(commands.len() / 2);
-    let some = |commands: &[Command]| commands.iter().map(|command| (7, command.clone())).collect();
+    let some = |commands: &[Command]| {
+        commands.iter().map(|command| (7, Logged::new(command.clone()))).collect()
+    };
     pair.give(0, Input::Commands(1_000, some(first)));
     pair.pass(500);
     assert_eq!(pair.roles(), [Role::Paired, Role::Standby]);
@@ -125,7 +127,7 @@ fn a_standby_has_the_directory_of_the_active_and_can_be_handed_it() {
     pair.give(0, Input::Switchover);
     pair.pass(100);
     assert_eq!(pair.roles(), [Role::Standby, Role::Paired]);
-    pair.give(1, Input::Commands(3_000, vec![(9, Command::Expire)]));
+    pair.give(1, Input::Commands(3_000, vec![(9, Logged::new(Command::Expire))]));
     pair.pass(100);
     assert_eq!(hash(&pair.masters[0]), hash(&pair.masters[1]));
     assert_eq!(pair.masters[1].commit(), commands.len() as u64 + 1);

@@ -165,7 +165,8 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
             Command::SessionLoad(origin(session_server), load)
         }
         5 => {
-            let load = GameLoad { instances: 1, seats: 1, busy_permille: 9, draining: a < 60 };
+            let load =
+                GameLoad { instances: 1, seats: 1, busy_permille: 9, draining: a < 60, sent: 0 };
             Command::GameLoad(origin(game_server), load)
         }
         6 => Command::SessionReceived(origin(session_server), u64::from(a)),

@@ -138,7 +138,10 @@ fn id_of(Row { fields }: &Row) -> InstanceId {
 fn told(world: &World, words: &str) -> bool {
     world.effects.iter().any(|effect| match effect {
         Effect::Illegal { what, .. } => what.contains(words),
-        Effect::Welcome(..) | Effect::ToSession(..) | Effect::Acted { .. } => false,
+        Effect::Welcome(..)
+        | Effect::Renewed(..)
+        | Effect::ToSession(..)
+        | Effect::Acted { .. } => false,
     })
 }
 

@@ -1099,7 +1099,10 @@ fn what_a_game_server_says_that_can_not_be_is_named_and_it_is_given_none_of_it()
     ];
     let faults = world.game_reports("g1", report).into_iter().filter_map(|effect| match effect {
         Effect::Illegal { what, .. } => Some(what.to_string()),
-        Effect::Welcome(..) | Effect::ToSession(..) | Effect::Acted { .. } => None,
+        Effect::Welcome(..)
+        | Effect::Renewed(..)
+        | Effect::ToSession(..)
+        | Effect::Acted { .. } => None,
     });
     let faults: Vec<String> = faults.collect();
     assert_eq!(

@@ -7,7 +7,7 @@ use ecow::EcoString;
 use serde::{Deserialize, Serialize};
 
 use super::client_session::Meta;
-use super::session_master::{Received, Welcome};
+use super::session_master::{Fenced, NewEpoch, Received, Resume, Welcome};
 use super::{Opaque, direction};
 use crate::search::FieldInfo;
 use crate::{Incarnation, InstanceId, Key, KindName, Refusal, Seat, SessionId, UserId};
@@ -33,6 +33,10 @@ direction! {
         0x08 Received(Received),
         /// A user's score on a rank board (stream).
         0x09 Scored(Scored),
+        /// Answers a [`MasterToGame::NewEpoch`] instead of a report: this server goes on where it was.
+        0x0A Resume(Resume),
+        /// The master's epoch is over: the stamp has the one that is.
+        0x0B Fenced(Fenced),
     }
 }
 
@@ -47,8 +51,13 @@ direction! {
         0x83 Destroy(DestroyInstance),
         /// Everything of the game server's stream up to this number is committed.
         0x84 Received(Received),
-        /// Answers the report: the link is in use.
+        /// Answers the report, or the resume: the link is in use.
         0x85 Welcome(Welcome),
+        /// First on a link of the active, and on every link of a standby that has become it: this master decides, in
+        /// the epoch of the stamp.
+        0x86 NewEpoch(NewEpoch),
+        /// Answers a [`GameToMaster::Load`], once it is committed.
+        0x87 Renewed(Renewed),
     }
 }
 
@@ -153,6 +162,16 @@ pub struct GameLoad {
     pub busy_permille: u16,
     /// It stops: no new instances.
     pub draining: bool,
+    /// When this was sent, in microseconds of the game server's own clock: it comes back in [`Renewed`].
+    #[serde(default)]
+    pub sent: u64,
+}
+
+/// A load is committed by a master that still decides: the game server's lease counts from when it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewed {
+    /// As in [`GameLoad`].
+    pub sent: u64,
 }
 
 /// Make an instance.

@@ -7,6 +7,8 @@ pub mod admin_master;
 pub mod client_instance;
 pub mod client_session;
 pub mod master_game;
+pub mod master_standby;
+pub mod master_witness;
 pub mod server_server;
 pub mod session_game;
 pub mod session_master;

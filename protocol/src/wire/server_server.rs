@@ -20,6 +20,8 @@ pub enum Role {
     Session,
     /// Runs instances.
     Game,
+    /// Keeps the record of which master decides.
+    Witness,
 }
 
 impl std::fmt::Display for Role {
@@ -28,6 +30,7 @@ impl std::fmt::Display for Role {
             Self::Master => "master",
             Self::Session => "session",
             Self::Game => "game",
+            Self::Witness => "witness",
         })
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 direction! {
     /// What a session server says to the master.
     SessionToMaster {
-        /// First on every link: what this server is and whom it has.
+        /// Answers a [`MasterToSession::NewEpoch`]: what this server is and whom it has.
         0x01 Report(SessionReport),
         /// Load; may be lost.
         0x02 Load(SessionLoad),
@@ -32,6 +32,10 @@ direction! {
         0x06 Received(Received),
         /// A client has the changes of a live search; repeated by nobody, since changes are told anew on a new link.
         0x07 Seen(Seen),
+        /// Answers a [`MasterToSession::NewEpoch`] instead of a report: this server goes on where it was.
+        0x08 Resume(Resume),
+        /// The master's epoch is over: the stamp has the one that is.
+        0x09 Fenced(Fenced),
     }
 }
 
@@ -50,10 +54,13 @@ direction! {
         0x85 SessionServers(super::client_session::SessionServers),
         /// Everything of the session server's stream up to this number is committed.
         0x86 Received(Received),
-        /// Answers the report: the link is in use.
+        /// Answers the report, or the resume: the link is in use.
         0x87 Welcome(Welcome),
         /// What live searches have to tell (stream).
         0x88 Changed(Changed),
+        /// First on a link of the active, and on every link of a standby that has become it: this master decides, in
+        /// the epoch of the stamp.
+        0x89 NewEpoch(NewEpoch),
     }
 }
 
@@ -229,9 +236,25 @@ pub struct EndSession {
 /// The link is in use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// Which life of the master's process speaks: streams begin anew with another.
-    pub master: Incarnation,
+    /// Names both streams of this server: the number of the command by which the masters of this era came to know this
+    /// life of it. With another number, or in another era, both begin anew.
+    pub streams: u64,
 }
+
+/// This master decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewEpoch {
+    /// Number of the streams of this server, as in [`Welcome`], if it may go on with them without a report.
+    pub streams: Option<u64>,
+}
+
+/// A server goes on where it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {}
+
+/// The master's epoch is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fenced {}
 
 /// A client has the changes of a live search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::hash::Hasher;
 
-use greenroom_protocol::encode_into;
+use bytes::Bytes;
+use greenroom_protocol::{DecodeError, Limits, decode, encode};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::command::{Command, Effect, Effects, Event, Header};
+use crate::command::{Command, Effect, Effects, Header};
 use crate::record::{BadSnapshot, Record};
 use crate::state::State;
 
@@ -47,25 +48,56 @@ pub trait Apply: Sized {
     fn restore(&self, pieces: Vec<Self::Piece>) -> Result<Self, BadSnapshot>;
 }
 
+/// A command with the bytes that it is in the log: encoded once for the disk, the other master and the chain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logged {
+    command: Command,
+    bytes: Bytes,
+}
+
+impl Logged {
+    /// A command that is new.
+    pub fn new(command: Command) -> Self {
+        let bytes = encode(&command).into();
+        Self { command, bytes }
+    }
+
+    /// A command that comes from a disk or another master.
+    ///
+    /// # Errors
+    /// When the bytes are no command of this version.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        Ok(Self { command: decode(&bytes, Limits::SERVER)?, bytes })
+    }
+
+    /// What it says.
+    pub fn command(&self) -> &Command {
+        &self.command
+    }
+
+    /// What it is in the log.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
 /// The directory. Freezing copies it, and its hash reads all of it: both stop the master for as long as it is large,
 /// so the shell chooses [`super::Settings`] in which they are rare.
 impl Apply for State {
-    type Command = Command;
+    type Command = Logged;
     type Effect = Effect;
     type Piece = Record;
     type Frozen = Vec<Record>;
 
     const VERSION: u16 = 1;
 
-    fn apply(&mut self, header: &Header, command: &Command, effects: &mut Effects) {
-        State::apply(self, header, command, effects);
+    fn apply(&mut self, header: &Header, command: &Logged, effects: &mut Effects) {
+        State::apply(self, header, &command.command, effects);
     }
 
-    fn digest(command: &Command) -> u128 {
-        let mut bytes = Vec::new();
-        encode(command, &mut bytes);
+    fn digest(command: &Logged) -> u128 {
         let mut hasher = SipHasher13::new();
-        hasher.write(&bytes);
+        hasher.write(&command.bytes);
         hasher.finish128().as_u128()
     }
 
@@ -83,53 +115,5 @@ impl Apply for State {
 
     fn restore(&self, pieces: Vec<Record>) -> Result<Self, BadSnapshot> {
         State::restore(&self.secret, self.settings, self.placement(), pieces)
-    }
-}
-
-/// The bytes that stand for a command: its number among the commands, then what it holds.
-fn encode(command: &Command, out: &mut Vec<u8>) {
-    match command {
-        Command::SessionUp(who, report) => {
-            encode_into(&(0_u8, &who.server, who.incarnation, report), out);
-        }
-        Command::SessionLoad(who, load) => {
-            encode_into(&(1_u8, &who.server, who.incarnation, load), out);
-        }
-        Command::SessionReceived(who, n) => {
-            encode_into(&(2_u8, &who.server, who.incarnation, n), out);
-        }
-        Command::Bind(who, bind) => encode_into(&(3_u8, &who.server, who.incarnation, bind), out),
-        Command::Unbind(who, n, unbind) => {
-            encode_into(&(4_u8, &who.server, who.incarnation, n, unbind), out);
-        }
-        Command::Seen(who, seen) => encode_into(&(5_u8, &who.server, who.incarnation, seen), out),
-        Command::Ask { origin: who, session, id, answered, request } => {
-            encode_into(&(6_u8, &who.server, who.incarnation, session, id, answered, request), out);
-        }
-        Command::GameUp(who, report) => {
-            encode_into(&(7_u8, &who.server, who.incarnation, report), out);
-        }
-        Command::GameLoad(who, load) => {
-            encode_into(&(8_u8, &who.server, who.incarnation, load), out);
-        }
-        Command::GameReceived(who, n) => {
-            encode_into(&(9_u8, &who.server, who.incarnation, n), out);
-        }
-        Command::Happened(who, n, event) => {
-            encode_into(&(10_u8, &who.server, who.incarnation, n), out);
-            match event {
-                Event::Running(running) => encode_into(&(0_u8, running), out),
-                Event::CreateRefused(refused) => encode_into(&(1_u8, refused), out),
-                Event::SeatChanged(changed) => encode_into(&(2_u8, changed), out),
-                Event::MetaChanged(changed) => encode_into(&(3_u8, changed), out),
-                Event::Closed(closed) => encode_into(&(4_u8, closed), out),
-                Event::Scored(scored) => encode_into(&(5_u8, scored), out),
-            }
-        }
-        Command::LinkLost(role, who) => {
-            encode_into(&(11_u8, role, &who.server, who.incarnation), out);
-        }
-        Command::Expire => encode_into(&12_u8, out),
-        Command::Act { number, action } => encode_into(&(13_u8, number, action), out),
     }
 }

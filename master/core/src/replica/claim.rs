@@ -39,7 +39,9 @@ impl<S: Apply> Replica<S> {
             return;
         }
         let (expect, at) =
-            self.rec.map_or((0, Epoch { era: 1, epoch: 0 }), |rec| (rec.version, rec.at));
+            self.rec.map_or((0, Epoch { era: self.settings.founding_era, epoch: 0 }), |rec| {
+                (rec.version, rec.at)
+            });
         let at = Epoch { epoch: at.epoch + 1, ..at };
         self.claims += 1;
         let nonce = Nonce { by: self.me, number: self.claims };

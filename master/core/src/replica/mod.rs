@@ -11,6 +11,7 @@ mod active;
 mod apply;
 mod chain;
 mod claim;
+mod entry;
 mod following;
 mod mutants;
 mod words;
@@ -21,9 +22,10 @@ use std::fmt;
 use greenroom_protocol::Epoch;
 
 use self::active::Active;
-pub use self::apply::Apply;
+pub use self::apply::{Apply, Logged};
 use self::chain::Chain;
 use self::claim::{Claim, Purpose};
+pub use self::entry::BadEntry;
 use self::following::Learning;
 pub use self::mutants::Mutant;
 pub use self::words::{
@@ -41,6 +43,9 @@ type MessageOf<S> = Message<<S as Apply>::Command, <S as Apply>::Piece>;
 /// Time-outs in milliseconds, and how long queues may grow.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    /// The era that the first record of all begins. Whoever has seen a larger one listens to nobody below it, so a
+    /// cluster that was founded anew beside servers that live on needs a larger one than before.
+    pub founding_era: u32,
     /// Between two beacons, and after which what was not acknowledged is sent again.
     pub beacon_ms: u64,
     /// Silence after which an active goes on without its standby. Less than `takeover_after_ms`: who decides stays.
@@ -78,6 +83,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            founding_era: 1,
             beacon_ms: 50,
             solo_after_ms: 250,
             takeover_after_ms: 500,
@@ -236,6 +242,7 @@ impl<S: Apply> Replica<S> {
                     self.on_silence();
                 }
             }
+            Input::Seen(at) => self.on_seen(at),
             Input::Switchover => self.on_switchover(),
         }
         if self.stage == Stage::Active {
@@ -370,11 +377,7 @@ impl<S: Apply> Replica<S> {
             Some(to) => to == self.me || (self.is(Mutant::SideForCopy) && to.side == self.me.side),
         };
         let is_over = at < self.seen;
-        if at > self.seen {
-            self.seen = at;
-            // Somebody decides in an epoch that this master knows nothing of: only the witness can tell.
-            self.ask_witness();
-        }
+        self.on_seen(at);
         if !is_for_me {
             return;
         }
@@ -395,6 +398,14 @@ impl<S: Apply> Replica<S> {
             Message::Forward { commands } => self.on_commands(self.wall_ms, commands),
             // The envelope has said it.
             Message::Fenced => {}
+        }
+    }
+
+    /// Whoever says it: somebody decides in an epoch that this master may know nothing of. Only the witness can tell.
+    fn on_seen(&mut self, at: Epoch) {
+        if at > self.seen {
+            self.seen = at;
+            self.ask_witness();
         }
     }
 

@@ -2,49 +2,12 @@
 
 use std::sync::Arc;
 
+pub use greenroom_protocol::wire::master_standby::Position;
+pub use greenroom_protocol::wire::master_witness::{Master, Nonce, Rec, Side};
 use greenroom_protocol::{Epoch, Incarnation};
+use serde::{Deserialize, Serialize};
 
 use crate::command::Header;
-
-/// Which of the two masters, as the settings name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Side {
-    /// The first.
-    A,
-    /// The second.
-    B,
-}
-
-impl Side {
-    /// The other one.
-    pub const fn other(self) -> Self {
-        match self {
-            Self::A => Self::B,
-            Self::B => Self::A,
-        }
-    }
-}
-
-/// One copy of the log, in one life of one master. What the witness records and what acknowledges are such copies and
-/// never names of machines: a copy only ever grows, so what it has acknowledged stays true for as long as it exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Master {
-    /// Which of the two.
-    pub side: Side,
-    /// Which life of its process; a later one is larger.
-    pub incarnation: Incarnation,
-    /// How often this life has stepped back to learn: each time it may throw away its log for another.
-    pub copy: u32,
-}
-
-/// A place in the log, and what leads up to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position {
-    /// Number of the last entry; 0 before the first.
-    pub lsn: u64,
-    /// Hash over every entry up to it: equal only if all of them are.
-    pub chain: u128,
-}
 
 /// An entry of the log.
 #[derive(Debug, PartialEq)]
@@ -72,33 +35,9 @@ impl<C> Entry<C> {
     }
 }
 
-/// Names one attempt to change the record, so that its author knows it again. It needs no randomness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Nonce {
-    /// Who tries.
-    pub by: Master,
-    /// Its how manieth attempt.
-    pub number: u64,
-}
-
-/// What the witness keeps: who decides, and whose acknowledgement a commit needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Rec {
-    /// Grows by one at each change.
-    pub version: u64,
-    /// The term, which grows at each change too.
-    pub at: Epoch,
-    /// The active.
-    pub holder: Master,
-    /// The standby that has everything that is committed; without one the holder's disk has it.
-    pub peer: Option<Master>,
-    /// Which attempt wrote this.
-    pub nonce: Nonce,
-}
-
 /// Written before a master tries to become the only one: its log on disk, up to here at least, is the one to reclaim
 /// the record with, if the record says so after a restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Intent {
     /// The term that it tries for.
     pub at: Epoch,
@@ -112,7 +51,7 @@ pub struct Intent {
 ///
 /// An attempt of an earlier life may still be on its way when a later one tries: whichever the witness takes, its
 /// intent must be found. So none is forgotten before the record shows an epoch that is not below its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Intents {
     /// That of the record as it was last seen.
     pub proven: Option<Intent>,
@@ -263,6 +202,8 @@ pub enum Input<C, P> {
     Record(Option<Rec>),
     /// The link was reset and nobody listens there any more: this life of the other master is over.
     PeerGone(Incarnation),
+    /// Somebody who is no master has seen this epoch.
+    Seen(Epoch),
     /// An operator wants the standby to be the active. Without a standby that has everything nothing happens.
     Switchover,
 }

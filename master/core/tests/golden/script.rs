@@ -289,6 +289,7 @@ impl Script {
             Effect::ToSession(_, MasterToSession::Bound(bound)) => Some(bound),
             Effect::ToSession(..)
             | Effect::Welcome(..)
+            | Effect::Renewed(..)
             | Effect::Acted { .. }
             | Effect::Illegal { .. } => None,
         });
@@ -458,8 +459,11 @@ impl Script {
                     let refusal = destroy.refusal;
                     self.happened(on, Event::Closed(Closed { instance, incarnation, refusal }));
                 }
-                MasterToGame::Received(_) | MasterToGame::Welcome(_) | MasterToGame::Unknown(_) => {
-                }
+                MasterToGame::Received(_)
+                | MasterToGame::Welcome(_)
+                | MasterToGame::NewEpoch(_)
+                | MasterToGame::Renewed(_)
+                | MasterToGame::Unknown(_) => {}
             }
         }
         if self.once_in(3) {
@@ -549,7 +553,7 @@ impl Script {
             self.apply(Command::SessionLoad(self.world.origin(name), load));
         } else {
             let name = self.game();
-            let load = GameLoad { instances: 3, seats: 9, busy_permille, draining };
+            let load = GameLoad { instances: 3, seats: 9, busy_permille, draining, sent: 7 };
             self.apply(Command::GameLoad(self.world.origin(name), load));
         }
     }

@@ -293,7 +293,7 @@ impl World {
         self.apply(Command::LinkLost(role, self.origin(name)));
     }
     pub(crate) fn game_load(&mut self, name: &str, busy_permille: u16) {
-        let load = GameLoad { instances: 0, seats: 0, busy_permille, draining: false };
+        let load = GameLoad { instances: 0, seats: 0, busy_permille, draining: false, sent: 0 };
         self.apply(Command::GameLoad(self.origin(name), load));
     }
 
