@@ -17,7 +17,8 @@ use greenroom_protocol::wire::session_game::{
 };
 use greenroom_protocol::{
     Channel, Code, DecodeError, DownHeader, Generation, Incarnation, InstanceId, Limits,
-    LinkHeader, MemberId, Moment, Refusal, Seat, Seq, StampedHeader, UpHeader, ViewId, encode,
+    LinkHeader, MasterLink, MemberId, Moment, Refusal, Seat, Seq, StampedHeader, Streams, UpHeader,
+    Verdict, ViewId, Word, encode,
 };
 use slab::Slab;
 
@@ -25,7 +26,10 @@ use crate::Metrics;
 use crate::clockwork::{Clockwork, Ticks};
 use crate::frozen::{Asked, Frozen, Waiting};
 use crate::lease::Lease;
-use crate::upward::{Upward, Verdict};
+use crate::upward::Upward;
+
+/// How long a master may take to welcome this server once that has answered it, in microseconds.
+const WELCOME_US: u64 = 5_000_000;
 
 /// Everything that a game server has.
 pub(crate) struct Host {
@@ -42,6 +46,8 @@ pub(crate) struct Host {
     links: Slab<SessionLink>,
     pub(crate) upward: Upward,
     lease: Lease,
+    /// When the master that decides was answered, in microseconds.
+    answered: u64,
     /// Instances that run by the lease.
     keyed: usize,
     /// Those of them that are frozen.
@@ -183,6 +189,7 @@ impl Host {
             links: Slab::new(),
             upward: Upward::default(),
             lease: Lease::new(settings.lease),
+            answered: 0,
             keyed: 0,
             frozen: 0,
             thaw_at: None,
@@ -397,42 +404,70 @@ impl Host {
 
     // The master.
 
-    /// A link to a master is open.
-    pub(crate) fn master_linked(&mut self, outgoing: Outgoing) {
-        let report = GameReport {
+    /// Has something from a master come over this link, if only a sign of life: before it is read, the lease may have
+    /// run out while this process was stopped.
+    pub(crate) fn master_speaks(&mut self) {
+        self.check_lease();
+    }
+    /// Handles a message of a master; true if it was taken from its stream, so that it is to be acknowledged.
+    ///
+    /// # Errors
+    /// When it can't be read: the link can't go on.
+    pub(crate) fn hear_master(
+        &mut self,
+        master: MasterLink,
+        kind: u8,
+        payload: &[u8],
+    ) -> Result<bool, DecodeError> {
+        let (header, body) = StampedHeader::split(payload)?;
+        let message = MasterToGame::decode(kind, body, Limits::SERVER)?;
+        match self.upward.follow.hear(master, header.epoch, Word::from(&message)) {
+            // It is acknowledged again if it came before: the sender does not know that it came.
+            Verdict::Take => {
+                if self.upward.take(header.n) {
+                    self.take(message);
+                }
+                return Ok(header.n > 0);
+            }
+            Verdict::Report => {
+                self.follows(master);
+                let report = self.report();
+                self.upward.report(report);
+            }
+            Verdict::Resume => {
+                self.follows(master);
+                self.upward.resume();
+            }
+            Verdict::Welcome(streams) => self.welcomed(streams),
+            Verdict::Drop => {}
+            Verdict::Fence => {
+                let MasterLink(link) = master;
+                tracing::warn!(link, epoch = %header.epoch, "a master whose epoch is over is told so");
+                Metrics::add(&self.metrics.deposed, 1);
+                self.upward.fence(master);
+            }
+            Verdict::Deposed => Metrics::add(&self.metrics.deposed, 1),
+        }
+        Ok(false)
+    }
+    /// A master says that it decides, and is answered.
+    fn follows(&mut self, master: MasterLink) {
+        let MasterLink(link) = master;
+        tracing::info!(link, epoch = %self.upward.follow.epoch(), "a master decides from here on");
+        self.thaw_at = None;
+        self.answered = self.micros();
+    }
+    fn report(&self) -> GameReport {
+        GameReport {
             address: self.address.clone(),
             build: self.build.clone(),
             kinds: self.registry.kinds(),
             capacity: self.capacity,
             labels: self.labels.clone(),
             instances: self.instances.iter().map(|(_, hosted)| hosted.core.held()).collect(),
-        };
-        self.thaw_at = None;
-        self.upward.linked(outgoing, report);
-    }
-    /// Something came from the master, if only a sign of life.
-    pub(crate) fn heard_master(&mut self) {
-        self.check_lease();
-        if self.upward.is_welcomed() {
-            self.lease.heard(self.micros());
         }
     }
-    /// Handles a message of a master; true if it was taken from its stream, so that it is to be acknowledged.
-    ///
-    /// # Errors
-    /// When it can't be read: the link can't go on.
-    pub(crate) fn hear_master(&mut self, kind: u8, payload: &[u8]) -> Result<bool, DecodeError> {
-        let (header, body) = StampedHeader::split(payload)?;
-        let message = MasterToGame::decode(kind, body, Limits::SERVER)?;
-        match self.upward.take(header) {
-            Verdict::Take => {}
-            // It is acknowledged again: the sender does not know that it came.
-            Verdict::Drop => return Ok(true),
-            Verdict::Deposed => {
-                Metrics::add(&self.metrics.deposed, 1);
-                return Ok(false);
-            }
-        }
+    fn take(&mut self, message: MasterToGame) {
         match message {
             MasterToGame::Create(order) => self.create(&order),
             MasterToGame::FreeSeat(free) => {
@@ -449,23 +484,25 @@ impl Host {
             MasterToGame::Received(received) => {
                 self.upward.acknowledged(received.n);
                 if self.thaw_at.is_some_and(|thaw_at| thaw_at <= received.n) {
-                    self.thaw();
+                    self.thaw_in_time();
                 }
             }
-            MasterToGame::Welcome(welcome) => self.welcomed(welcome.master),
+            MasterToGame::Renewed(renewed) => self.lease.renew(renewed.sent, self.micros()),
+            MasterToGame::NewEpoch(_) | MasterToGame::Welcome(_) => {
+                unreachable!("they tell whom to follow, and were handled with that")
+            }
             MasterToGame::Unknown(kind) => {
                 tracing::warn!(kind, "the master said what this build does not know");
             }
         }
-        Ok(header.n > 0)
     }
     fn running(&self, instance: InstanceId, incarnation: Incarnation) -> Option<usize> {
         let at = *self.by_id.get(&instance)?;
         (self.instances[at].core.incarnation() == incarnation).then_some(at)
     }
-    fn welcomed(&mut self, master: Incarnation) {
-        let mut changed = self.upward.welcome(master);
-        self.lease.begin(self.micros());
+    fn welcomed(&mut self, streams: Streams) {
+        let mut changed = self.upward.welcome(streams);
+        self.lease.begin(self.answered);
         // The master's word on those that are frozen: if they are to stop, it says so before it acknowledges this.
         let frozen = self.instances.iter().filter(|(_, hosted)| hosted.frozen.is_some());
         changed.extend(frozen.map(|(_, hosted)| hosted.core.instance()));
@@ -523,7 +560,7 @@ impl Host {
         self.upward.push(&running.into());
         Ok(())
     }
-    /// Tells the master the load, and the metrics what the links have done.
+    /// Tells the master the load, which renews the lease, and the metrics what the links have done.
     pub(crate) fn report_load(&mut self) {
         let seats: u32 = self.instances.iter().map(|(_, hosted)| hosted.core.seats_held()).sum();
         Metrics::set(&self.metrics.seats, u64::from(seats));
@@ -543,6 +580,7 @@ impl Host {
             seats,
             busy_permille: self.busy_permille(),
             draining: self.draining,
+            sent: self.micros(),
         };
         self.upward.say_outside(&GameToMaster::Load(load));
     }
@@ -554,6 +592,16 @@ impl Host {
         let wall = at.elapsed().as_micros().max(1);
         let permille = spent.saturating_sub(before).as_micros() * 1_000 / wall;
         u16::try_from(permille).unwrap_or(1_000).min(1_000)
+    }
+    /// Gives a master up that says that it decides, was answered, and does not say welcome: its link is dialled anew.
+    pub(crate) fn check_welcome(&self) {
+        if self.upward.follow.link().is_some()
+            && !self.upward.is_welcomed()
+            && self.micros().saturating_sub(self.answered) > WELCOME_US
+        {
+            tracing::warn!("the master did not welcome this server; it is dialled again");
+            self.upward.close();
+        }
     }
     /// Takes nothing new from here on.
     pub(crate) fn drain(&mut self) {
@@ -572,7 +620,7 @@ impl Host {
         for (_, link) in &self.links {
             link.outgoing.close();
         }
-        self.upward.close();
+        self.upward.close_all();
     }
 
     // Time.
@@ -630,7 +678,7 @@ impl Host {
 
     // The lease.
 
-    /// Freezes what may not go on without a word of the master, once there was none for as long as the lease lasts.
+    /// Freezes what may not go on without the lease, once no master has renewed it for as long as it lasts.
     fn check_lease(&mut self) {
         if self.frozen == self.keyed || !self.lease.is_over(self.micros()) {
             return;
@@ -648,13 +696,22 @@ impl Host {
         let instances = self.frozen;
         tracing::warn!(
             instances,
-            "no master was heard for as long as the lease lasts: instances with a unique key stand still"
+            "no master renewed the lease for as long as it lasts: instances with a unique key stand still"
         );
-        // Who says nothing for so long may be gone, or another one be the active: each of them is dialled anew.
+        // It begins anew when a master welcomes this server: the one that is followed says again that it decides, or
+        // another one does.
         self.thaw_at = None;
         self.upward.close();
     }
-    /// The master knows what is frozen here, and had its say.
+    /// The master knows what is frozen here, and had its say; unless that was so long ago that the lease is over again.
+    fn thaw_in_time(&mut self) {
+        if self.lease.is_over(self.micros()) {
+            self.thaw_at = None;
+            self.upward.close();
+        } else {
+            self.thaw();
+        }
+    }
     fn thaw(&mut self) {
         self.thaw_at = None;
         tracing::info!(instances = self.frozen, "a master is there again: instances go on");

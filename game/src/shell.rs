@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use ecow::{EcoString, eco_format};
 use greenroom_game_core::Registry;
-use greenroom_link::{ClusterKey, Link, LinkError, Me, Outgoing, Writer, accept, dial};
+use greenroom_link::{
+    ClusterKey, Follower, Incoming, Link, LinkError, Me, Outgoing, Writer, accept, stay_linked,
+};
 use greenroom_protocol::wire::server_server::{Identity, Role};
-use greenroom_protocol::{Incarnation, ServerName};
+use greenroom_protocol::{Incarnation, MasterLink, ServerName};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
@@ -24,10 +26,8 @@ use crate::{GameConfig, GameError, Metrics};
 
 /// How long a link may take for what is still to be written when the server stops.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
-/// How long a master may take to answer the report of a new link.
-const WELCOME_MAX: Duration = Duration::from_secs(5);
-/// Between two rounds of dialling every master: doubles from the first to the last.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// The longest between two loads that the master is told, since they renew the lease. Shorter for a short lease.
+const LOAD_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// A pause after an accept that failed, for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -106,7 +106,10 @@ pub fn bind(
         listener,
         address,
         settings,
-        report_interval: config.report_interval.max(Duration::from_millis(10)),
+        report_interval: config
+            .report_interval
+            .min(config.lease / 4)
+            .clamp(Duration::from_millis(10), LOAD_INTERVAL_MAX),
         drain_timeout: config.drain_timeout,
         metrics: Arc::default(),
     })
@@ -149,7 +152,9 @@ impl Game {
         shell.spawn(Rc::clone(&shell).listen(listener));
         shell.spawn(Rc::clone(&shell).keep_time());
         shell.spawn(Rc::clone(&shell).report(self.report_interval));
-        shell.spawn(Rc::clone(&shell).stay_with_a_master(self.masters));
+        for (place, address) in self.masters.into_iter().enumerate() {
+            shell.spawn(Rc::clone(&shell).stay_linked(MasterLink(place), address));
+        }
         stop.cancelled().await;
         shell.with_host(Host::drain);
         if time::timeout(self.drain_timeout, shell.deserted()).await.is_err() {
@@ -242,7 +247,10 @@ impl Shell {
     async fn report(self: Rc<Self>, interval: Duration) {
         let mut interval = time::interval(interval);
         while self.stopped.run_until_cancelled(interval.tick()).await.is_some() {
-            self.with_host(Host::report_load);
+            self.with_host(|host| {
+                host.check_welcome();
+                host.report_load();
+            });
         }
     }
 
@@ -294,91 +302,46 @@ impl Shell {
         }
     }
 
-    // The master.
+    /// Keeps a link to a master until this server stops.
+    async fn stay_linked(self: Rc<Self>, master: MasterLink, address: String) {
+        self.stopped.run_until_cancelled(stay_linked(master, &address, &self.me, &self)).await;
+    }
+}
 
-    /// Dials the masters in turn until one welcomes this server, and again when that link ends.
-    async fn stay_with_a_master(self: Rc<Self>, masters: Vec<String>) {
-        let mut pause = PAUSE.0;
-        while !self.stopped.is_cancelled() {
-            for address in &masters {
-                let Some(linked) = self.stopped.run_until_cancelled(self.dial(address)).await
-                else {
-                    return;
-                };
-                match linked {
-                    Ok(link) => {
-                        if Rc::clone(&self).listen_to_master(link, address).await {
-                            pause = PAUSE.0;
-                        }
-                    }
-                    Err(error) => tracing::warn!(address, %error, "no link to the master"),
-                }
-            }
-            // Up to half as long again, so that servers that lost a master together do not come back together.
-            let jitter = pause.mul_f64(
-                f64::from(u16::try_from(getrandom::u64().unwrap_or(0) & 0xffff).unwrap_or(0))
-                    / 131_072.0,
-            );
-            let slept = self.stopped.run_until_cancelled(time::sleep(pause + jitter)).await;
-            if slept.is_none() {
-                return;
-            }
-            pause = (pause * 2).min(PAUSE.1);
-        }
-    }
-    async fn dial(&self, address: &str) -> Result<Link, LinkError> {
-        dial(address, &self.me, &[Role::Master]).await
-    }
-    /// Whether the master welcomed this server.
-    async fn listen_to_master(self: Rc<Self>, link: Link, address: &str) -> bool {
-        let Link { peer, mut incoming, outgoing, writer, .. } = link;
+impl Follower for Shell {
+    fn linked(
+        self: &Rc<Self>,
+        master: MasterLink,
+        _: &Identity,
+        outgoing: Outgoing,
+        writer: Writer,
+    ) {
         self.spawn(write(writer));
-        self.with_host(|host| host.master_linked(outgoing.clone()));
-        let welcome_by = Instant::now() + WELCOME_MAX;
-        let mut welcomed = false;
-        let ended = loop {
-            let filled = self.stopped.run_until_cancelled(async {
-                if welcomed {
-                    return Some(incoming.fill().await);
-                }
-                time::timeout_at(welcome_by, incoming.fill()).await.ok()
-            });
-            match filled.await {
-                None => break LinkError::Closed,
-                Some(None) => break LinkError::Silent(WELCOME_MAX),
-                Some(Some(Err(error))) => break error,
-                Some(Some(Ok(()))) => {}
+        self.with_host(|host| host.upward.linked(master, outgoing));
+    }
+    fn heard(
+        self: &Rc<Self>,
+        master: MasterLink,
+        incoming: &mut Incoming,
+    ) -> Result<(), LinkError> {
+        self.with_host(|host| {
+            host.master_speaks();
+            if host.upward.is_closing(master) {
+                return Err(LinkError::Closed); // What is said now comes too late.
             }
-            let handled = self.with_host(|host| {
-                host.heard_master();
-                if outgoing.is_closing() {
-                    return Err(LinkError::Closed); // What is said now comes too late.
-                }
-                let mut acknowledge = false;
-                while let Some(frame) = incoming.next_frame()? {
-                    let payload = &incoming.bytes()[frame.payload];
-                    acknowledge |= host.hear_master(frame.header.kind, payload)?;
-                }
-                if acknowledge {
-                    host.upward.acknowledge();
-                }
-                Ok(host.upward.is_welcomed())
-            });
-            match handled {
-                Ok(true) if !welcomed => {
-                    welcomed = true;
-                    tracing::info!(master = %peer.name, "linked to the master");
-                }
-                Ok(_) => {}
-                Err(error) => break error,
+            let mut acknowledge = false;
+            while let Some(frame) = incoming.next_frame()? {
+                let payload = &incoming.bytes()[frame.payload];
+                acknowledge |= host.hear_master(master, frame.header.kind, payload)?;
             }
-        };
-        outgoing.close();
-        self.with_host(|host| host.upward.lost());
-        if !self.stopped.is_cancelled() {
-            tracing::warn!(address, error = %ended, "the link to the master ended");
-        }
-        welcomed
+            if acknowledge {
+                host.upward.acknowledge();
+            }
+            Ok(())
+        })
+    }
+    fn lost(self: &Rc<Self>, master: MasterLink) {
+        self.with_host(|host| host.upward.lost(master));
     }
 }
 

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use ecow::EcoString;
 use greenroom_link::Outgoing;
 use greenroom_protocol::wire::master_game::{GameToMaster, Scored};
-use greenroom_protocol::wire::session_master::Received;
+use greenroom_protocol::wire::session_master::{Fenced, Received, Resume};
 use greenroom_protocol::{
-    Epoch, Inbound, Incarnation, InstanceId, LinkHeader, Outbound, StampedHeader, UserId,
+    Follow, Inbound, InstanceId, LinkHeader, MasterLink, Outbound, StampedHeader, Streams, UserId,
 };
 
 /// Scores that may wait while no master is there: the newest of each user on each board. Further ones are dropped.
@@ -18,14 +18,10 @@ const SCORES_WAITING_MAX: usize = 1 << 16;
 pub(crate) struct Upward {
     outbound: Outbound<GameToMaster>,
     inbound: Inbound,
-    /// The largest that was seen: who says less is not the active master any more.
-    epoch: Epoch,
-    /// The life of a master that the streams are with.
-    master: Option<Incarnation>,
-    link: Option<Outgoing>,
-    /// The master has answered the report of this link: the stream may flow.
-    welcomed: bool,
-    /// The last number of the stream that the report of this link covers.
+    /// Which of the masters is told what happens here.
+    pub(crate) follow: Follow,
+    links: BTreeMap<MasterLink, Outgoing>,
+    /// The last number of the stream that the last report covers.
     reported: u64,
     last: u64,
     /// Instances whose metadata changed while nobody was told.
@@ -35,47 +31,49 @@ pub(crate) struct Upward {
     payload: Vec<u8>,
 }
 
-/// What to do with a message of a master.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Handle it.
-    Take,
-    /// It came before, or too early.
-    Drop,
-    /// It is from a master that is not the active one any more.
-    Deposed,
-}
-
 impl Upward {
-    /// A link is open: first the report, outside the stream.
-    pub(crate) fn linked(&mut self, link: Outgoing, report: impl Into<GameToMaster>) {
-        self.link = Some(link);
-        self.welcomed = false;
+    /// A link is open: nothing is said before that master says that it decides.
+    pub(crate) fn linked(&mut self, master: MasterLink, link: Outgoing) {
+        self.links.insert(master, link);
+    }
+    pub(crate) fn lost(&mut self, master: MasterLink) {
+        self.links.remove(&master);
+        self.follow.lost(master);
+    }
+    /// Answers the master that decides with everything, outside the stream.
+    pub(crate) fn report(&mut self, report: impl Into<GameToMaster>) {
         self.reported = self.last;
         self.say(&report.into(), 0);
     }
-    pub(crate) fn lost(&mut self) {
-        (self.link, self.welcomed) = (None, false);
+    /// Answers the master that decides that this server goes on where it was.
+    pub(crate) fn resume(&mut self) {
+        self.reported = 0;
+        self.say(&Resume {}.into(), 0);
+    }
+    /// Tells a master that its epoch is over.
+    pub(crate) fn fence(&mut self, master: MasterLink) {
+        self.say_to(master, &Fenced {}.into(), 0);
     }
     pub(crate) const fn is_welcomed(&self) -> bool {
-        self.welcomed
+        self.follow.is_welcomed()
     }
-    /// The master answers the report. Another life of it begins the streams anew, with what happened since the report.
-    /// Gives the instances whose metadata it is to be told.
-    pub(crate) fn welcome(&mut self, master: Incarnation) -> BTreeSet<InstanceId> {
-        self.welcomed = true;
-        if self.master != Some(master) {
-            // What the report says need not be said again; it does not say scores.
-            self.master = Some(master);
-            self.inbound = Inbound::default();
-            let mut since = Outbound::default();
-            self.last = 0;
-            for (n, message) in self.outbound.unacknowledged() {
-                if n > self.reported || matches!(message, GameToMaster::Scored(_)) {
-                    self.last = since.push(message.clone());
+    /// The master answers the report, or that this server goes on. Other streams begin with what happened since the
+    /// report. Gives the instances whose metadata it is to be told.
+    pub(crate) fn welcome(&mut self, streams: Streams) -> BTreeSet<InstanceId> {
+        match streams {
+            Streams::GoOn => {}
+            Streams::First | Streams::Anew => {
+                // What the report says need not be said again; it does not say scores.
+                self.inbound = Inbound::default();
+                let mut since = Outbound::default();
+                self.last = 0;
+                for (n, message) in self.outbound.unacknowledged() {
+                    if n > self.reported || matches!(message, GameToMaster::Scored(_)) {
+                        self.last = since.push(message.clone());
+                    }
                 }
+                self.outbound = since;
             }
-            self.outbound = since;
         }
         let waiting = std::mem::take(&mut self.outbound);
         for (n, message) in waiting.unacknowledged() {
@@ -87,20 +85,13 @@ impl Upward {
         }
         std::mem::take(&mut self.meta)
     }
-    /// Whether a message with this header is to be handled.
-    pub(crate) fn take(&mut self, header: StampedHeader) -> Verdict {
-        if header.epoch < self.epoch {
-            return Verdict::Deposed;
-        }
-        self.epoch = header.epoch;
-        if header.n > 0 && !self.inbound.accept(header.n) {
-            return Verdict::Drop;
-        }
-        Verdict::Take
+    /// Whether a message with this number in the master's stream, or 0 for beside it, is to be handled.
+    pub(crate) fn take(&mut self, n: u64) -> bool {
+        n == 0 || self.inbound.accept(n)
     }
     /// Says what of the master's stream has arrived.
     pub(crate) fn acknowledge(&mut self) {
-        self.say(&Received { n: self.inbound.received() }.into(), 0);
+        self.say_outside(&Received { n: self.inbound.received() }.into());
     }
     /// The master has what of our stream is up to this number.
     pub(crate) fn acknowledged(&mut self, n: u64) {
@@ -113,7 +104,7 @@ impl Upward {
     /// Says something in the stream, or keeps it until there is somebody to be told. False for a score that is dropped,
     /// because too many wait.
     pub(crate) fn push(&mut self, message: &GameToMaster) -> bool {
-        if self.welcomed {
+        if self.is_welcomed() {
             self.append(message);
             return true;
         }
@@ -145,6 +136,8 @@ impl Upward {
             | GameToMaster::CreateRefused(_)
             | GameToMaster::SeatChanged(_)
             | GameToMaster::Received(_)
+            | GameToMaster::Resume(_)
+            | GameToMaster::Fenced(_)
             | GameToMaster::Unknown(_) => self.append(message),
         }
         true
@@ -152,29 +145,43 @@ impl Upward {
     /// Appends to the stream.
     fn append(&mut self, message: &GameToMaster) {
         self.last = self.outbound.push(message.clone());
-        if self.welcomed {
+        if self.is_welcomed() {
             self.say(message, self.last);
         }
     }
     /// Says something that may be lost.
     pub(crate) fn say_outside(&mut self, message: &GameToMaster) {
-        if self.welcomed {
+        if self.is_welcomed() {
             self.say(message, 0);
         }
     }
     /// Whether a master is there that has not acknowledged everything.
     pub(crate) fn is_waiting_for_word(&self) -> bool {
-        self.welcomed && !self.outbound.is_empty()
+        self.is_welcomed() && !self.outbound.is_empty()
     }
+    /// Has the master that is followed dialled anew.
     pub(crate) fn close(&self) {
-        if let Some(link) = &self.link {
+        if let Some(link) = self.follow.link().and_then(|master| self.links.get(&master)) {
             link.close();
         }
     }
+    /// Whether the link is to be given up, or gone.
+    pub(crate) fn is_closing(&self, master: MasterLink) -> bool {
+        self.links.get(&master).is_none_or(Outgoing::is_closing)
+    }
+    /// Ends every link after what waits has been written.
+    pub(crate) fn close_all(&self) {
+        self.links.values().for_each(Outgoing::close);
+    }
     fn say(&mut self, message: &GameToMaster, n: u64) {
-        let Some(link) = &self.link else { return };
+        if let Some(master) = self.follow.link() {
+            self.say_to(master, message, n);
+        }
+    }
+    fn say_to(&mut self, master: MasterLink, message: &GameToMaster, n: u64) {
+        let Some(link) = self.links.get(&master) else { return };
         self.payload.clear();
-        self.payload.extend_from_slice(&StampedHeader { epoch: self.epoch, n }.bytes());
+        self.payload.extend_from_slice(&StampedHeader { epoch: self.follow.epoch(), n }.bytes());
         message.encode_into(&mut self.payload);
         link.push(LinkHeader { kind: message.kind(), target: 0 }, &[&self.payload]);
     }

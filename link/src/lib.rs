@@ -15,10 +15,12 @@ pub mod framing;
 mod handshake;
 mod incoming;
 mod key;
+mod masters;
 mod outgoing;
 
 pub use error::LinkError;
 pub use handshake::{Link, Me, accept, dial};
 pub use incoming::{Frame, Incoming};
 pub use key::ClusterKey;
+pub use masters::{Follower, stay_linked};
 pub use outgoing::{Counters, Full, Outgoing, Writer};

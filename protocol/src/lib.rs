@@ -10,6 +10,7 @@
 //! *Never*: a socket, a task, a clock; it carries no tokio into the cores.
 
 mod bounded;
+mod follow;
 mod frame;
 mod ids;
 mod refusal;
@@ -18,6 +19,7 @@ mod stream;
 pub mod wire;
 
 pub use bounded::{DecodeError, Limits, check, decode, encode, encode_into};
+pub use follow::{Follow, MasterLink, Streams, Verdict, Word};
 pub use frame::{
     CLIENT_FRAME_BYTES_MAX, DownHeader, HELLO_BYTES_MAX, InstanceFrame, LINK_FRAME_BYTES_MAX,
     LINK_HEADER_BYTES, LinkHeader, PATCH_HEADER_BYTES, PIECE_BYTES_MAX, PatchHeader, PieceHeader,

@@ -14,12 +14,13 @@ use std::{
 
 use ecow::{EcoString, eco_format};
 use greenroom_link::{
-    ClusterKey, Link, LinkError, Me, Outgoing, dial,
+    ClusterKey, Follower, Incoming, Link, LinkError, Me, Outgoing, dial,
     framing::{Fragments, Framing, FramingError, Item, pong},
+    stay_linked,
 };
 use greenroom_protocol::{
-    CLIENT_FRAME_BYTES_MAX, Code, Incarnation, InstanceFrame, Limits, LinkHeader, MemberId, Moment,
-    Refusal, ServerName, StampedHeader,
+    CLIENT_FRAME_BYTES_MAX, Code, Incarnation, InstanceFrame, Limits, LinkHeader, MasterLink,
+    MemberId, Moment, Refusal, ServerName, StampedHeader,
     wire::{
         client_instance,
         client_session::{self, SessionToClient},
@@ -270,7 +271,7 @@ impl Session {
             outputs: RefCell::default(),
             connections: RefCell::default(),
             games: RefCell::default(),
-            master: RefCell::default(),
+            masters: RefCell::default(),
             flushes: RefCell::default(),
             auth: self.auth,
             me: self.me,
@@ -286,7 +287,9 @@ impl Session {
         for acceptor in acceptors {
             shell.spawn(Rc::clone(&shell).accept(acceptor, stop.clone()));
         }
-        shell.spawn(Rc::clone(&shell).stay_with_a_master(self.masters));
+        for (place, address) in self.masters.into_iter().enumerate() {
+            shell.spawn(Rc::clone(&shell).stay_linked(MasterLink(place), address));
+        }
         shell.spawn(Rc::clone(&shell).sweep());
         stop.cancelled().await;
         let busy = shell.busy_permille();
@@ -314,8 +317,8 @@ impl Session {
         }
         shell.stopped.cancel();
         // What the master and the game servers are still to be told goes out before the links end.
-        if let Some(master) = shell.master.take() {
-            master.close();
+        for link in shell.masters.borrow().values() {
+            link.close();
         }
         for link in shell.games.borrow().values() {
             link.close();
@@ -333,7 +336,7 @@ struct Shell {
     outputs: RefCell<Vec<Output>>,
     connections: RefCell<Connections>,
     games: RefCell<BTreeMap<GameId, Outgoing>>,
-    master: RefCell<Option<Outgoing>>,
+    masters: RefCell<BTreeMap<MasterLink, Outgoing>>,
     /// Connections that have something to be written at the end of the batch.
     flushes: RefCell<Vec<Shared>>,
     auth: Authenticators,
@@ -424,11 +427,16 @@ impl Shell {
                     });
                 });
             }
-            Output::Master(header, message) => {
-                if let Some(master) = &*self.master.borrow() {
+            Output::Master(link, header, message) => {
+                if let Some(master) = self.masters.borrow().get(&link) {
                     let mut payload = header.bytes().to_vec();
                     message.encode_into(&mut payload);
                     master.push(LinkHeader { kind: message.kind(), target: 0 }, &[&payload]);
+                }
+            }
+            Output::CloseMaster(link) => {
+                if let Some(master) = self.masters.borrow().get(&link) {
+                    master.close();
                 }
             }
             Output::Game(game, message) => {
@@ -453,8 +461,14 @@ impl Shell {
                 Metrics::add(&self.metrics.turned_away, 1);
                 tracing::debug!(?conn, %refusal, "turned a client away");
             }
-            Told::StaleEpoch(epoch) => {
-                tracing::warn!(%epoch, "ignored a master whose epoch is over")
+            Told::StaleEpoch(MasterLink(link), epoch) => {
+                tracing::warn!(link, %epoch, "a master whose epoch is over is told so");
+            }
+            Told::Follows(MasterLink(link), epoch) => {
+                tracing::info!(link, %epoch, "a master decides from here on");
+            }
+            Told::NotWelcomed(MasterLink(link)) => {
+                tracing::warn!(link, "the master did not welcome this server; it is dialled again");
             }
             Told::GameLost(name, why) => {
                 tracing::warn!(%name, %why, "a game server is lost to its players")
@@ -1016,72 +1030,46 @@ impl Shell {
 
     // The master -------------------------------------------------------------------------------------------------
 
-    /// Holds a link to a master, whichever can be reached.
-    async fn stay_with_a_master(self: Rc<Self>, masters: Vec<String>) {
-        let mut pause = Duration::ZERO;
-        for address in masters.iter().cycle() {
-            if self.stopped.run_until_cancelled(time::sleep(pause)).await.is_none() {
-                return;
-            }
-            match dial(address, &self.me, &[Role::Master]).await {
-                Ok(link) => {
-                    pause = Duration::from_millis(20);
-                    let ended = Rc::clone(&self).listen_to_master(link).await;
-                    if let Some(outgoing) = self.master.take() {
-                        // If it was this side that ended it, the writer does not know yet.
-                        outgoing.close();
-                    }
-                    self.decide(None, |core, _, _| core.master_lost());
-                    if !self.stopped.is_cancelled() {
-                        tracing::warn!(address, error = %ended, "the link to the master ended");
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(address, %error, "no link to the master");
-                    pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(1));
-                }
-            }
-        }
+    /// Keeps a link to a master until this server stops.
+    async fn stay_linked(self: Rc<Self>, master: MasterLink, address: String) {
+        self.stopped.run_until_cancelled(stay_linked(master, &address, &self.me, &self)).await;
     }
+}
 
-    async fn listen_to_master(self: Rc<Self>, link: Link) -> LinkError {
-        let Link { peer, mut incoming, outgoing, writer, .. } = link;
-        tracing::info!(master = %peer.name, "linked to the master");
-        self.master.replace(Some(outgoing));
+impl Follower for Shell {
+    fn linked(
+        self: &Rc<Self>,
+        master: MasterLink,
+        _: &Identity,
+        outgoing: Outgoing,
+        writer: greenroom_link::Writer,
+    ) {
+        self.masters.borrow_mut().insert(master, outgoing);
         self.spawn(async move {
             if let Err(error) = writer.run().await {
-                tracing::debug!(%error, "writing to the master ended");
+                tracing::debug!(%error, "writing to a master ended");
             }
         });
-        self.decide(None, |core, _, out| core.master_linked(out));
-        loop {
-            let filled = tokio::select! {
-                () = self.stopped.cancelled() => return LinkError::Closed,
-                filled = incoming.fill() => filled,
-            };
-            if let Err(error) = filled {
-                return error;
-            }
-            loop {
-                let frame = match incoming.next_frame() {
-                    Ok(Some(frame)) => frame,
-                    Ok(None) => break,
-                    Err(error) => return error,
-                };
-                let payload = &incoming.bytes()[frame.payload];
-                let message = StampedHeader::split(payload).and_then(|(header, body)| {
-                    Ok((header, MasterToSession::decode(frame.header.kind, body, Limits::SERVER)?))
-                });
-                match message {
-                    Ok((header, message)) => {
-                        self.decide(None, |core, now, out| {
-                            core.from_master(now, header, message, out)
-                        });
-                    }
-                    Err(error) => return error.into(),
-                }
-            }
+    }
+
+    fn heard(
+        self: &Rc<Self>,
+        master: MasterLink,
+        incoming: &mut Incoming,
+    ) -> Result<(), LinkError> {
+        while let Some(frame) = incoming.next_frame()? {
+            let (header, body) = StampedHeader::split(&incoming.bytes()[frame.payload])?;
+            let message = MasterToSession::decode(frame.header.kind, body, Limits::SERVER)?;
+            self.decide(None, |core, now, out| {
+                core.from_master(now, master, header, message, out);
+            });
         }
+        Ok(())
+    }
+
+    fn lost(self: &Rc<Self>, master: MasterLink) {
+        self.masters.borrow_mut().remove(&master);
+        self.decide(None, |core, _, _| core.master_lost(master));
     }
 }
 

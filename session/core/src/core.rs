@@ -2,10 +2,11 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::{
-    Channel, Code, DownHeader, Epoch, Generation, HELLO_BYTES_MAX, Inbound, Incarnation,
-    InstanceFrame, InstanceId, KindName, LINK_FRAME_BYTES_MAX, Limits, MemberId, Moment, Outbound,
-    PROTOCOL_MAX, PROTOCOL_MIN, Refusal, ReplyHeader, RequestHeader, RequestId, Seat, Seq,
-    ServerName, SessionId, SessionKey, StampedHeader, UpHeader, UserId,
+    Channel, Code, DownHeader, Epoch, Follow, Generation, HELLO_BYTES_MAX, Inbound, Incarnation,
+    InstanceFrame, InstanceId, KindName, LINK_FRAME_BYTES_MAX, Limits, MasterLink, MemberId,
+    Moment, Outbound, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, ReplyHeader, RequestHeader, RequestId,
+    Seat, Seq, ServerName, SessionId, SessionKey, StampedHeader, Streams, UpHeader, UserId,
+    Verdict, Word,
     wire::{
         Opaque, client_instance,
         client_session::{
@@ -14,8 +15,8 @@ use greenroom_protocol::{
         },
         session_game::{Attach, Attached, Detach, GameToSession, SessionToGame},
         session_master::{
-            Ask, Bind, Bound, Changed, Granted, HeldSession, MasterToSession, Outcome, Received,
-            Seen, SessionLoad, SessionReport, SessionToMaster, Unbind, Watcher,
+            Ask, Bind, Bound, Changed, Fenced, Granted, HeldSession, MasterToSession, Outcome,
+            Received, Resume, Seen, SessionLoad, SessionReport, SessionToMaster, Unbind, Watcher,
         },
     },
 };
@@ -40,6 +41,8 @@ const UNAVAILABLE_MS: u64 = 4_500;
 const REQUEST_MS: u64 = 30_000;
 /// How long a seat may wait for its game server. Shorter than the master's reservation of it.
 const ATTACH_MS: u64 = 10_000;
+/// How long the master may take to welcome this server once that has answered it.
+const WELCOME_MS: u64 = 5_000;
 /// A client that went over its limits is forgiven one strike in this time.
 const FORGIVE_MS: u64 = 10_000;
 /// Acknowledgements of one session that are kept while it is over its limits, at most: one for each live search.
@@ -82,8 +85,10 @@ pub enum Output {
     Close(ConnId, Refusal),
     /// Check credentials, and say so with [`Core::authenticated`].
     Authenticate(ConnId, Credentials),
-    /// Send a message to the master.
-    Master(StampedHeader, SessionToMaster),
+    /// Send a message to a master.
+    Master(MasterLink, StampedHeader, SessionToMaster),
+    /// Close the link to a master, and dial it again.
+    CloseMaster(MasterLink),
     /// Open a link to a game server, and say so with [`Core::game_linked`] or [`Core::game_unreachable`].
     DialGame(GameId, EcoString),
     /// Send a message to a game server.
@@ -99,8 +104,12 @@ pub enum Told {
     CheckedIn(UserId, SessionId),
     /// A client was turned away.
     TurnedAway(ConnId, Refusal),
-    /// The master sent something from an epoch that is over.
-    StaleEpoch(Epoch),
+    /// A master said something in an epoch that is over. Each is told of once in an epoch.
+    StaleEpoch(MasterLink, Epoch),
+    /// The master at this link decides from here on, in this epoch.
+    Follows(MasterLink, Epoch),
+    /// The master that decides did not welcome this server in time: its link is closed.
+    NotWelcomed(MasterLink),
     /// A message of a version that this build does not know.
     UnknownKind(u8),
     /// A game server can't be reached, and why.
@@ -288,11 +297,9 @@ pub struct Core {
     binds: u64,
     addresses: Addresses,
     servers: Vec<SessionServer>,
-    master: Option<Incarnation>,
-    master_linked: bool,
-    epoch: Epoch,
-    /// The term of the master that said welcome last.
-    welcomed: Epoch,
+    follow: Follow,
+    /// When the master that is followed was answered.
+    answered: Moment,
     to_master: Outbound<SessionToMaster>,
     /// What was pushed up to this number is part of the last report.
     reported: u64,
@@ -318,10 +325,8 @@ impl Core {
             binds: 0,
             addresses: Addresses::default(),
             servers: Vec::new(),
-            master: None,
-            master_linked: false,
-            epoch: Epoch::default(),
-            welcomed: Epoch::default(),
+            follow: Follow::default(),
+            answered: Moment(0),
             to_master: Outbound::default(),
             reported: 0,
             from_master: Inbound::default(),
@@ -614,11 +619,9 @@ impl Core {
     ) {
         match ClientToSession::decode(kind, payload, Limits::CLIENT) {
             // Without a master it goes nowhere: over a new link everything is told anew.
-            Ok(ClientToSession::Seen(client_session::Seen { watch, n })) if self.master_linked => {
-                let seen = SessionToMaster::Seen(Seen { session, watch, n });
-                out.push(Output::Master(self.stamp(0), seen));
+            Ok(ClientToSession::Seen(client_session::Seen { watch, n })) => {
+                self.say(0, Seen { session, watch, n }.into(), out);
             }
-            Ok(ClientToSession::Seen(_)) => {}
             Ok(
                 ClientToSession::Hello(_)
                 | ClientToSession::CheckIn(_)
@@ -651,9 +654,7 @@ impl Core {
                 let bind =
                     Bind { number: self.binds, session_key: check_in.session_key, user, name };
                 self.binding.insert(bind.number, conn);
-                if self.master_linked {
-                    out.push(Output::Master(self.stamp(0), SessionToMaster::Bind(bind.clone())));
-                }
+                self.say(0, bind.clone().into(), out);
                 if let Some(connection) = self.conns.get_mut(conn.0) {
                     // Its own part is done: from here on the master's time counts.
                     connection.since = now;
@@ -714,14 +715,12 @@ impl Core {
             kind: header.kind,
             request: Opaque::from(payload.to_vec()),
         };
-        let asked = Asked { ask: ask.clone(), at: now, sent: self.master_linked, options };
+        let asked = Asked { ask: ask.clone(), at: now, sent: self.follow.is_welcomed(), options };
         match repeated {
             Some(at) => connection.asked[at] = asked,
             None => connection.asked.push(asked),
         }
-        if self.master_linked {
-            out.push(Output::Master(self.stamp(0), SessionToMaster::Ask(ask)));
-        }
+        self.say(0, ask.into(), out);
     }
 
     /// A client's connection is gone, whoever closed it.
@@ -740,11 +739,7 @@ impl Core {
                     self.by_session.remove(&held.session);
                 }
                 let unbind = Unbind { session: held.session, generation: held.generation };
-                let message = SessionToMaster::Unbind(unbind);
-                let n = self.to_master.push(message.clone());
-                if self.master_linked {
-                    out.push(Output::Master(self.stamp(n), message));
-                }
+                self.stream(unbind.into(), out);
             }
             Stage::Binding(bind) => {
                 self.binding.remove(&bind.number);
@@ -766,9 +761,21 @@ impl Core {
 
     // The master -------------------------------------------------------------------------------------------------
 
-    /// A link to a master is open: it is told what this server is and whom it has.
-    pub fn master_linked(&mut self, out: &mut Out) {
-        self.master_linked = true;
+    /// Says something to the master, if one is followed: what must not be lost is said again when one says welcome.
+    fn say(&self, n: u64, message: SessionToMaster, out: &mut Out) {
+        if let Some(link) = self.follow.link().filter(|_| self.follow.is_welcomed()) {
+            out.push(Output::Master(link, self.stamp(n), message));
+        }
+    }
+
+    /// Says something in the stream.
+    fn stream(&mut self, message: SessionToMaster, out: &mut Out) {
+        let n = self.to_master.push(message.clone());
+        self.say(n, message, out);
+    }
+
+    /// What this server is and whom it has.
+    fn report(&self) -> SessionReport {
         let held = || self.conns.iter().filter_map(|(_, connection)| connection.held());
         let bytes: usize = held().map(|held| REPORTED_BYTES + held.name.len()).sum();
         // A report is one frame. What would make it too long is what can be done without: a name comes again with the
@@ -783,47 +790,71 @@ impl Core {
                 name: if named { held.name.clone() } else { EcoString::new() },
             })
             .collect();
-        let report = SessionReport {
+        SessionReport {
             urls: self.config.urls.clone(),
             build: self.config.build.clone(),
             connections_max: self.config.connections_max,
             sessions,
-        };
-        self.reported = self.to_master.last();
-        out.push(Output::Master(self.stamp(0), SessionToMaster::Report(report)));
+        }
     }
 
-    /// The link to the master is gone.
-    pub fn master_lost(&mut self) {
-        self.master_linked = false;
+    /// The link to a master is gone. While none is followed, nothing is said: it waits.
+    pub fn master_lost(&mut self, link: MasterLink) {
+        self.follow.lost(link);
     }
 
-    /// The master said something.
+    /// A master said something over its link. Nothing is said to a master before it has said that it decides.
     pub fn from_master(
         &mut self,
         now: Moment,
+        link: MasterLink,
         header: StampedHeader,
         message: MasterToSession,
         out: &mut Out,
     ) {
-        if header.epoch < self.epoch {
-            return out.push(Output::Tell(Told::StaleEpoch(header.epoch)));
+        match self.follow.hear(link, header.epoch, Word::from(&message)) {
+            Verdict::Report => {
+                self.reported = self.to_master.last();
+                let report = self.report();
+                self.follows(now, link, report.into(), out);
+            }
+            Verdict::Resume => {
+                self.reported = 0;
+                self.follows(now, link, Resume {}.into(), out);
+            }
+            Verdict::Welcome(streams) => self.welcome(streams, out),
+            Verdict::Take => self.take(now, header.n, message, out),
+            Verdict::Drop | Verdict::Deposed => {}
+            Verdict::Fence => {
+                out.push(Output::Tell(Told::StaleEpoch(link, header.epoch)));
+                out.push(Output::Master(link, self.stamp(0), Fenced {}.into()));
+            }
         }
-        self.epoch = header.epoch;
-        if header.n == 0 {
+    }
+
+    /// Answers a master that says that it decides.
+    fn follows(&mut self, now: Moment, link: MasterLink, answer: SessionToMaster, out: &mut Out) {
+        self.answered = now;
+        out.push(Output::Tell(Told::Follows(link, self.follow.epoch())));
+        out.push(Output::Master(link, self.stamp(0), answer));
+    }
+
+    fn take(&mut self, now: Moment, n: u64, message: MasterToSession, out: &mut Out) {
+        if n == 0 {
             return self.hear(now, message, out);
         }
-        if self.from_master.accept(header.n) {
+        if self.from_master.accept(n) {
             self.hear(now, message, out);
         }
         // Also for what comes again: the acknowledgement of before was lost with its link.
-        let received = Received { n: self.from_master.received() };
-        out.push(Output::Master(self.stamp(0), SessionToMaster::Received(received)));
+        self.say(0, Received { n: self.from_master.received() }.into(), out);
     }
 
     fn hear(&mut self, now: Moment, message: MasterToSession, out: &mut Out) {
         match message {
-            MasterToSession::Welcome(welcome) => self.welcome(welcome.master, out),
+            MasterToSession::NewEpoch(_) | MasterToSession::Welcome(_) => {
+                unreachable!("they tell whom to follow, and were handled with that")
+            }
             MasterToSession::Bound(bound) => self.bound(now, bound, out),
             MasterToSession::BindRefused(refused) => {
                 if let Some(conn) = self.binding.remove(&refused.number) {
@@ -856,45 +887,45 @@ impl Core {
     }
 
     /// The master is there: what it has not answered is said again.
-    fn welcome(&mut self, master: Incarnation, out: &mut Out) {
-        let before = std::mem::replace(&mut self.welcomed, self.epoch);
-        let is_another = self.master != Some(master);
-        // A standby takes over in a later epoch of the same era, and knows what the active knew. Another process that
-        // begins in any other way, be it in the same second as the one before, knows only what is reported.
-        let takes_over = is_another && self.epoch.epoch > before.epoch;
-        if self.epoch.era > before.era || (is_another && !takes_over) {
-            self.forget_watches(out);
-        }
-        if is_another {
-            // Another process, with streams of its own. Unbinds of before the report are part of it; those of after it
-            // are not, and were numbered for the stream that is over.
-            self.master = Some(master);
-            let mut anew = Outbound::default();
-            for (_, message) in self.to_master.after(self.reported) {
-                anew.push(message.clone());
+    fn welcome(&mut self, streams: Streams, out: &mut Out) {
+        match streams {
+            Streams::GoOn => {}
+            Streams::First => self.begin_streams(),
+            // A standby that takes over knows what the active knew. This one knows only what was reported.
+            Streams::Anew => {
+                self.forget_watches(out);
+                self.begin_streams();
             }
-            self.to_master = anew;
-            self.reported = 0;
-            self.from_master = Inbound::default();
         }
-        let again: Vec<_> =
-            self.to_master.unacknowledged().map(|(n, message)| (n, message.clone())).collect();
-        for (n, message) in again {
-            out.push(Output::Master(self.stamp(n), message));
+        for (n, message) in self.to_master.unacknowledged() {
+            self.say(n, message.clone(), out);
         }
-        let stamp = self.stamp(0);
         for conn in self.binding.values() {
             if let Some(Connection { stage: Stage::Binding(bind), .. }) = self.conns.get(conn.0) {
-                out.push(Output::Master(stamp, SessionToMaster::Bind((**bind).clone())));
+                self.say(0, (**bind).clone().into(), out);
             }
         }
-        for &conn in self.by_session.values() {
+        let asking: Vec<_> = self.by_session.values().copied().collect();
+        for conn in asking {
             let Some(connection) = self.conns.get_mut(conn.0) else { continue };
-            for asked in &mut connection.asked {
-                asked.sent = true;
-                out.push(Output::Master(stamp, SessionToMaster::Ask(asked.ask.clone())));
+            connection.asked.iter_mut().for_each(|asked| asked.sent = true);
+            let Some(connection) = self.conns.get(conn.0) else { continue };
+            for asked in &connection.asked {
+                self.say(0, asked.ask.clone().into(), out);
             }
         }
+    }
+
+    /// Both streams are new. Unbinds of before the report are part of it; those of after it are not, and were numbered
+    /// for the stream that is over.
+    fn begin_streams(&mut self) {
+        let mut anew = Outbound::default();
+        for (_, message) in self.to_master.after(self.reported) {
+            anew.push(message.clone());
+        }
+        self.to_master = anew;
+        self.reported = 0;
+        self.from_master = Inbound::default();
     }
 
     /// The master has lost its memory of all live searches: their clients are told, so that they ask again.
@@ -933,12 +964,8 @@ impl Core {
         let conn = self.binding.remove(&bound.number);
         let Some(conn) = conn.filter(|&conn| !self.is_closing(conn)) else {
             // Its client went away meanwhile, or was sent away: the binding is undone.
-            let message = SessionToMaster::Unbind(Unbind {
-                session: bound.session,
-                generation: bound.generation,
-            });
-            let n = self.to_master.push(message.clone());
-            return out.push(Output::Master(self.stamp(n), message));
+            let (session, generation) = (bound.session, bound.generation);
+            return self.stream(Unbind { session, generation }.into(), out);
         };
         let Some(connection) = self.conns.get_mut(conn.0) else { return };
         let Stage::Binding(bind) = std::mem::replace(&mut connection.stage, Stage::Greeted) else {
@@ -1382,15 +1409,24 @@ impl Core {
         for (conn, refusal) in late {
             self.close(conn, refusal, out);
         }
-        let (stamp, linked) = (self.stamp(0), self.master_linked);
+        if let Some(link) = self.follow.link()
+            && !self.follow.is_welcomed()
+            && overdue(self.answered, WELCOME_MS)
+        {
+            self.follow.lost(link);
+            out.push(Output::Tell(Told::NotWelcomed(link)));
+            out.push(Output::CloseMaster(link));
+        }
+        let (stamp, followed) = (self.stamp(0), self.follow.link());
+        let followed = followed.filter(|_| self.follow.is_welcomed());
         for &conn in self.by_session.values() {
             let Some(connection) = self.conns.get_mut(conn.0) else { continue };
             if let Stage::In(held) = &mut connection.stage {
                 let session = held.session;
                 for client_session::Seen { watch, n } in std::mem::take(&mut held.late_seen) {
-                    if linked {
-                        let seen = SessionToMaster::Seen(Seen { session, watch, n });
-                        out.push(Output::Master(stamp, seen));
+                    if let Some(link) = followed {
+                        let seen = Seen { session, watch, n };
+                        out.push(Output::Master(link, stamp, seen.into()));
                     }
                 }
             }
@@ -1428,14 +1464,12 @@ impl Core {
     /// What the master is told from time to time.
     #[expect(clippy::cast_possible_truncation, reason = "at most 2^20 connections")]
     pub fn load(&self, busy_permille: u16, out: &mut Out) {
-        if self.master_linked {
-            let load = SessionLoad {
-                connections: self.conns.len() as u32,
-                busy_permille,
-                draining: self.draining,
-            };
-            out.push(Output::Master(self.stamp(0), SessionToMaster::Load(load)));
-        }
+        let load = SessionLoad {
+            connections: self.conns.len() as u32,
+            busy_permille,
+            draining: self.draining,
+        };
+        self.say(0, load.into(), out);
     }
 
     /// Takes no new clients from here on, and sends those that are there elsewhere.
@@ -1471,7 +1505,7 @@ impl Core {
     }
 
     fn stamp(&self, n: u64) -> StampedHeader {
-        StampedHeader { epoch: self.epoch, n }
+        StampedHeader { epoch: self.follow.epoch(), n }
     }
 }
 

@@ -1,0 +1,160 @@
+//! Which of the masters a server follows. It has a link to each, and obeys the one that said in the largest epoch that
+//! it decides.
+
+use std::collections::BTreeMap;
+
+use crate::Epoch;
+use crate::wire::master_game::MasterToGame;
+use crate::wire::session_master::MasterToSession;
+
+/// Which of the masters' addresses a link is to, from 0. There is one link to each at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MasterLink(pub usize);
+
+/// What a master said, as far as it tells whom to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// A [`crate::wire::session_master::NewEpoch`], and the streams that it names.
+    NewEpoch(Option<u64>),
+    /// A [`crate::wire::session_master::Welcome`], and the streams that it names.
+    Welcome(u64),
+    /// Anything else.
+    Other,
+}
+
+impl From<&MasterToSession> for Word {
+    fn from(message: &MasterToSession) -> Self {
+        match message {
+            MasterToSession::NewEpoch(new) => Self::NewEpoch(new.streams),
+            MasterToSession::Welcome(welcome) => Self::Welcome(welcome.streams),
+            MasterToSession::Bound(_)
+            | MasterToSession::BindRefused(_)
+            | MasterToSession::Answer(_)
+            | MasterToSession::EndSession(_)
+            | MasterToSession::SessionServers(_)
+            | MasterToSession::Received(_)
+            | MasterToSession::Changed(_)
+            | MasterToSession::Unknown(_) => Self::Other,
+        }
+    }
+}
+
+impl From<&MasterToGame> for Word {
+    fn from(message: &MasterToGame) -> Self {
+        match message {
+            MasterToGame::NewEpoch(new) => Self::NewEpoch(new.streams),
+            MasterToGame::Welcome(welcome) => Self::Welcome(welcome.streams),
+            MasterToGame::Create(_)
+            | MasterToGame::FreeSeat(_)
+            | MasterToGame::Destroy(_)
+            | MasterToGame::Received(_)
+            | MasterToGame::Renewed(_)
+            | MasterToGame::Unknown(_) => Self::Other,
+        }
+    }
+}
+
+/// What to do with what a master said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It decides from here on, and does not know this server: answer with the report.
+    Report,
+    /// It decides from here on, and knows the streams of this server: answer that it goes on.
+    Resume,
+    /// The link is in use: say again what is unanswered and unacknowledged.
+    Welcome(Streams),
+    /// Handle it.
+    Take,
+    /// It is from a master that is not followed, or that has not said welcome yet.
+    Drop,
+    /// Its epoch is over, and that master does not know it yet: tell it.
+    Fence,
+    /// Its epoch is over, and it was told so.
+    Deposed,
+}
+
+/// What becomes of the streams to and from the master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// They go on where they were.
+    GoOn,
+    /// There were none before.
+    First,
+    /// The masters have lost what there was: both begin at 1.
+    Anew,
+}
+
+/// Which master a server follows, and in which epoch.
+///
+/// What is said upward goes over [`Follow::link`], and only while [`Follow::is_welcomed`].
+#[derive(Debug, Default)]
+pub struct Follow {
+    /// The largest that was seen: who says less does not decide any more.
+    epoch: Epoch,
+    link: Option<MasterLink>,
+    welcomed: bool,
+    /// Era and number of the streams that there are.
+    streams: Option<(u32, u64)>,
+    /// Who was told that its epoch is over, and which one is instead.
+    fenced: BTreeMap<MasterLink, Epoch>,
+}
+
+impl Follow {
+    /// The largest epoch that was seen: what is said to masters is stamped with it.
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+    /// The master that was the last to say that it decides, while there is a link to it.
+    pub const fn link(&self) -> Option<MasterLink> {
+        self.link
+    }
+    /// Whether that master has said welcome, so that it may be told things.
+    pub const fn is_welcomed(&self) -> bool {
+        self.welcomed
+    }
+    /// A link is gone. If it was the one to the master that is followed, nobody is told anything until another one says
+    /// that it decides.
+    pub fn lost(&mut self, link: MasterLink) {
+        self.fenced.remove(&link);
+        if self.link == Some(link) {
+            self.unfollow();
+        }
+    }
+    /// A master said something with this epoch in its stamp.
+    pub fn hear(&mut self, link: MasterLink, epoch: Epoch, word: Word) -> Verdict {
+        if epoch < self.epoch {
+            if self.link == Some(link) {
+                self.unfollow();
+            }
+            let told = self.fenced.insert(link, self.epoch);
+            return if told == Some(self.epoch) { Verdict::Deposed } else { Verdict::Fence };
+        }
+        self.epoch = epoch;
+        match word {
+            Word::NewEpoch(streams) => {
+                self.link = Some(link);
+                self.welcomed = false;
+                let known = self.streams.is_some()
+                    && self.streams == streams.map(|streams| (epoch.era, streams));
+                if known { Verdict::Resume } else { Verdict::Report }
+            }
+            Word::Welcome(_) | Word::Other if self.link != Some(link) => Verdict::Drop,
+            Word::Welcome(_) if self.welcomed => Verdict::Drop,
+            Word::Welcome(streams) => {
+                self.welcomed = true;
+                let streams = (epoch.era, streams);
+                let before = self.streams.replace(streams);
+                Verdict::Welcome(match before {
+                    None => Streams::First,
+                    Some(before) if before == streams => Streams::GoOn,
+                    Some(_) => Streams::Anew,
+                })
+            }
+            Word::Other if self.welcomed => Verdict::Take,
+            Word::Other => Verdict::Drop,
+        }
+    }
+    fn unfollow(&mut self) {
+        (self.link, self.welcomed) = (None, false);
+    }
+}
