@@ -90,6 +90,8 @@ impl App {
             Some(("destroy", matches)) => operator::destroy(matches),
             Some(("kick", matches)) => operator::kick(matches),
             Some(("drain", matches)) => operator::drain(matches),
+            Some(("switchover", matches)) => operator::switchover(matches),
+            Some(("promote", matches)) => operator::promote(matches),
             Some(("find", matches)) => find::find(matches),
             Some(("placement", matches)) => find::placement(matches),
             Some(("settings", _)) => operator::print(&settings::reference()),
@@ -124,7 +126,7 @@ fn command() -> Command {
                 Arg::new("processes")
                     .long("processes")
                     .action(ArgAction::SetTrue)
-                    .help("Each server a process of its own: a master, two session servers, two game servers"),
+                    .help("Each server a process of its own: two masters, two session servers, two game servers"),
             ),
         )
         .subcommand(role("master", "The directories of users, servers and instances, and the admin port"))
@@ -142,6 +144,17 @@ fn command() -> Command {
         .subcommand(
             operator::with_token(Command::new("drain").about("Gives a server nothing new"))
                 .arg(Arg::new("server").value_name("SERVER").required(true).help("Its name")),
+        )
+        .subcommand(operator::with_token(
+            Command::new("switchover").about("Makes the standby the active, and the active the standby"),
+        ))
+        .subcommand(
+            operator::with_token(Command::new("promote").about("Makes a master the active, without the other")).arg(
+                Arg::new("accept-loss").long("force").action(ArgAction::SetTrue).help(
+                    "Go on although the other master may have acknowledged what this one lacks: players may lose what \
+                     they were told was done",
+                ),
+            ),
         )
         .subcommand(find::command().arg(json()))
         .subcommand(

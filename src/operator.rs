@@ -4,8 +4,8 @@ use std::{io::Write as _, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Arg, ArgMatches, Command};
-use greenroom_console::client;
-use greenroom_protocol::wire::admin_master::{Action, ServerStatus, Status};
+use greenroom_console::{AdminToken, client};
+use greenroom_protocol::wire::admin_master::{Action, Promote, ServerStatus, Status};
 
 use crate::keys::{Missing, admin_token};
 
@@ -17,8 +17,8 @@ pub(crate) fn with_admin(command: Command) -> Command {
             .env("GREENROOM_ADMIN")
             .hide_env(true)
             .value_name("ADDRESS")
-            .default_value("127.0.0.1:4080")
-            .help("The admin port, host:port"),
+            .default_value("127.0.0.1:4080,127.0.0.1:4090")
+            .help("The masters' admin ports, host:port with a comma between them: the active one answers"),
     )
 }
 
@@ -77,6 +77,22 @@ pub(crate) fn kick(matches: &ArgMatches) -> Result<ExitCode> {
     print(&format!("kicked {user}\n"))
 }
 
+pub(crate) fn switchover(matches: &ArgMatches) -> Result<ExitCode> {
+    wait(client::switchover(admin(matches)?, &token(matches)?))??;
+    print("the standby is the active now, and the active the standby\n")
+}
+
+pub(crate) fn promote(matches: &ArgMatches) -> Result<ExitCode> {
+    let at = admin(matches)?;
+    anyhow::ensure!(
+        !at.contains(','),
+        "say which master is to be the active: --admin with the address of its admin port, and of no other"
+    );
+    let wish = Promote { accept_loss: matches.get_flag("accept-loss") };
+    wait(client::promote(at, &token(matches)?, &wish))??;
+    print(&format!("the master at {at} is the active\n"))
+}
+
 pub(crate) fn drain(matches: &ArgMatches) -> Result<ExitCode> {
     let text = matches.get_one::<String>("server").context("clap wants it")?;
     let server: greenroom_protocol::ServerName = text.parse()?;
@@ -85,16 +101,23 @@ pub(crate) fn drain(matches: &ArgMatches) -> Result<ExitCode> {
 }
 
 fn act(matches: &ArgMatches, action: &Action) -> Result<()> {
-    let data = matches.get_one::<String>("data").context("--data has a default")?;
-    let token = admin_token(Path::new(data), Missing::Refuse)?;
-    wait(client::act(admin(matches)?, &token, action))??;
+    wait(client::act(admin(matches)?, &token(matches)?, action))??;
     Ok(())
+}
+
+fn token(matches: &ArgMatches) -> Result<AdminToken> {
+    let data = matches.get_one::<String>("data").context("--data has a default")?;
+    admin_token(Path::new(data), Missing::Refuse)
 }
 
 fn table(status: &Status) -> String {
     let mut rows = vec![["", "name", "state", "load", "busy", "where"].map(String::from)];
     for master in &status.masters {
-        let place = format!("epoch {}, lsn {}, lag {}", master.epoch, master.lsn, master.lag);
+        let mut place = format!("epoch {}, lsn {}, lag {}", master.epoch, master.lsn, master.lag);
+        place.push_str(if master.in_sync { ", in sync" } else { ", not in sync" });
+        for trouble in &master.troubles {
+            place.push_str(&format!("; TROUBLE: {trouble}"));
+        }
         rows.push([
             "master".into(),
             master.name.to_string(),

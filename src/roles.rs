@@ -16,7 +16,7 @@ use greenroom_link::ClusterKey;
 use greenroom_master::{Master, MasterConfig, MasterHandle};
 use greenroom_protocol::{
     KindName, ServerName,
-    wire::admin_master::{Action, Find, Placement, Rows, Status},
+    wire::admin_master::{Action, Find, Placement, Promote, Rows, Status},
 };
 use greenroom_session::{Additions, SessionConfig, auth::Place};
 use tokio::{io::AsyncReadExt as _, task::LocalSet};
@@ -109,6 +109,12 @@ impl Cluster for Asked {
     fn act(&self, action: Action) -> Reply<'_, ()> {
         Box::pin(self.0.act(action))
     }
+    fn switchover(&self) -> Reply<'_, ()> {
+        Box::pin(self.0.switchover())
+    }
+    fn promote(&self, promote: Promote) -> Reply<'_, ()> {
+        Box::pin(self.0.promote(promote))
+    }
 }
 
 pub(crate) fn start_master(
@@ -120,6 +126,7 @@ pub(crate) fn start_master(
     let cluster: ClusterConfig = settings.table("cluster")?;
     let mut config: MasterConfig = settings.table("master")?;
     config.cluster = cluster.name;
+    config.folder = cluster.data.join(config.name.as_str());
     Role::start("master", stop, async move |ready, stop| {
         let master = async {
             let master = Master::bind(&config, key, placement).await?;

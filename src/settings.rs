@@ -61,7 +61,15 @@ pub(crate) const SETTINGS: &[Setting] = &[
 
     setting("master", "name", Text, "master-1", "Its name in the cluster"),
     setting("master", "listen", Text, "127.0.0.1:4100",
-        "Where session servers and game servers dial it; port 0 for any"),
+        "Where session servers, game servers and the other master dial it; port 0 for any"),
+    setting("master", "side", Text, "a", "Which of the two masters it is, for ever: a or b"),
+    setting("master", "peer", Text, "", "Where the other master listens [default: this one is alone]"),
+    setting("master", "witness", Text, "",
+        "What tells which master decides: host:port of a `greenroom witness`, or sqlite:FILE where both masters are on \
+         one machine [default, for one that is alone: in its folder]"),
+    setting("master", "takeover_after", Text, "500ms", "Silence of the active after which the standby takes over"),
+    setting("master", "solo_after", Text, "250ms",
+        "Silence of the standby after which the active goes on without it"),
     setting("master", "session_grace", Text, "2m", "How long a session without a connection keeps its seats"),
     setting("master", "reservation", Text, "15s", "How long a reserved seat waits to be taken"),
     setting("master", "server_grace", Text, "15s", "How long a server without a link keeps what it has"),
@@ -70,7 +78,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("master", "board_members_max", Number, "1000000", "Users on one rank board"),
     setting("master", "sessions_max", Number, "", "Sessions in all; past it a check-in is refused as busy"),
     setting("master", "seats_max", Number, "8", "Seats that one session may hold"),
-    setting("master", "log_entries_max", Number, "10000", "Newest commands that the log keeps in memory"),
+    setting("master", "log_entries_max", Number, "65536",
+        "Newest commands that the log keeps in memory: a standby that was away for no longer needs no snapshot"),
 
     setting("console", "listen", Text, "127.0.0.1:4080",
         "Where operators' tools find the admin port; port 0 for any"),

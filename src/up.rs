@@ -36,9 +36,9 @@ const DRAINING: &str =
     "draining: players go elsewhere while the drain's time lasts; Ctrl-C again stops at once\n";
 /// How long a process that died stays down, so that one that can't live does not spin.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
-/// Session servers and game servers of `--processes`: two each, so that one may die.
+/// Servers of each role of `--processes`: two, so that one may die.
 const COPIES: u16 = 2;
-/// How far the ports of a second session server are from those of the first.
+/// How far the ports of a second server are from those of the first.
 const PORTS_APART: u16 = 10;
 
 pub(crate) fn run(app: App, matches: &ArgMatches) -> Result<ExitCode> {
@@ -157,19 +157,37 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
             })
             .collect()
     };
-    let masters = settings.text("master.listen").unwrap_or_else(|| "127.0.0.1:4100".into());
+    let listen = settings.text("master.listen").unwrap_or_else(|| "127.0.0.1:4100".into());
     let admin = settings.text("console.listen").unwrap_or_else(|| "127.0.0.1:4080".into());
-    if masters.ends_with(":0") || admin.ends_with(":0") {
+    if listen.ends_with(":0") || admin.ends_with(":0") {
         bail!(
             "with --processes, --master-listen and --admin need a port: the processes find each other by it"
         );
     }
-    settings.or("session.masters", &masters)?;
-    settings.or("game.masters", &masters)?;
+    let listens = [listen.clone(), beside(&listen)?];
+    let admins = [admin.clone(), beside(&admin)?];
+    settings.or("session.masters", &listens.join(","))?;
+    settings.or("game.masters", &listens.join(","))?;
+    let witness = settings.text("master.witness");
+    let witness =
+        witness.unwrap_or_else(|| format!("sqlite:{}", data.join("witness.sqlite").display()));
     let file = data.join("up.toml");
     std::fs::write(&file, settings.to_toml()?)
         .with_context(|| format!("writing {}", file.display()))?;
-    let mut servers = vec![Server { role: "master", name: "master-1".into(), flags: Vec::new() }];
+    let mut servers = Vec::new();
+    for (copy, side) in ["a", "b"].into_iter().enumerate() {
+        let flags = [
+            ("--side", side),
+            ("--listen", &listens[copy]),
+            ("--peer", &listens[1 - copy]),
+            ("--admin", &admins[copy]),
+            ("--witness", &witness),
+        ];
+        let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]);
+        let name = format!("master-{}", copy + 1);
+        servers.push(Server { role: "master", name, flags: flags.collect() });
+    }
+    let admin = admins.join(",");
     for copy in 0..COPIES {
         servers.push(Server {
             role: "session",
@@ -218,17 +236,33 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
         }
         exit_at_the_next_signal()?;
         print(DRAINING)?;
-        // Clients go first, then instances, then the directory.
-        for role in ["session", "game", "master"] {
-            for process in running.iter_mut().filter(|process| process.server.role == role) {
+        // Clients go first, then instances, then the directory: one master after the other, so that the last one knows
+        // that it is alone and can begin alone.
+        for names in [&["session"][..], &["game"], &["master-2"], &["master-1"]] {
+            let are_meant = |process: &&mut Process| {
+                let Server { role, name, .. } = &process.server;
+                names.iter().any(|name_or_role| name_or_role == role || name_or_role == name)
+            };
+            for process in running.iter_mut().filter(are_meant) {
                 process.stopping.cancel();
             }
-            for process in running.iter_mut().filter(|process| process.server.role == role) {
+            for process in running.iter_mut().filter(are_meant) {
                 process.over.cancelled().await;
             }
         }
         Ok(ExitCode::SUCCESS)
     })?
+}
+
+/// The same host, some ports further.
+fn beside(address: &str) -> Result<String> {
+    let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port): (&str, u16) =
+        parts.with_context(|| format!("{address:?} is no HOST:PORT"))?;
+    let port = port.checked_add(PORTS_APART);
+    let port =
+        port.with_context(|| format!("{address}: there is no port {PORTS_APART} further"))?;
+    Ok(format!("{host}:{port}"))
 }
 
 /// A server that runs as a child of this process.

@@ -3,8 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use greenroom_protocol::KindName;
-use greenroom_protocol::wire::admin_master::{Action, Find, Placement, Rows, Status};
+use greenroom_protocol::wire::admin_master::{Action, Find, Placement, Promote, Rows, Status};
+use greenroom_protocol::{Code, KindName};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
@@ -67,12 +67,27 @@ pub enum ClientError {
     Refused(Problem),
 }
 
-/// The cluster at a glance, from the admin port at `admin`: `host:port`.
+/// The cluster at a glance, from the admin ports of its masters: `host:port`, with a comma between two of them. Of the
+/// one that decides, if it is among them.
 ///
 /// # Errors
 /// See [`ClientError`].
 pub async fn status(admin: &str) -> Result<Status, ClientError> {
-    ask(admin, Method::GET, "/status", None, Bytes::new()).await
+    let mut best: Option<Result<Status, ClientError>> = None;
+    for address in admin.split(',') {
+        let status: Result<Status, _> =
+            ask_one(address, Method::GET, "/status", None, Bytes::new()).await;
+        if let Ok(status) = &status
+            && status.masters.first().is_some_and(|this| this.role == "active")
+        {
+            best = Some(Ok(status.clone()));
+            break;
+        }
+        if status.is_ok() || best.as_ref().is_none_or(Result::is_err) {
+            best = Some(status);
+        }
+    }
+    best.expect("a split text has at least one part")
 }
 
 /// Looks for instances, users or servers.
@@ -111,13 +126,65 @@ pub async fn act(admin: &str, token: &AdminToken, action: &Action) -> Result<(),
     Ok(())
 }
 
+/// Makes the standby the active, and the active at `admin` the standby. Needs the cluster's token.
+///
+/// # Errors
+/// See [`ClientError`].
+pub async fn switchover(admin: &str, token: &AdminToken) -> Result<(), ClientError> {
+    let done: serde_json::Map<_, _> =
+        ask(admin, Method::POST, "/switchover", Some(token), Bytes::new()).await?;
+    tracing::debug!(?done, "the masters have changed their roles");
+    Ok(())
+}
+
+/// Makes the master at `admin` the active: that one, and no other. Needs the cluster's token.
+///
+/// # Errors
+/// See [`ClientError`].
+pub async fn promote(
+    admin: &str,
+    token: &AdminToken,
+    promote: &Promote,
+) -> Result<(), ClientError> {
+    let body = json(admin, promote)?;
+    let done: serde_json::Map<_, _> =
+        ask_one(admin, Method::POST, "/promote", Some(token), body).await?;
+    tracing::debug!(?done, "the master is the active");
+    Ok(())
+}
+
 fn json<T: serde::Serialize>(admin: &str, value: &T) -> Result<Bytes, ClientError> {
     serde_json::to_vec(value)
         .map(Bytes::from)
         .map_err(|error| ClientError::Http { address: admin.into(), source: error.into() })
 }
 
+/// Asks the masters in turn, until one answers that decides.
 async fn ask<T: DeserializeOwned>(
+    admin: &str,
+    method: Method,
+    path: &str,
+    token: Option<&AdminToken>,
+    body: Bytes,
+) -> Result<T, ClientError> {
+    let mut refused = None;
+    for address in admin.split(',') {
+        match ask_one(address, method.clone(), path, token, body.clone()).await {
+            Err(ClientError::Refused(problem)) if problem.code == Code::Unavailable.name() => {
+                refused = Some(ClientError::Refused(problem));
+            }
+            // What a master that is there says, says more than that another is not.
+            Err(error @ ClientError::Connect { .. }) => {
+                refused.get_or_insert(error);
+            }
+            other => return other,
+        }
+    }
+    Err(refused
+        .expect("a split text has at least one part, and each that did not return left an error"))
+}
+
+async fn ask_one<T: DeserializeOwned>(
     admin: &str,
     method: Method,
     path: &str,

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, body::Bytes};
-use greenroom_protocol::wire::admin_master::{Action, Find, Placement, Rows, Status};
+use greenroom_protocol::wire::admin_master::{Action, Find, Placement, Promote, Rows, Status};
 use greenroom_protocol::{Code, KindName, Refusal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,6 +39,10 @@ pub trait Cluster: Send + Sync + 'static {
     fn placement(&self, kind: KindName) -> Reply<'_, Placement>;
     /// Does what an operator wants.
     fn act(&self, action: Action) -> Reply<'_, ()>;
+    /// Makes the standby the active, and this master the standby.
+    fn switchover(&self) -> Reply<'_, ()>;
+    /// Makes this master the active.
+    fn promote(&self, promote: Promote) -> Reply<'_, ()>;
 }
 
 /// An admin port that listens and does not answer yet.
@@ -80,6 +84,8 @@ impl Console {
             .route("/find", post(find))
             .route("/placement/{kind}", get(placement))
             .route("/actions", post(act))
+            .route("/switchover", post(switchover))
+            .route("/promote", post(promote))
             .fallback(|| async { problem(StatusCode::NOT_FOUND, "not_found", NOT_FOUND) })
             .method_not_allowed_fallback(|| async {
                 problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", NOT_FOUND)
@@ -117,7 +123,7 @@ impl Console {
 }
 
 const NOT_FOUND: &str = "this is Greenroom's admin port: GET /status, POST /find, GET /placement/KIND, \
-                         POST /actions, GET /healthz";
+                         POST /actions, POST /switchover, POST /promote, GET /healthz";
 
 async fn status(State(admin): State<Arc<Admin>>) -> Response {
     answer(admin.cluster.status().await)
@@ -144,15 +150,8 @@ async fn act(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.strip_prefix("Bearer "));
-    if !given.is_some_and(|given| admin.token.is(given.trim())) {
-        let wrong = if given.is_some() { "the token is not this cluster's" } else { "no token" };
-        let message = format!(
-            "{wrong}: actions need the header `Authorization: Bearer TOKEN`; the token is in {}",
-            admin.token_place
-        );
-        return problem(StatusCode::UNAUTHORIZED, "unauthorized", message);
+    if let Err(problem) = authorized(&admin, &headers) {
+        return *problem;
     }
     let form = "an action is {\"destroy\": {\"instance\": ID}}, {\"kick\": {\"user\": ID}} or \
                 {\"drain\": {\"server\": NAME}}";
@@ -160,6 +159,42 @@ async fn act(
         Ok(action) => answer(admin.cluster.act(action).await.map(|()| serde_json::Map::new())),
         Err(problem) => *problem,
     }
+}
+
+async fn switchover(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
+    match authorized(&admin, &headers) {
+        Ok(()) => answer(admin.cluster.switchover().await.map(|()| serde_json::Map::new())),
+        Err(problem) => *problem,
+    }
+}
+
+async fn promote(
+    State(admin): State<Arc<Admin>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    if let Err(problem) = authorized(&admin, &headers) {
+        return *problem;
+    }
+    match read(body, "it is {\"accept_loss\": false}") {
+        Ok(wish) => answer(admin.cluster.promote(wish).await.map(|()| serde_json::Map::new())),
+        Err(problem) => *problem,
+    }
+}
+
+/// Whether who asks has the token, else the answer that says what is missing.
+fn authorized(admin: &Admin, headers: &HeaderMap) -> Result<(), Box<Response>> {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|value| value.strip_prefix("Bearer "));
+    if given.is_some_and(|given| admin.token.is(given.trim())) {
+        return Ok(());
+    }
+    let wrong = if given.is_some() { "the token is not this cluster's" } else { "no token" };
+    let message = format!(
+        "{wrong}: actions need the header `Authorization: Bearer TOKEN`; the token is in {}",
+        admin.token_place
+    );
+    Err(Box::new(problem(StatusCode::UNAUTHORIZED, "unauthorized", message)))
 }
 
 /// The body as what it should be, else the answer that says what that is.

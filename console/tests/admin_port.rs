@@ -67,6 +67,17 @@ impl Cluster for Empty {
     fn placement(&self, kind: KindName) -> Reply<'_, Placement> {
         Box::pin(async move { Ok(nowhere(kind.as_str())) })
     }
+    fn switchover(&self) -> Reply<'_, ()> {
+        Box::pin(async { Err(Refusal::new(Code::Unavailable, "this master is alone")) })
+    }
+    fn promote(&self, promote: Promote) -> Reply<'_, ()> {
+        Box::pin(async move {
+            match promote.accept_loss {
+                true => Ok(()),
+                false => Err(Refusal::new(Code::Unavailable, "something may be lost")),
+            }
+        })
+    }
     fn act(&self, action: Action) -> Reply<'_, ()> {
         Box::pin(async {
             if let Action::Kick { .. } = action {

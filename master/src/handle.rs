@@ -1,4 +1,4 @@
-use greenroom_protocol::wire::admin_master::{Action, Find, Placement, Rows, Status};
+use greenroom_protocol::wire::admin_master::{Action, Find, Placement, Promote, Rows, Status};
 use greenroom_protocol::{Code, KindName, Refusal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -12,6 +12,8 @@ pub(crate) enum Question {
     Find(Find, oneshot::Sender<Result<Rows, Refusal>>),
     Placement(KindName, oneshot::Sender<Result<Placement, Refusal>>),
     Act(Action, oneshot::Sender<Result<(), Refusal>>),
+    Switchover(oneshot::Sender<Result<(), Refusal>>),
+    Promote(Promote, oneshot::Sender<Result<(), Refusal>>),
 }
 
 /// A way to ask a running master from any thread.
@@ -58,6 +60,27 @@ impl MasterHandle {
     pub async fn act(&self, action: Action) -> Result<(), Refusal> {
         let (answer, result) = oneshot::channel();
         self.ask(Question::Act(action, answer))?;
+        result.await.map_err(|_| stopped())?
+    }
+
+    /// Makes the standby the active, and this master the standby.
+    ///
+    /// # Errors
+    /// `Unavailable` with the reason, if there is no standby that has everything, or it was lost meanwhile.
+    pub async fn switchover(&self) -> Result<(), Refusal> {
+        let (answer, result) = oneshot::channel();
+        self.ask(Question::Switchover(answer))?;
+        result.await.map_err(|_| stopped())?
+    }
+
+    /// Makes this master the active, without the other.
+    ///
+    /// # Errors
+    /// `Unavailable` with the reason: another one decides, or what was acknowledged might be lost and nobody has
+    /// accepted that.
+    pub async fn promote(&self, promote: Promote) -> Result<(), Refusal> {
+        let (answer, result) = oneshot::channel();
+        self.ask(Question::Promote(promote, answer))?;
         result.await.map_err(|_| stopped())?
     }
 

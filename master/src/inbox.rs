@@ -11,6 +11,8 @@ use greenroom_protocol::wire::server_server::Identity;
 use greenroom_protocol::wire::session_master::SessionToMaster;
 use tokio::sync::Notify;
 
+use crate::peer::FromPeer;
+
 /// Messages that wait. Past it no link is read until the sequencer has taken them, so that pressure flows back to
 /// the servers.
 const LEN_MAX: usize = 50_000;
@@ -21,11 +23,12 @@ pub(crate) struct LinkNumber(pub(crate) u64);
 
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// A link is open. Its first message will be a report.
+    /// A link of a server is open. It says nothing before it is told who decides.
     Opened(LinkNumber, Identity, Outgoing),
     Session(LinkNumber, StampedHeader, SessionToMaster),
     Game(LinkNumber, StampedHeader, GameToMaster),
     Lost(LinkNumber, LinkError),
+    Peer(FromPeer),
 }
 
 #[derive(Debug, Default)]

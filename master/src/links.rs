@@ -1,4 +1,5 @@
-//! Links from session servers and game servers: taken, read and decoded, each by a task of its own.
+//! Links that are dialled to this master: of session servers and game servers, each read and decoded by a task of its
+//! own, and of the other master, if that is the one that dials.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::inbox::{Inbox, Input, LinkNumber};
+use crate::peer::Peer;
 
 /// Handshakes at a time: each costs two HMACs and may take 5 s.
 const HANDSHAKES_MAX: usize = 64;
@@ -28,6 +30,8 @@ pub(crate) struct Door {
     pub(crate) inbox: Inbox,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
+    /// For the link of the other master, if that one dials.
+    pub(crate) peer: Option<Peer>,
 }
 
 impl Door {
@@ -48,9 +52,15 @@ impl Door {
                     self.tasks.spawn_local(async move {
                         let link = door.open(socket).await;
                         drop(permit);
-                        if let Some(link) = link {
-                            next.set(next.get() + 1);
-                            door.serve(LinkNumber(next.get()), link).await;
+                        match (link, &door.peer) {
+                            (Some(link), Some(peer)) if link.peer.role == Role::Master => {
+                                peer.taken(link).await;
+                            }
+                            (Some(link), _) => {
+                                next.set(next.get() + 1);
+                                door.serve(LinkNumber(next.get()), link).await;
+                            }
+                            (None, _) => {}
                         }
                     });
                 }
@@ -64,7 +74,9 @@ impl Door {
     }
 
     async fn open(&self, socket: TcpStream) -> Option<Link> {
-        let handshake = greenroom_link::accept(socket, &self.me, &[Role::Session, Role::Game]);
+        let roles = [Role::Session, Role::Game, Role::Master];
+        let roles = if self.peer.is_some() { &roles[..] } else { &roles[..2] };
+        let handshake = greenroom_link::accept(socket, &self.me, roles);
         match self.stop.run_until_cancelled(handshake).await? {
             Ok(link) => Some(link),
             Err(error) => {
@@ -132,7 +144,7 @@ fn decode(
             let message = SessionToMaster::decode(kind, message, Limits::SERVER)?;
             Input::Session(number, stamp, message)
         }
-        Role::Game | Role::Master => {
+        Role::Game | Role::Master | Role::Witness => {
             let message = GameToMaster::decode(kind, message, Limits::SERVER)?;
             Input::Game(number, stamp, message)
         }

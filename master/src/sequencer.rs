@@ -1,277 +1,422 @@
 //! The loop: wait, decide, do.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use greenroom_link::{ClusterKey, Me, Outgoing};
-use greenroom_master_core::{
-    ClusterSecret, Command, Effect, Effects, Event, Header, Log, Origin, Placement, State,
-};
-use greenroom_protocol::wire::admin_master::{MasterStatus, Status};
+use greenroom_link::Outgoing;
+use greenroom_master_core::replica::{self, Alarm, Apply, Logged, Refused, Replica};
+use greenroom_master_core::{Command, Effect, Event, Origin, State};
+use greenroom_protocol::wire::admin_master::Rows;
 use greenroom_protocol::wire::client_session::Request;
-use greenroom_protocol::wire::master_game::{GameToMaster, MasterToGame};
+use greenroom_protocol::wire::master_game::{GameToMaster, Renewed};
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::wire::session_master::{
     Answer, Ask, MasterToSession, Outcome, Received, SessionToMaster, Welcome,
 };
 use greenroom_protocol::{
-    Epoch, Incarnation, Limits, LinkHeader, Refusal, ServerName, StampedHeader,
+    Code, Epoch, LINK_FRAME_BYTES_MAX, Limits, Refusal, ServerName, StampedHeader,
 };
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::config::MasterConfig;
-use crate::error::MasterError;
-use crate::handle::{MasterHandle, QUESTIONS_MAX, Question};
+use crate::connections::Connections;
+use crate::disk::{Disk, Done};
+use crate::handle::Question;
 use crate::inbox::{Inbox, Input, LinkNumber};
-use crate::links::Door;
+use crate::operators::Operators;
+use crate::peer::{self, FromPeer};
+use crate::takeover::Takeover;
+use crate::witness::{self, Answered, WitnessHandle};
 
-/// How long the sequencer waits at most before it looks at its clock.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often the core is told that time passes.
+const TICK: Duration = Duration::from_millis(10);
 /// The most that the log's clock moves between two looks. A master that was paused for longer did not hear anybody
 /// meanwhile, so that time counts against nobody's deadline.
 const CLOCK_STEP_MAX: Duration = Duration::from_secs(1);
-/// Bytes of a link's buffer that a stream fills at most: what a new link gets again may be much, and answers should
-/// not wait behind all of it.
-const STREAM_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long a stopping active may take to hand over, or to make durable what it has.
+const LEAVE_MAX: Duration = Duration::from_secs(3);
+/// Commands that may wait for their commit before no more are taken from the links.
+const UNCOMMITTED_MAX: u64 = 50_000;
+/// Steps of what is due, each of a bounded number of records, between two looks at the links.
+const EXPIRE_STEPS_MAX: usize = 16;
+/// Searches that may wait to be evaluated; more are refused as busy.
+const SEARCHES_MAX: usize = 50_000;
+/// Bytes of a command, at most: with what stands before it, it fits a frame to the other master.
+const COMMAND_BYTES_MAX: usize = LINK_FRAME_BYTES_MAX - 4_096;
 
-/// A master that listens and does not answer yet.
+type InputOf = replica::Input<Logged, <State as Apply>::Piece>;
+type OutputOf = replica::Output<Logged, <State as Apply>::Piece, Effect>;
+
+/// A search that was evaluated and waits until its answer may leave.
 #[derive(Debug)]
-pub struct Master {
-    listener: TcpListener,
-    address: SocketAddr,
-    me: Rc<Me>,
-    handle: MasterHandle,
-    sequencer: Sequencer,
+enum Read {
+    Client(ServerName, Answer),
+    Operator(oneshot::Sender<Result<Rows, Refusal>>, Result<Rows, Refusal>),
 }
 
-impl Master {
-    /// Listens. Links are taken once it runs. `placement` chooses among the game servers that can take an instance.
-    ///
-    /// # Errors
-    /// When the configuration can't be kept, the address can't be listened on, or the system has no randomness.
-    pub async fn bind(
-        config: &MasterConfig,
-        key: ClusterKey,
-        placement: Arc<dyn Placement>,
-    ) -> Result<Self, MasterError> {
-        config.check()?;
-        let failed = |source| MasterError::Listen { address: config.listen.clone(), source };
-        let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-        let incarnation = Incarnation(getrandom::u64()?);
-        let secret = ClusterSecret::from_key(&key.derive("master core"));
-        let state = State::with_placement(&secret, config.settings(), placement);
-        let sequencer = Sequencer::new(config, state, incarnation, getrandom::u64()?, asked);
-        let identity = Identity {
-            cluster: config.cluster.clone(),
-            role: Role::Master,
-            name: config.name.clone(),
-            incarnation,
-            build: concat!("greenroom ", env!("CARGO_PKG_VERSION")).into(),
-        };
-        let me = Rc::new(Me { identity, key });
-        Ok(Self { listener, address, me, handle: MasterHandle { questions }, sequencer })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// A way to ask it. Its questions are answered once it runs.
-    pub fn handle(&self) -> MasterHandle {
-        self.handle.clone()
-    }
-
-    /// Runs until `stop`. Must run inside a `LocalSet`.
-    pub async fn run(self, stop: CancellationToken) {
-        let Self { listener, address, me, handle, sequencer } = self;
-        // While this one lives the channel is open, however many handles others have dropped.
-        let _handle = handle;
-        tracing::info!(name = %me.identity.name, %address, epoch = %sequencer.epoch, "the master is active");
-        let tasks = TaskTracker::new();
-        let inbox = Inbox::default();
-        let door = Door { me, inbox: inbox.clone(), tasks: tasks.clone(), stop: stop.clone() };
-        tasks.spawn_local(door.run(listener));
-        tasks.close();
-        sequencer.run(inbox, stop).await;
-        tasks.wait().await;
-    }
-}
-
-/// A server's link that is in use.
+/// A search that was not evaluated yet.
 #[derive(Debug)]
-struct Connection {
-    link: LinkNumber,
-    incarnation: Incarnation,
-    outgoing: Outgoing,
-    /// What went out of the server's stream on this link.
-    sent: u64,
-    /// What was acknowledged of the stream that comes from it.
-    acknowledged: u64,
+enum Asked {
+    Client(Origin, Ask, Request),
+    Operator(oneshot::Sender<Result<Rows, Refusal>>, greenroom_protocol::wire::admin_master::Find),
 }
 
 #[derive(Debug)]
-struct Sequencer {
-    name: ServerName,
-    cluster: ecow::EcoString,
-    incarnation: Incarnation,
-    epoch: Epoch,
+pub(crate) struct Sequencer {
+    pub(crate) name: ServerName,
+    pub(crate) cluster: ecow::EcoString,
+    /// There is to be another master.
+    pub(crate) has_peer: bool,
+    pub(crate) replica: Replica<State>,
+    disk: Disk,
+    witness: WitnessHandle,
+    pub(crate) peer: Option<(Identity, Outgoing)>,
     seed: u64,
     clock: Clock,
-    log: Log,
-    state: State,
-    /// Effects of the batch, held until its last command is committed.
-    effects: Effects,
-    /// Links that have not reported yet.
-    opened: BTreeMap<LinkNumber, (Identity, Outgoing)>,
-    /// Who is on a link that has reported.
-    links: BTreeMap<LinkNumber, (Role, ServerName)>,
-    connections: BTreeMap<(Role, ServerName), Connection>,
+    /// This master decides, and has said so.
+    pub(crate) serving: bool,
+    /// Commands of the present batch.
+    batch: Vec<(u64, Logged)>,
+    outputs: Vec<OutputOf>,
+    connections: Connections,
+    /// Searches of the present batch: they are evaluated after its commands.
+    asked: Vec<Asked>,
+    reads: BTreeMap<u64, Read>,
+    last_read: u64,
     questions: mpsc::Receiver<Question>,
-    /// Operators that wait, by the number of their question.
-    operators: BTreeMap<u64, oneshot::Sender<Result<(), Refusal>>>,
-    asked: u64,
-    scratch: Vec<u8>,
+    pub(crate) operators: Operators,
+    takeover: Takeover,
+    /// What is wrong, for people, by what it is about.
+    pub(crate) troubles: BTreeMap<&'static str, String>,
 }
 
 impl Sequencer {
-    fn new(
-        config: &MasterConfig,
-        state: State,
-        incarnation: Incarnation,
+    pub(crate) fn new(
+        me: &Identity,
+        has_peer: bool,
+        replica: Replica<State>,
+        (disk, witness): (Disk, WitnessHandle),
+        clock: Clock,
         seed: u64,
         questions: mpsc::Receiver<Question>,
     ) -> Self {
-        // Whatever an earlier master knew is lost with its memory, which is what an era declares. Servers refuse a
-        // smaller one than they have seen, so it has to grow from start to start: seconds do.
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let era = u32::try_from(since_1970.as_secs()).unwrap_or(u32::MAX);
         Self {
-            name: config.name.clone(),
-            cluster: config.cluster.clone(),
-            incarnation,
-            epoch: Epoch { era, epoch: 1 },
+            name: me.name.clone(),
+            cluster: me.cluster.clone(),
+            has_peer,
+            replica,
+            disk,
+            witness,
+            peer: None,
             seed,
-            clock: Clock { looked: Instant::now(), now: since_1970 },
-            log: Log::new(config.log_entries_max),
-            state,
-            effects: Effects::new(),
-            opened: BTreeMap::new(),
-            links: BTreeMap::new(),
-            connections: BTreeMap::new(),
+            clock,
+            serving: false,
+            batch: Vec::new(),
+            outputs: Vec::new(),
+            connections: Connections::default(),
+            asked: Vec::new(),
+            reads: BTreeMap::new(),
+            last_read: 0,
             questions,
-            operators: BTreeMap::new(),
-            asked: 0,
-            scratch: Vec::new(),
+            operators: Operators::default(),
+            takeover: Takeover::new(),
+            troubles: BTreeMap::new(),
         }
     }
 
-    async fn run(mut self, inbox: Inbox, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, inbox: Inbox, stop: CancellationToken) {
         let mut inputs = VecDeque::new();
+        let mut ticks = time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut leave_by: Option<Instant> = None;
         loop {
-            let mut question = None;
-            let until_due = self.until_due();
+            let mut late = None;
+            let has_room = self.uncommitted() < UNCOMMITTED_MAX;
+            let mut happened = Happened::Nothing;
             tokio::select! {
-                () = stop.cancelled() => break,
-                () = inbox.ready() => {}
-                asked = self.questions.recv() => question = asked,
-                () = tokio::time::sleep(until_due) => {}
+                () = stop.cancelled(), if leave_by.is_none() => {
+                    leave_by = Some(Instant::now() + LEAVE_MAX);
+                    happened = Happened::Stop;
+                }
+                () = inbox.ready(), if has_room => {}
+                Some(question) = self.questions.recv() => happened = Happened::Question(question),
+                done = self.disk.done() => happened = Happened::Disk(done),
+                answered = self.witness.answer() => happened = Happened::Witness(answered),
+                due = ticks.tick() => late = Some(due.elapsed()),
             }
             self.clock.look();
-            // What came in is heard before any deadline is judged: a pause of this process may be over just now.
-            inbox.take(&mut inputs);
-            for input in inputs.drain(..) {
-                self.handle(input);
+            // What came in is heard before any silence is judged: a pause of this process may be over just now.
+            if has_room {
+                inbox.take(&mut inputs);
+                for input in inputs.drain(..) {
+                    self.handle(input);
+                }
             }
-            if let Some(question) = question {
-                self.ask(question);
+            match happened {
+                Happened::Nothing => {}
+                Happened::Stop => self.feed(replica::Input::Switchover),
+                Happened::Question(question) => self.ask(question),
+                Happened::Disk(done) => self.disk_says(done),
+                Happened::Witness(answered) => self.witness_says(answered),
             }
-            self.expire();
+            self.flush();
+            if let Some(late) = late {
+                let late_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+                self.feed(replica::Input::Tick { late_ms });
+                self.expire();
+                self.look_at_changes();
+            }
             self.release();
+            if leave_by.is_some_and(|by| self.may_leave() || Instant::now() > by) {
+                break;
+            }
         }
-        for connection in self.connections.values() {
-            connection.outgoing.close();
+        self.connections.close();
+        if let Some((_, outgoing)) = &self.peer {
+            outgoing.close();
+        }
+    }
+    /// Gives the core what happened, and does what it wants.
+    pub(crate) fn feed(&mut self, input: InputOf) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        self.replica.handle(self.clock.ticks_ms(), input, &mut outputs);
+        for output in outputs.drain(..) {
+            self.perform(output);
+        }
+        self.outputs = outputs;
+    }
+
+    /// Puts a command into the batch.
+    pub(crate) fn submit(&mut self, command: Command) {
+        let command = Logged::new(command);
+        if command.bytes().len() > COMMAND_BYTES_MAX {
+            tracing::error!(
+                bytes = command.bytes().len(),
+                "a server said more at once than fits a frame between masters: it is dropped"
+            );
+            return;
+        }
+        self.batch.push((self.seed, command));
+    }
+
+    /// Appends the batch, and evaluates the searches that came with it.
+    fn flush(&mut self) {
+        if !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            self.feed(replica::Input::Commands(self.clock.now_ms(), batch));
+        }
+        // While nobody knows who decides, searches wait with the commands.
+        let is_doubtful = self.replica.is_handing_over() || !self.replica.is_certain();
+        let asked = if is_doubtful { Vec::new() } else { std::mem::take(&mut self.asked) };
+        for asked in asked {
+            let read = match asked {
+                Asked::Client(origin, ask, request) => {
+                    let Ask { session, id, .. } = ask;
+                    let outcome = match &request {
+                        // While servers are still saying what they have it waits with others, in the log.
+                        Request::Search(_) if self.state().is_rejoining() => {
+                            let answered = ask.answered;
+                            self.submit(Command::Ask { origin, session, id, answered, request });
+                            continue;
+                        }
+                        Request::Search(search) => self.state().search(search),
+                        Request::Rank(rank) => self.state().rank(rank, session),
+                        Request::Create(_)
+                        | Request::Join(_)
+                        | Request::JoinOrCreate(_)
+                        | Request::Leave(_)
+                        | Request::Destroy(_)
+                        | Request::Watch(_)
+                        | Request::Unwatch(_)
+                        | Request::Unknown(_) => continue,
+                    };
+                    Read::Client(origin.server, Answer { session, id, outcome })
+                }
+                Asked::Operator(answer, find) => {
+                    let rows = self.state().find(&find);
+                    Read::Operator(answer, rows)
+                }
+            };
+            self.last_read += 1;
+            self.reads.insert(self.last_read, read);
+            self.feed(replica::Input::Read(self.last_read));
         }
     }
 
-    /// Appends a command to the log and applies it. Its effects wait for the end of the batch.
-    fn submit(&mut self, command: Command) {
-        let header = Header {
-            lsn: self.state.lsn() + 1,
-            epoch: self.epoch,
-            now_ms: self.clock.now_ms(),
-            seed: self.seed,
-        };
-        let (header, command) = self.log.append(header, command);
-        self.state.apply(header, command, &mut self.effects);
+    pub(crate) fn state(&self) -> &State {
+        self.replica.state()
+    }
+
+    fn uncommitted(&self) -> u64 {
+        match self.serving {
+            true => self.replica.last().lsn.saturating_sub(self.replica.commit()),
+            false => 0,
+        }
+    }
+
+    /// Whether a master that is to stop can do so without anybody waiting for it.
+    fn may_leave(&self) -> bool {
+        match self.replica.role() {
+            replica::Role::Recovering | replica::Role::Learner => true,
+            // Who has handed over stays until the other one is heard.
+            replica::Role::Standby => self.replica.hears_active(),
+            replica::Role::Solo => self.uncommitted() == 0,
+            replica::Role::Paired | replica::Role::Blocked => false,
+        }
     }
 
     fn handle(&mut self, input: Input) {
         match input {
-            Input::Opened(link, peer, outgoing) => {
-                self.opened.insert(link, (peer, outgoing));
-            }
-            Input::Session(link, stamp, SessionToMaster::Report(report)) => {
-                if let Some(origin) = self.connect(link, stamp) {
-                    self.submit(Command::SessionUp(origin, report));
-                }
-            }
-            Input::Game(link, stamp, GameToMaster::Report(report)) => {
-                if let Some(origin) = self.connect(link, stamp) {
-                    self.submit(Command::GameUp(origin, report));
+            Input::Opened(link, identity, outgoing) => {
+                self.connections.opened(link, identity, outgoing);
+                if self.serving {
+                    self.connections.introduce(link, self.replica.state());
                 }
             }
             Input::Session(link, stamp, message) => {
-                if let Some(origin) = self.speaker(link) {
-                    self.session_says(origin, stamp.n, message);
+                self.look_at_stamp(stamp);
+                if self.serving {
+                    self.session_says(link, stamp.n, message);
                 }
             }
             Input::Game(link, stamp, message) => {
-                if let Some(origin) = self.speaker(link) {
-                    self.game_says(origin, stamp.n, message);
+                self.look_at_stamp(stamp);
+                if self.serving {
+                    self.game_says(link, stamp.n, message);
                 }
             }
             Input::Lost(link, error) => {
-                self.opened.remove(&link);
-                if let Some(origin) = self.speaker(link) {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, server = %origin.server, "the link to a server is lost: it is suspect");
-                    if let Some((role, name)) = self.links.remove(&link) {
-                        self.connections.remove(&(role, name));
-                        self.submit(Command::LinkLost(role, origin));
-                    }
+                let Some((role, origin)) = self.connections.lost(link) else { return };
+                let error = &error as &dyn std::error::Error;
+                tracing::info!(error, server = %origin.server, %role, "a server's link is lost");
+                if self.serving && !self.connections.has(role, &origin) {
+                    self.submit(Command::LinkLost(role, origin));
                 }
-                self.links.remove(&link);
+            }
+            Input::Peer(what) => self.peer_says(what),
+        }
+    }
+
+    /// Whoever has seen a later term knows of an active that this master does not know of.
+    fn look_at_stamp(&mut self, stamp: StampedHeader) {
+        if stamp.epoch > self.replica.seen() {
+            self.feed(replica::Input::Seen(stamp.epoch));
+        }
+    }
+
+    fn peer_says(&mut self, what: FromPeer) {
+        match what {
+            FromPeer::Linked(identity, outgoing) => {
+                tracing::info!(master = %identity.name, "linked to the other master");
+                self.troubles.remove("pair");
+                self.peer = Some((identity, outgoing));
+            }
+            FromPeer::Said(envelope) => {
+                self.takeover.heard();
+                self.feed(replica::Input::Message(*envelope));
+            }
+            FromPeer::Lost(incarnation) => {
+                self.peer.take_if(|(identity, outgoing)| {
+                    identity.incarnation == incarnation && outgoing.is_closing()
+                });
+            }
+            FromPeer::Gone(incarnation) => {
+                self.peer.take_if(|(identity, _)| identity.incarnation == incarnation);
+                self.feed(replica::Input::PeerGone(incarnation));
+            }
+            FromPeer::Misfit(refusal) => {
+                tracing::error!(%refusal, "the two masters can't be a pair");
+                self.troubles.insert("pair", refusal.to_string());
             }
         }
     }
 
-    fn session_says(&mut self, origin: Origin, n: u64, message: SessionToMaster) {
+    fn disk_says(&mut self, done: Done) {
+        match done {
+            Done::Synced(lsn) => self.feed(replica::Input::Synced(lsn)),
+            Done::Intents(intents) => {
+                self.takeover.intends();
+                self.feed(replica::Input::IntentsDurable(intents));
+            }
+            Done::Checkpoint(at) => self.feed(replica::Input::CheckpointDurable(at)),
+            Done::Trouble(what) => {
+                tracing::error!(%what, "the disk takes nothing");
+                self.troubles.insert("disk", what);
+            }
+            Done::Well => {
+                tracing::info!("the disk takes writes again");
+                self.troubles.remove("disk");
+            }
+        }
+    }
+
+    fn witness_says(&mut self, answered: Answered) {
+        match answered {
+            Answered::Record(rec) => {
+                self.troubles.remove("witness");
+                self.feed(replica::Input::Record(rec));
+            }
+            Answered::Claimed(nonce, answer) => {
+                self.takeover.claims();
+                self.feed(replica::Input::Claimed(nonce, answer));
+            }
+            Answered::Failed(what) => {
+                if self.troubles.insert("witness", what.clone()).is_none() {
+                    tracing::error!(%what, "the witness does not answer");
+                }
+            }
+        }
+    }
+
+    fn session_says(&mut self, link: LinkNumber, n: u64, message: SessionToMaster) {
+        match message {
+            SessionToMaster::Report(report) => {
+                if let Some(origin) = self.connections.connect(link) {
+                    self.submit(Command::SessionUp(origin, report));
+                }
+                return;
+            }
+            SessionToMaster::Resume(_) => return self.resume(link),
+            SessionToMaster::Fenced(_) => return,
+            SessionToMaster::Load(_)
+            | SessionToMaster::Bind(_)
+            | SessionToMaster::Unbind(_)
+            | SessionToMaster::Ask(_)
+            | SessionToMaster::Received(_)
+            | SessionToMaster::Seen(_)
+            | SessionToMaster::Unknown(_) => {}
+        }
+        let Some(origin) = self.connections.speaker(link) else { return };
         match message {
             SessionToMaster::Load(load) => self.submit(Command::SessionLoad(origin, load)),
             SessionToMaster::Bind(bind) => self.submit(Command::Bind(origin, bind)),
             SessionToMaster::Unbind(unbind) => self.submit(Command::Unbind(origin, n, unbind)),
-            SessionToMaster::Ask(ask) => self.client_asks(origin, &ask),
+            SessionToMaster::Ask(ask) => self.client_asks(origin, ask),
             SessionToMaster::Received(Received { n }) => {
                 self.submit(Command::SessionReceived(origin, n));
             }
             SessionToMaster::Seen(seen) => self.submit(Command::Seen(origin, seen)),
-            SessionToMaster::Report(_) => {}
             SessionToMaster::Unknown(kind) => {
                 tracing::debug!(kind, server = %origin.server, "a message of a newer version");
             }
+            SessionToMaster::Report(_)
+            | SessionToMaster::Resume(_)
+            | SessionToMaster::Fenced(_) => {}
         }
     }
 
-    fn game_says(&mut self, origin: Origin, n: u64, message: GameToMaster) {
+    fn game_says(&mut self, link: LinkNumber, n: u64, message: GameToMaster) {
+        if let GameToMaster::Report(report) = message {
+            if let Some(origin) = self.connections.connect(link) {
+                self.submit(Command::GameUp(origin, report));
+            }
+            return;
+        }
+        if matches!(message, GameToMaster::Resume(_)) {
+            return self.resume(link);
+        }
+        let Some(origin) = self.connections.speaker(link) else { return };
         let event = match message {
             GameToMaster::Load(load) => return self.submit(Command::GameLoad(origin, load)),
             GameToMaster::Received(Received { n }) => {
@@ -283,7 +428,7 @@ impl Sequencer {
             GameToMaster::MetaChanged(change) => Event::MetaChanged(change),
             GameToMaster::Closed(closed) => Event::Closed(closed),
             GameToMaster::Scored(scored) => Event::Scored(scored),
-            GameToMaster::Report(_) => return,
+            GameToMaster::Report(_) | GameToMaster::Resume(_) | GameToMaster::Fenced(_) => return,
             GameToMaster::Unknown(kind) => {
                 return tracing::debug!(kind, server = %origin.server, "a message of a newer version");
             }
@@ -291,245 +436,280 @@ impl Sequencer {
         self.submit(Command::Happened(origin, n, event));
     }
 
-    fn client_asks(&mut self, origin: Origin, ask: &Ask) {
-        let Ask { session, id, answered, kind, ref request } = *ask;
+    /// A server goes on where it was, if it is still known as it was when it was told that it may.
+    fn resume(&mut self, link: LinkNumber) {
+        let Some(identity) = self.connections.identity(link) else { return };
+        let role = identity.role;
+        match self.replica.state().streams(role, &identity.name, identity.incarnation) {
+            Some(streams) => {
+                if let Some(origin) = self.connections.connect(link)
+                    && let Some(mut line) = self.connections.line(role, &origin.server)
+                {
+                    line.say(role, Welcome { streams }, Welcome { streams });
+                }
+            }
+            None => self.connections.introduce(link, self.replica.state()),
+        }
+    }
+
+    fn client_asks(&mut self, origin: Origin, ask: Ask) {
         // Decoded before the log: what is in the log can be applied.
-        let outcome = match Request::decode(kind, request, Limits::CLIENT) {
-            // A read changes nothing: no command. It is held with the batch's effects all the same, so that nobody
-            // reads what is not committed.
-            // While servers are still saying what they have it waits with others, in the log.
-            Ok(Request::Search(search)) if !self.state.is_rejoining() => self.state.search(&search),
-            Ok(Request::Rank(rank)) => self.state.rank(&rank, session),
+        match Request::decode(ask.kind, &ask.request, Limits::CLIENT) {
+            // A read changes nothing: no command. Its answer is held until what it saw is committed, and this master
+            // is known to have decided still when it was read.
+            Ok(request @ (Request::Search(_) | Request::Rank(_))) => {
+                if self.asked.len() < SEARCHES_MAX {
+                    return self.asked.push(Asked::Client(origin, ask, request));
+                }
+                let outcome = Outcome::Refused(Refusal::new(Code::Busy, TOO_MANY_SEARCHES));
+                let answer = Answer { session: ask.session, id: ask.id, outcome };
+                self.tell_session(&origin.server, &answer.into());
+            }
             Ok(request) => {
-                return self.submit(Command::Ask { origin, session, id, answered, request });
+                let Ask { session, id, answered, .. } = ask;
+                self.submit(Command::Ask { origin, session, id, answered, request });
             }
-            Err(error) => Outcome::Refused(error.into()),
-        };
-        let answer = Answer { session, id, outcome };
-        self.effects.push(Effect::ToSession(origin.server, answer.into()));
-    }
-
-    /// A server has reported: its link is in use from here on, and any other link of it is not.
-    fn connect(&mut self, link: LinkNumber, stamp: StampedHeader) -> Option<Origin> {
-        if let Some(origin) = self.speaker(link) {
-            return Some(origin);
-        }
-        let (peer, outgoing) = self.opened.remove(&link)?;
-        let Identity { role, name, incarnation, .. } = peer;
-        if stamp.epoch > self.epoch {
-            tracing::error!(
-                server = %name, seen = %stamp.epoch, epoch = %self.epoch,
-                "a server has seen a later master than this one: refused; is the clock of this machine behind?"
-            );
-            outgoing.close();
-            return None;
-        }
-        let place = (role, name.clone());
-        if let Some(older) = self.connections.get(&place) {
-            if older.incarnation != incarnation && !older.outgoing.is_closing() {
-                tracing::error!(
-                    server = %name, %role,
-                    "two processes call themselves so: the second is refused; give each server a name of its own"
-                );
-                outgoing.close();
-                return None;
-            }
-            older.outgoing.close();
-            self.links.remove(&older.link);
-        }
-        tracing::info!(server = %name, %role, %incarnation, build = %peer.build, "a server has reported");
-        // Its stream goes on after what it has; what it has not is sent again.
-        let connection = Connection { link, incarnation, outgoing, sent: 0, acknowledged: 0 };
-        self.connections.insert(place.clone(), connection);
-        self.links.insert(link, place);
-        Some(Origin { server: name, incarnation })
-    }
-
-    /// Who speaks on this link, if it has reported and no newer link has taken its place.
-    fn speaker(&self, link: LinkNumber) -> Option<Origin> {
-        let place = self.links.get(&link)?;
-        let connection = self.connections.get(place)?;
-        Some(Origin { server: place.1.clone(), incarnation: connection.incarnation })
-    }
-
-    fn ask(&mut self, question: Question) {
-        match question {
-            Question::Status(answer) => {
-                // Who asked may have gone: then nobody misses the answer.
-                let _gone = answer.send(self.status());
-            }
-            Question::Find(find, answer) => {
-                let _gone = answer.send(self.state.find(&find));
-            }
-            Question::Placement(kind, answer) => {
-                let _gone = answer.send(self.state.explain_placement(&kind));
-            }
-            Question::Act(action, answer) => {
-                self.asked += 1;
-                self.operators.insert(self.asked, answer);
-                tracing::info!(?action, "an operator acts");
-                self.submit(Command::Act { number: self.asked, action });
+            Err(error) => {
+                let outcome = Outcome::Refused(error.into());
+                let answer = Answer { session: ask.session, id: ask.id, outcome };
+                self.tell_session(&origin.server, &answer.into());
             }
         }
     }
 
-    fn status(&self) -> Status {
-        let master = MasterStatus {
-            name: self.name.clone(),
-            role: "active".into(),
-            incarnation: self.incarnation,
-            epoch: ecow::eco_format!("{}", self.epoch),
-            lsn: self.state.lsn(),
-            lag: 0,
-        };
-        Status {
-            cluster: self.cluster.clone(),
-            masters: vec![master],
-            sessions: self.state.session_status(),
-            games: self.state.game_status(),
-            users: self.state.users(),
-            instances: self.state.instances(),
-        }
+    /// An operator searches: as a client does, with the same barrier.
+    pub(crate) fn find(
+        &mut self,
+        find: greenroom_protocol::wire::admin_master::Find,
+        answer: oneshot::Sender<Result<Rows, Refusal>>,
+    ) {
+        self.asked.push(Asked::Operator(answer, find));
     }
 
-    /// How long to wait for what is due next.
-    fn until_due(&self) -> Duration {
-        let due_ms = self.state.due_ms().unwrap_or(u64::MAX);
-        let left = Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms()));
-        // Timers count whole milliseconds: not once more for a part of one.
-        left.clamp(Duration::from_millis(1), LOOK_INTERVAL)
+    fn tell_session(&mut self, server: &ServerName, message: &MasterToSession) {
+        if let Some(mut line) = self.connections.line(Role::Session, server) {
+            line.session(0, message);
+        }
     }
 
     fn expire(&mut self) {
-        while self.state.due_ms().is_some_and(|due_ms| due_ms <= self.clock.now_ms()) {
+        for _ in 0..EXPIRE_STEPS_MAX {
+            let now_ms = self.clock.now_ms();
+            if !self.serving || self.state().due_ms().is_none_or(|due_ms| due_ms > now_ms) {
+                return;
+            }
             self.submit(Command::Expire);
+            self.flush();
         }
     }
 
-    /// Lets the batch's effects out: its commands are in the log, which is all that a master alone can ask for.
+    /// Lets out what is committed of the servers' streams.
     fn release(&mut self) {
-        let mut effects = std::mem::take(&mut self.effects);
-        for effect in effects.drain(..) {
-            self.perform(effect);
-        }
-        self.effects = effects;
-        let Self { connections, state, epoch, scratch, .. } = self;
-        for ((role, name), connection) in connections {
-            let mut line = Line { outgoing: &connection.outgoing, epoch: *epoch, scratch };
-            let received = state.received(*role, name);
-            let has_news = received > connection.acknowledged;
-            let sent = connection.sent;
-            connection.acknowledged = received;
-            match role {
-                Role::Session => {
-                    let stream = state.session_stream(name);
-                    let waiting = stream.into_iter().flat_map(|stream| stream.after(sent));
-                    for (n, message) in waiting {
-                        if line.is_full() {
-                            break;
-                        }
-                        line.session(n, message);
-                        connection.sent = n;
-                    }
-                    if has_news {
-                        line.session(0, &MasterToSession::Received(Received { n: received }));
-                    }
-                }
-                Role::Game | Role::Master => {
-                    let stream = state.game_stream(name);
-                    let waiting = stream.into_iter().flat_map(|stream| stream.after(sent));
-                    for (n, message) in waiting {
-                        if line.is_full() {
-                            break;
-                        }
-                        line.game(n, message);
-                        connection.sent = n;
-                    }
-                    if has_news {
-                        line.game(0, &MasterToGame::Received(Received { n: received }));
-                    }
-                }
-            }
+        if self.serving {
+            let (last, commit) = (self.replica.last().lsn, self.replica.commit());
+            self.connections.release(self.replica.state(), last, commit);
         }
     }
 
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Welcome(role, server) => {
-                let welcome = Welcome { master: self.incarnation };
-                let Some(mut line) = self.line(role, server) else { return };
-                match role {
-                    Role::Session => line.session(0, &MasterToSession::Welcome(welcome)),
-                    Role::Game | Role::Master => line.game(0, &MasterToGame::Welcome(welcome)),
+    fn perform(&mut self, output: OutputOf) {
+        match output {
+            replica::Output::Send(envelope) => {
+                if let Some((_, outgoing)) = &self.peer {
+                    peer::send(outgoing, envelope);
                 }
             }
-            Effect::ToSession(server, message) => {
-                if let Some(mut line) = self.line(Role::Session, server) {
-                    line.session(0, &message);
+            replica::Output::Write(entries) => self.disk.write(&entries),
+            replica::Output::Sync(upto) => self.disk.sync(upto),
+            replica::Output::WriteIntents(intents) => {
+                self.takeover.decides();
+                self.disk.write_intents(intents);
+            }
+            replica::Output::CheckpointBegin { at, whose } => self.disk.begin_checkpoint(at, whose),
+            replica::Output::CheckpointPieces(pieces) => self.disk.checkpoint_pieces(pieces),
+            replica::Output::CheckpointEnd => self.disk.end_checkpoint(),
+            replica::Output::Claim { expect, rec } => {
+                self.witness.ask(witness::Question::Claim { expect, rec });
+            }
+            replica::Output::ReadRecord => self.witness.ask(witness::Question::Read),
+            replica::Output::Release { effects, .. } => {
+                for effect in effects {
+                    self.effect(effect);
                 }
             }
-            Effect::Acted { number, result } => {
-                if let Some(operator) = self.operators.remove(&number) {
+            replica::Output::ReadReady(read) => match self.reads.remove(&read) {
+                Some(Read::Client(server, answer)) => self.tell_session(&server, &answer.into()),
+                Some(Read::Operator(answer, rows)) => {
                     // Who asked may have gone: then nobody misses the answer.
-                    let _gone = operator.send(result);
+                    let _gone = answer.send(rows);
+                }
+                None => {}
+            },
+            replica::Output::Refused(command, why) => self.refused(&command, why),
+            replica::Output::ReadRefused(read, why) => {
+                match (self.reads.remove(&read), why) {
+                    (Some(Read::Client(server, Answer { session, id, .. })), Refused::Busy) => {
+                        let outcome = Outcome::Refused(Refusal::new(Code::Busy, TOO_MANY_SEARCHES));
+                        self.tell_session(&server, &Answer { session, id, outcome }.into());
+                    }
+                    // It is asked again of whoever decides then.
+                    (Some(Read::Client(..)), Refused::NotActive | Refused::Unavailable) => {}
+                    (Some(Read::Operator(answer, _)), _) => {
+                        let _gone = answer.send(Err(Refusal::new(Code::Unavailable, NOT_NOW)));
+                    }
+                    (None, _) => {}
                 }
             }
+            replica::Output::Role(role) => self.is_now(role),
+            replica::Output::NewEpoch(at) => self.begins(at),
+            replica::Output::Alarm(alarm) => self.alarm(alarm),
+        }
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Welcome(role, server, streams) => {
+                if let Some(mut line) = self.connections.line(role, &server) {
+                    line.say(role, Welcome { streams }, Welcome { streams });
+                }
+            }
+            Effect::Renewed(server, sent) => {
+                if let Some(mut line) = self.connections.line(Role::Game, &server) {
+                    line.game(0, &Renewed { sent }.into());
+                }
+            }
+            Effect::ToSession(server, message) => self.tell_session(&server, &message),
+            Effect::Acted { number, result } => self.operators.acted(number, result),
             Effect::Illegal { role, server, what } => {
                 tracing::warn!(%role, %server, %what, "a server said what it may not say: ignored");
             }
         }
     }
 
-    /// The link to a server. Without one, what is no part of a stream is lost, and asked for again by the server.
-    fn line(&mut self, role: Role, server: ServerName) -> Option<Line<'_>> {
-        let connection = self.connections.get(&(role, server))?;
-        Some(Line { outgoing: &connection.outgoing, epoch: self.epoch, scratch: &mut self.scratch })
+    /// A command was not appended. Its server says it again: to whoever decides, or over a new link.
+    fn refused(&mut self, command: &Logged, why: Refused) {
+        let (role, origin) = match command.command() {
+            Command::SessionUp(origin, _)
+            | Command::SessionLoad(origin, _)
+            | Command::SessionReceived(origin, _)
+            | Command::Bind(origin, _)
+            | Command::Unbind(origin, ..)
+            | Command::Seen(origin, _)
+            | Command::Ask { origin, .. } => (Role::Session, origin),
+            Command::GameUp(origin, _)
+            | Command::GameLoad(origin, _)
+            | Command::GameReceived(origin, _)
+            | Command::Happened(origin, ..) => (Role::Game, origin),
+            Command::LinkLost(role, origin) => (*role, origin),
+            Command::Expire => return,
+            Command::Act { number, .. } => {
+                let refusal = Refusal::new(Code::Unavailable, NOT_NOW);
+                return self.operators.acted(*number, Err(refusal));
+            }
+        };
+        tracing::debug!(?why, %role, server = %origin.server, "a command was refused");
+        self.connections.reset(role, origin);
+    }
+
+    fn is_now(&mut self, role: replica::Role) {
+        let epoch = self.replica.rec().map(|rec| rec.at).unwrap_or_default();
+        tracing::info!(?role, %epoch, lsn = self.replica.last().lsn, "the role is another one");
+        match role {
+            replica::Role::Paired | replica::Role::Solo | replica::Role::Blocked => {}
+            replica::Role::Recovering | replica::Role::Learner | replica::Role::Standby => {
+                self.takeover.heard();
+                self.serving = false;
+                self.connections.step_down();
+                self.batch.clear();
+                self.asked.clear();
+                self.reads.clear();
+                self.operators.step_down();
+            }
+        }
+    }
+
+    /// This master decides in this term, and everything that it has is committed.
+    fn begins(&mut self, at: Epoch) {
+        if self.serving {
+            return self.connections.raise(at);
+        }
+        self.serving = true;
+        self.troubles.remove("role");
+        self.takeover.announces(at);
+        // The log's time goes on where it was, whatever this machine's clock says.
+        self.clock.go_on_from(self.replica.log_ms());
+        self.connections.announce(at, self.replica.state());
+        for (role, origin) in self.state().servers_up() {
+            if !self.connections.has(role, &origin) {
+                self.submit(Command::LinkLost(role, origin));
+            }
+        }
+    }
+
+    fn alarm(&mut self, alarm: Alarm) {
+        let text = match alarm {
+            Alarm::Diverged(lsn) => format!(
+                "after command {lsn} this copy differed from the active's: it was thrown away; please report this"
+            ),
+            Alarm::WitnessBehind => "the witness knows less than this master: it lost its record, or went back in time; \
+                                     put its file back, or see `greenroom promote`"
+                .to_owned(),
+            Alarm::BadSnapshot => "the other master's snapshot could not be restored".to_owned(),
+            Alarm::OtherVersion(version) => format!(
+                "the other master applies commands by rules {version}, this one by rules {}: run the same build on both",
+                <State as Apply>::VERSION
+            ),
+        };
+        if self.troubles.insert("role", text.clone()).as_ref() != Some(&text) {
+            tracing::error!("{text}");
+        }
     }
 }
 
-/// Writes messages to one link's buffer. A server that takes nothing until its buffer is full twice loses the link.
-struct Line<'a> {
-    outgoing: &'a Outgoing,
-    epoch: Epoch,
-    scratch: &'a mut Vec<u8>,
-}
+const TOO_MANY_SEARCHES: &str = "too many searches wait for their turn; try again";
+pub(crate) const NOT_NOW: &str = "who decides is changing just now; try again";
 
-impl Line<'_> {
-    fn is_full(&self) -> bool {
-        self.outgoing.waiting() >= STREAM_BYTES_MAX
-    }
-    fn session(&mut self, n: u64, message: &MasterToSession) {
-        self.scratch.clear();
-        message.encode_into(self.scratch);
-        self.push(n, message.kind());
-    }
-    fn game(&mut self, n: u64, message: &MasterToGame) {
-        self.scratch.clear();
-        message.encode_into(self.scratch);
-        self.push(n, message.kind());
-    }
-    fn push(&mut self, n: u64, kind: u8) {
-        let stamp = StampedHeader { epoch: self.epoch, n }.bytes();
-        self.outgoing.push(LinkHeader { kind, target: 0 }, &[&stamp, self.scratch]);
-    }
-}
-
-/// The log's time in milliseconds since 1970, as the wall clock was at the start: people are shown when an instance was
-/// made. From there on it is the monotonic clock, so that it never runs backwards, and a pause of the process counts as
-/// [`CLOCK_STEP_MAX`] at most.
+/// What woke the loop, besides the links.
 #[derive(Debug)]
-struct Clock {
+enum Happened {
+    Nothing,
+    Stop,
+    Question(Question),
+    Disk(Done),
+    Witness(Answered),
+}
+
+/// The log's time in milliseconds since 1970, as the wall clock was when the cluster was founded: people are shown when
+/// an instance was made. From there on it is the monotonic clock of whoever decides, so that it never runs backwards,
+/// and a pause of the process counts as [`CLOCK_STEP_MAX`] at most.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    started: Instant,
     looked: Instant,
     now: Duration,
 }
 
 impl Clock {
+    pub(crate) fn starting_at(now: Duration) -> Self {
+        let started = Instant::now();
+        Self { started, looked: started, now }
+    }
     fn look(&mut self) {
         let looked = Instant::now();
         self.now += looked.duration_since(self.looked).min(CLOCK_STEP_MAX);
         self.looked = looked;
     }
+    /// Goes on from a time of the log; 0 if it has none yet.
+    fn go_on_from(&mut self, log_ms: u64) {
+        if log_ms > 0 {
+            self.now = Duration::from_millis(log_ms);
+        }
+    }
     fn now_ms(&self) -> u64 {
         u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX)
+    }
+    /// Milliseconds of this process's own, as it looked last.
+    pub(crate) fn ticks_ms(&self) -> u64 {
+        let ticks = self.looked.duration_since(self.started) + CLOCK_STEP_MAX;
+        u64::try_from(ticks.as_millis()).unwrap_or(u64::MAX)
     }
 }

@@ -30,7 +30,12 @@ fn beside_a_master<F: Future<Output = ()>>(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let key = ClusterKey::generate().unwrap();
-        let config = MasterConfig { listen: "127.0.0.1:0".into(), ..MasterConfig::default() };
+        let data = tempfile::tempdir().unwrap();
+        let config = MasterConfig {
+            listen: "127.0.0.1:0".into(),
+            folder: data.path().join("master"),
+            ..MasterConfig::default()
+        };
         let master = Master::bind(&config, key.clone(), Arc::new(Weighted)).await.unwrap();
         let (address, handle) = (master.address(), master.handle());
         let stop = CancellationToken::new();
@@ -92,7 +97,8 @@ struct SessionServer(End);
 
 impl SessionServer {
     async fn up(address: SocketAddr, key: &ClusterKey) -> Self {
-        let server = Self(End::dial(address, &me(Role::Session, "s1", 1, key)).await.unwrap());
+        let mut server = Self(End::dial(address, &me(Role::Session, "s1", 1, key)).await.unwrap());
+        assert!(matches!(server.hear().await, MasterToSession::NewEpoch(_)));
         let report = SessionReport {
             urls: vec!["tcp://127.0.0.1:4000".into()],
             build: "test".into(),
@@ -148,7 +154,8 @@ struct GameServer(End);
 
 impl GameServer {
     async fn up(address: SocketAddr, key: &ClusterKey) -> Self {
-        let server = Self(End::dial(address, &me(Role::Game, "g1", 1, key)).await.unwrap());
+        let mut server = Self(End::dial(address, &me(Role::Game, "g1", 1, key)).await.unwrap());
+        assert!(matches!(server.hear().await, (0, MasterToGame::NewEpoch(_))));
         let kind = KindInfo {
             name: KindName::new("duel").unwrap(),
             seats_max: 2,
@@ -374,6 +381,7 @@ fn a_second_process_of_the_same_name_is_refused_while_the_first_lives() {
             connections_max: 1,
             sessions: Vec::new(),
         };
+        second.hear().await.expect("it is told who decides, as everybody is");
         second.say(0x01, 0, &greenroom_protocol::encode(&report));
         assert!(second.hear().await.is_none(), "the second is not welcome");
         first.bind("ann").await;
@@ -395,7 +403,9 @@ fn a_server_that_says_what_is_no_message_loses_its_link_and_nobody_else_notices(
 #[test]
 fn a_port_in_use_is_named_with_what_to_do() {
     beside_a_master(async |address, key, _| {
-        let config = MasterConfig { listen: address.to_string(), ..MasterConfig::default() };
+        let data = tempfile::tempdir().unwrap();
+        let listen = address.to_string();
+        let config = MasterConfig { listen, folder: data.path().into(), ..MasterConfig::default() };
         let failed = Master::bind(&config, key, Arc::new(Weighted)).await.unwrap_err();
         assert!(matches!(failed, MasterError::Listen { .. }));
         assert!(failed.to_string().contains("[master] listen"), "{failed}");

@@ -323,7 +323,7 @@ async fn a_live_search_goes_on_when_the_master_has_lost_its_memory() {
     );
     assert_eq!(next("the whole set").await, WatchEvent::Ready);
     for round in 0..2 {
-        cluster.restart_master();
+        cluster.replace_master();
         cluster.wait_for("its servers", |status| up(&status.sessions) + up(&status.games) == 2);
         let another = ann.create("lobby").params(&lobby(Mode::Race, 2, "another")).await.unwrap();
         let added = next("the other lobby").await;

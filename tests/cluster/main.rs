@@ -9,6 +9,7 @@ mod harness;
 
 mod bad_input;
 mod directory;
+mod failover;
 mod operators;
 mod players;
 mod races;

@@ -240,7 +240,7 @@ async fn a_master_that_begins_anew_makes_no_second_instance_of_a_key() {
         let key = format!("key {n}");
         made.insert(key.clone(), clients[n % 4].create("lobby").key(key).await.unwrap());
     }
-    cluster.restart_master();
+    cluster.replace_master();
     for (n, (key, instance)) in made.iter().enumerate() {
         // Asked at once, before or after the game servers are back: the answer waits for them.
         let again = async {

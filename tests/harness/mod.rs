@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use greenroom::client::{
@@ -121,22 +121,11 @@ pub struct Process {
 
 impl Process {
     /// Starts a process and waits until it says `ready`.
-    pub fn start(args: &[&str]) -> Self {
+    pub fn start<A: AsRef<std::ffi::OsStr>>(args: &[A]) -> Self {
         let mut process = Self::spawn(greenroom().args(args));
         let line = process.out.wait("ready", |line| line.starts_with("ready "));
         process.words = line.split_whitespace().skip(1).map(str::to_owned).collect();
         process
-    }
-
-    /// Starts a process; nothing if it ends before it is ready.
-    fn try_start(args: &[&str]) -> Option<Self> {
-        let mut process = Self::spawn(greenroom().args(args));
-        let is_ready = |line: &String| line.starts_with("ready ");
-        let (lines, _) =
-            process.out.until(|printed| printed.is_over || printed.lines.iter().any(is_ready));
-        let line = lines.into_iter().find(is_ready)?;
-        process.words = line.split_whitespace().skip(1).map(str::to_owned).collect();
-        Some(process)
     }
 
     /// Starts a process that need not become ready.
@@ -218,10 +207,30 @@ pub fn up(servers: &[ServerStatus]) -> usize {
     servers.iter().filter(|server| server.state == "up").count()
 }
 
-/// A cluster of one master, and as many session servers and game servers as a story starts.
+/// A port on which nobody listens, of those that the system gives to nobody by itself: a server that comes back finds
+/// it free.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..10_000 {
+        let next = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Relaxed));
+        let port = u16::try_from(15_000 + next % 15_000).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
+}
+
+/// A cluster of one master or two, and as many session servers and game servers as a story starts.
 pub struct Cluster {
     pub folder: Folder,
+    /// The master, or the one of side a.
     pub master: Process,
+    /// The master of side b.
+    pub second: Option<Process>,
+    pub witness: Option<Process>,
+    master_flags: [Vec<String>; 2],
+    admin: String,
     pub sessions: Vec<Process>,
     pub games: Vec<Process>,
 }
@@ -235,31 +244,124 @@ impl Cluster {
     /// The same, with more flags for the session servers.
     pub fn start_with(sessions: usize, games: usize, session_flags: &[&str]) -> Self {
         let folder = Folder::new();
-        let any = "127.0.0.1:0";
-        let master =
-            Process::start(&["master", "--data", folder.text(), "--listen", any, "--admin", any]);
-        let mut cluster = Self { folder, master, sessions: Vec::new(), games: Vec::new() };
+        let (listen, admin) = (free_port(), free_port());
+        let flags = format!(
+            "master --data {} --listen 127.0.0.1:{listen} --admin 127.0.0.1:{admin}",
+            folder.text()
+        );
+        let flags: Vec<String> = flags.split(' ').map(str::to_owned).collect();
+        let master = Process::start(&flags);
+        let cluster = Self {
+            folder,
+            master,
+            second: None,
+            witness: None,
+            master_flags: [flags, Vec::new()],
+            admin: format!("127.0.0.1:{admin}"),
+            sessions: Vec::new(),
+            games: Vec::new(),
+        };
+        cluster.with_servers(sessions, games, session_flags)
+    }
+
+    /// Two masters and a witness, with servers that know both.
+    pub fn start_pair(sessions: usize, games: usize, session_flags: &[&str]) -> Self {
+        let folder = Folder::new();
+        let data = folder.text();
+        // The first makes the cluster's key, which the others need.
+        let (listens, witness_port) = ([free_port(), free_port()], free_port());
+        let admins = [free_port(), free_port()];
+        let flags = ["a", "b"].map(|side| {
+            let (this, other) = if side == "a" { (0, 1) } else { (1, 0) };
+            let flags = format!(
+                "master --data {data} --name master-{side} --side {side} --listen 127.0.0.1:{} --peer 127.0.0.1:{} \
+                 --witness 127.0.0.1:{witness_port} --admin 127.0.0.1:{} --cluster-log info",
+                listens[this],
+                listens[other],
+                admins[this]
+            );
+            flags.split(' ').map(str::to_owned).collect::<Vec<_>>()
+        });
+        let master = Process::start(&flags[0]);
+        let witness =
+            format!("witness --data {data} --listen 127.0.0.1:{witness_port} --cluster-log info");
+        let witness = Process::start(&witness.split(' ').collect::<Vec<_>>());
+        let second = Process::start(&flags[1]);
+        let cluster = Self {
+            folder,
+            master,
+            second: Some(second),
+            witness: Some(witness),
+            master_flags: flags,
+            admin: admins.map(|port| format!("127.0.0.1:{port}")).join(","),
+            sessions: Vec::new(),
+            games: Vec::new(),
+        };
+        let cluster = cluster.with_servers(sessions, games, session_flags);
+        cluster.wait_for_pair();
+        cluster
+    }
+
+    fn with_servers(mut self, sessions: usize, games: usize, session_flags: &[&str]) -> Self {
         for _ in 0..sessions {
-            cluster.start_session(session_flags);
+            self.start_session(session_flags);
         }
         for _ in 0..games {
-            cluster.start_game(&[]);
+            self.start_game(&[]);
         }
-        cluster.wait_for("its servers", |status| {
+        self.wait_for("its servers", |status| {
             up(&status.sessions) == sessions && up(&status.games) == games
         });
-        cluster
+        self
+    }
+
+    /// Waits until one master decides and the other has everything.
+    pub fn wait_for_pair(&self) {
+        self.wait_for("an active and a standby", |status| {
+            let roles: Vec<_> = status.masters.iter().map(|master| &*master.role).collect();
+            roles == ["active", "standby"] && status.masters.iter().all(|master| master.in_sync)
+        });
+    }
+
+    /// The master that decides.
+    pub fn active(&mut self) -> &mut Process {
+        let name = self.status().masters[0].name.to_string();
+        let is_second = self.master_flags[1].contains(&name);
+        if is_second { self.second.as_mut().unwrap() } else { &mut self.master }
+    }
+
+    /// Starts those masters again that were killed.
+    pub fn start_masters(&mut self) {
+        for (index, flags) in self.master_flags.iter().enumerate() {
+            let process = if index == 0 { Some(&mut self.master) } else { self.second.as_mut() };
+            if let Some(process) = process
+                && process.child.try_wait().unwrap().is_some()
+            {
+                *process = Process::start(flags);
+            }
+        }
+    }
+
+    /// Starts the second master again, and only that one.
+    pub fn start_second(&self) -> Process {
+        Process::start(&self.master_flags[1])
+    }
+
+    /// Where the masters take links.
+    fn masters(&self) -> String {
+        let masters = std::iter::once(&self.master).chain(&self.second);
+        masters.map(|master| master.words[1].as_str()).collect::<Vec<_>>().join(",")
     }
 
     pub fn start_session(&mut self, flags: &[&str]) {
         let any = "127.0.0.1:0";
-        let master = self.master.words[1].clone();
+        let masters = self.masters();
         let mut args = vec![
             "session",
             "--data",
             self.folder.text(),
-            "--master",
-            &master,
+            "--masters",
+            &masters,
             "--tcp",
             any,
             "--ws",
@@ -269,24 +371,27 @@ impl Cluster {
         self.sessions.push(Process::start(&args));
     }
 
-    /// The master dies, and another begins in its place: it knows what the servers say, and nothing else.
+    /// The master dies, and comes back with what is on its disk.
     pub fn restart_master(&mut self) {
-        let (listen, admin) = (self.master.words[1].clone(), self.admin().to_owned());
         self.master.kill();
-        let data = self.folder.text();
-        let args = ["master", "--data", data, "--listen", &listen, "--admin", &admin];
-        // Somebody's connection may have been given the port meanwhile, for as long as it lasts.
-        let mut started = None;
-        wait_until("the master's port", || {
-            started = Process::try_start(&args);
-            started.is_some()
-        });
-        self.master = started.unwrap();
+        self.start_masters();
+    }
+
+    /// The master dies and its disk with it, and another begins in its place: it knows what the servers say, and nothing
+    /// else.
+    pub fn replace_master(&mut self) {
+        self.master.kill();
+        std::fs::remove_dir_all(self.folder.path().join("master-1")).unwrap();
+        // What was founded is told apart by the second.
+        let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let died = second();
+        wait_until("the next second", || second() > died);
+        self.start_masters();
     }
 
     pub fn start_game(&mut self, flags: &[&str]) {
-        let master = self.master.words[1].clone();
-        let mut args = vec!["game", "--data", self.folder.text(), "--master", &master];
+        let masters = self.masters();
+        let mut args = vec!["game", "--data", self.folder.text(), "--masters", &masters];
         args.extend(flags);
         if !flags.contains(&"--labels") {
             // So that it runs the kinds that servers of players don't: stories play them, too.
@@ -295,9 +400,9 @@ impl Cluster {
         self.games.push(Process::start(&args));
     }
 
-    /// The admin port, `host:port`.
+    /// The admin ports, `host:port` with a comma between two.
     pub fn admin(&self) -> &str {
-        self.master.words[3].trim_start_matches("http://")
+        &self.admin
     }
 
     /// URLs of a session server: TCP, then WebSocket.

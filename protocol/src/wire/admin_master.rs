@@ -31,16 +31,34 @@ pub struct Status {
 pub struct MasterStatus {
     /// Its name.
     pub name: ServerName,
-    /// `active` or `standby`.
+    /// Which of the two it is: `a` or `b`.
+    pub side: EcoString,
+    /// `active`, `standby` (has everything that is committed), `learner` (does not yet), `recovering` (does not know
+    /// yet), `blocked` (decided, and must find out whether it still does) or `away`.
     pub role: EcoString,
     /// This life of its process.
     pub incarnation: Incarnation,
-    /// The active's term: `era.epoch`.
+    /// The largest term that it has seen: `era.epoch`.
     pub epoch: EcoString,
-    /// Number of the last command of the log.
+    /// Number of the last command of its log.
     pub lsn: u64,
-    /// Commands that the standby is behind.
+    /// Number of the last command that is committed, as far as it knows.
+    pub commit: u64,
+    /// Commands that it is behind the active.
     pub lag: u64,
+    /// A commit waits for it: by the record of the witness.
+    pub in_sync: bool,
+    /// What is wrong with it, for people; nothing if it is well. Of the other master only it itself knows.
+    pub troubles: Vec<EcoString>,
+}
+
+/// Makes a master the active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promote {
+    /// The operator accepts that what the other master had acknowledged is lost.
+    #[serde(default)]
+    pub accept_loss: bool,
 }
 
 /// One session server or game server.

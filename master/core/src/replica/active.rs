@@ -84,6 +84,12 @@ struct Copying<F> {
     is_ended: bool,
 }
 
+impl<F> Link<F> {
+    pub(super) fn acked(&self) -> u64 {
+        self.acked
+    }
+}
+
 impl<S: Apply> Replica<S> {
     pub(super) fn become_active(&mut self) {
         self.stage = Stage::Active;
@@ -239,7 +245,11 @@ impl<S: Apply> Replica<S> {
                 }
                 Purpose::Add if self.is(Mutant::AddWithoutBarrier) => {}
                 Purpose::Add => peer = claim.rec.peer,
-                Purpose::Found | Purpose::Reclaim | Purpose::Takeover | Purpose::Handover => {}
+                Purpose::Found
+                | Purpose::Reclaim
+                | Purpose::Takeover
+                | Purpose::Handover
+                | Purpose::Force => {}
             }
         }
         if self.is(Mutant::CommitWithoutStandby) {

@@ -20,6 +20,8 @@ pub(super) enum Purpose {
     Add,
     /// The active makes its standby the active.
     Handover,
+    /// An operator makes this copy the active, whatever it lacks.
+    Force,
 }
 
 /// An attempt whose fate is not known yet.
@@ -38,11 +40,22 @@ impl<S: Apply> Replica<S> {
         if self.claim.is_some() {
             return;
         }
-        let (expect, at) =
+        let (expect, before) =
             self.rec.map_or((0, Epoch { era: self.settings.founding_era, epoch: 0 }), |rec| {
                 (rec.version, rec.at)
             });
-        let at = Epoch { epoch: at.epoch + 1, ..at };
+        let (expect, at) = match purpose {
+            Purpose::Force => {
+                let Epoch { era, epoch } = self.seen.max(before);
+                (self.shown, Epoch { era: era + 1, epoch: epoch + 1 })
+            }
+            Purpose::Found
+            | Purpose::Reclaim
+            | Purpose::Takeover
+            | Purpose::Solo
+            | Purpose::Add
+            | Purpose::Handover => (expect, Epoch { epoch: before.epoch + 1, ..before }),
+        };
         self.claims += 1;
         let nonce = Nonce { by: self.me, number: self.claims };
         let rec = Rec { version: expect + 1, at, holder, peer, nonce };
@@ -114,6 +127,7 @@ impl<S: Apply> Replica<S> {
 
     /// The witness has shown this record.
     fn settle(&mut self, rec: Option<Rec>) {
+        self.shown = rec.map_or(0, |rec| rec.version);
         let Some(now) = rec else {
             if self.stage == Stage::Recovering && self.claim.is_none() {
                 // An attempt that is not known to have succeeded proves no record.
@@ -144,6 +158,10 @@ impl<S: Apply> Replica<S> {
         self.seen = self.seen.max(claim.rec.at);
         match claim.purpose {
             Purpose::Found | Purpose::Reclaim | Purpose::Takeover => self.become_active(),
+            Purpose::Force => {
+                self.learning = super::Learning::default();
+                self.become_active();
+            }
             Purpose::Solo => {
                 self.active.link = None;
                 self.active.announce = Some(0);
@@ -219,6 +237,17 @@ impl<S: Apply> Replica<S> {
             by == rec.holder && at == rec.at && is_here
         });
         rec.peer.is_none() && (has_intent || self.is(Mutant::ReclaimWithoutIntent))
+    }
+
+    pub(super) fn on_promote(&mut self, accept_loss: bool) {
+        match self.stage {
+            Stage::Active => {}
+            Stage::Standby => self.take_over(),
+            Stage::Recovering | Stage::Learner if accept_loss => {
+                self.claim(Purpose::Force, self.me, None);
+            }
+            Stage::Recovering | Stage::Learner => {}
+        }
     }
 
     pub(super) fn take_over(&mut self) {

@@ -142,6 +142,8 @@ pub struct Replica<S: Apply> {
     wall_ms: u64,
     /// The record as this master last knew it.
     rec: Option<Rec>,
+    /// The version of the record that the witness showed last, whether it was believed or not.
+    shown: u64,
     /// The largest epoch of any message or record.
     seen: Epoch,
     stage: Stage,
@@ -183,6 +185,7 @@ impl<S: Apply> Replica<S> {
             now_ms,
             wall_ms: 0,
             rec: None,
+            shown: 0,
             seen: Epoch::default(),
             stage: Stage::Recovering,
             active: Active::default(),
@@ -199,7 +202,8 @@ impl<S: Apply> Replica<S> {
                 ongoing: None,
             },
             heard_ms: now_ms,
-            asked_ms: now_ms,
+            // The first tick asks who decides.
+            asked_ms: now_ms.saturating_sub(settings.witness_ms),
             beat: None,
             checks: VecDeque::new(),
             role: Role::Recovering,
@@ -244,6 +248,7 @@ impl<S: Apply> Replica<S> {
             }
             Input::Seen(at) => self.on_seen(at),
             Input::Switchover => self.on_switchover(),
+            Input::Promote { accept_loss } => self.on_promote(accept_loss),
         }
         if self.stage == Stage::Active {
             self.advance();
@@ -306,6 +311,40 @@ impl<S: Apply> Replica<S> {
     /// Number of the last committed entry, as far as this active or standby knows.
     pub fn commit(&self) -> u64 {
         self.active.commit
+    }
+
+    /// The largest epoch of any message or record.
+    pub fn seen(&self) -> Epoch {
+        self.seen
+    }
+
+    /// The largest time of the log so far, in milliseconds since 1970; 0 before the first command.
+    pub fn log_ms(&self) -> u64 {
+        self.wall_ms
+    }
+
+    /// The copy that follows this active, and the number of the last entry that it has acknowledged.
+    pub fn follower(&self) -> Option<(Master, u64)> {
+        self.active
+            .link
+            .as_ref()
+            .filter(|_| self.stage == Stage::Active)
+            .map(|l| (l.member, l.acked()))
+    }
+
+    /// Whether this follower has heard the active of the present record.
+    pub fn hears_active(&self) -> bool {
+        self.beat.is_some()
+    }
+
+    /// Whether this active knows of nobody who may have taken its place.
+    pub fn is_certain(&self) -> bool {
+        !self.is_fenced()
+    }
+
+    /// Whether commands wait for the standby to become the active.
+    pub fn is_handing_over(&self) -> bool {
+        self.active.queue.is_some()
     }
 
     /// How many entries, uncommitted effects, reads and forwarded commands are in memory.

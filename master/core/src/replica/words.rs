@@ -206,6 +206,12 @@ pub enum Input<C, P> {
     Seen(Epoch),
     /// An operator wants the standby to be the active. Without a standby that has everything nothing happens.
     Switchover,
+    /// An operator wants this master to be the active: a standby that has everything, or, if the operator accepts that
+    /// what others had acknowledged is lost, whatever this one is.
+    Promote {
+        /// The loss is declared, by a new era.
+        accept_loss: bool,
+    },
 }
 
 /// What became of an attempt.

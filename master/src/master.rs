@@ -1,0 +1,146 @@
+//! A master that listens, and what it is made of.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use greenroom_link::{ClusterKey, Me};
+use greenroom_master_core::replica::{self, Apply, Replica};
+use greenroom_master_core::{ClusterSecret, Placement, State};
+use greenroom_protocol::wire::master_standby::Pairing;
+use greenroom_protocol::wire::master_witness::Side;
+use greenroom_protocol::wire::server_server::{Identity, Role};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{MasterConfig, WitnessAt};
+use crate::disk::{Disk, Found};
+use crate::error::MasterError;
+use crate::handle::{MasterHandle, QUESTIONS_MAX};
+use crate::inbox::Inbox;
+use crate::links::Door;
+use crate::peer::Peer;
+use crate::sequencer::{Clock, Sequencer};
+use crate::witness::{RemoteWitness, SqliteWitness, Witness, WitnessHandle};
+
+/// A master that listens and does not answer yet.
+#[derive(Debug)]
+pub struct Master {
+    listener: TcpListener,
+    address: SocketAddr,
+    me: Rc<Me>,
+    handle: MasterHandle,
+    peer: String,
+    side: Side,
+    sequencer: Sequencer,
+}
+
+impl Master {
+    /// Reads what is in its folder, and listens. Links are taken once it runs. `placement` chooses among the game
+    /// servers that can take an instance.
+    ///
+    /// # Errors
+    /// When the configuration can't be kept, the folder, the witness or the address can't be used, or the system has no
+    /// randomness.
+    pub async fn bind(
+        config: &MasterConfig,
+        key: ClusterKey,
+        placement: Arc<dyn Placement>,
+    ) -> Result<Self, MasterError> {
+        config.check()?;
+        let failed = |source| MasterError::Listen { address: config.listen.clone(), source };
+        let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let (disk, found) = Disk::open(&config.folder)?;
+        let Found { records, recovered, incarnation, notes } = found;
+        for note in notes {
+            tracing::warn!("{note}");
+        }
+        let secret = ClusterSecret::from_key(&key.derive("master core"));
+        let mut state = State::with_placement(&secret, config.settings(), placement);
+        if let Some(records) = records {
+            state = state.restore(records).map_err(|source| MasterError::Checkpoint {
+                folder: config.folder.clone(),
+                source,
+            })?;
+        }
+        let identity = Identity {
+            cluster: config.cluster.clone(),
+            role: Role::Master,
+            name: config.name.clone(),
+            incarnation,
+            build: concat!("greenroom ", env!("CARGO_PKG_VERSION")).into(),
+        };
+        let me = Rc::new(Me { identity, key });
+        let witness: Box<dyn Witness> = match config.witness() {
+            WitnessAt::File(file) => Box::new(SqliteWitness::open(&file, &config.cluster)?),
+            WitnessAt::Remote(address) => Box::new(RemoteWitness::new(address, (*me).clone())),
+        };
+        // Whatever an earlier cluster of this name knew is lost to one that is founded, which is what an era declares.
+        // Servers refuse a smaller one than they have seen, so it grows from founding to founding: seconds do.
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let era = u32::try_from(since_1970.as_secs()).unwrap_or(u32::MAX);
+        let clock = Clock::starting_at(since_1970);
+        let this = replica::Master { side: config.side, incarnation, copy: 0 };
+        let settings = config.pair(era);
+        let replica = Replica::new(settings, this, state, recovered, clock.ticks_ms());
+        let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+        let witness = WitnessHandle::start(witness);
+        let sequencer = Sequencer::new(
+            &me.identity,
+            !config.peer.is_empty(),
+            replica,
+            (disk, witness),
+            clock,
+            getrandom::u64()?,
+            asked,
+        );
+        let (peer, side, handle) = (config.peer.clone(), config.side, MasterHandle { questions });
+        Ok(Self { listener, address, me, handle, peer, side, sequencer })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A way to ask it. Its questions are answered once it runs.
+    pub fn handle(&self) -> MasterHandle {
+        self.handle.clone()
+    }
+
+    /// Runs until `stop`; an active hands over before it ends, if it has a standby. Must run inside a `LocalSet`.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { listener, address, me, handle, peer, side, sequencer } = self;
+        // While this one lives the channel is open, however many handles others have dropped.
+        let _handle = handle;
+        tracing::info!(name = %me.identity.name, %address, %side, "the master listens");
+        let tasks = TaskTracker::new();
+        let inbox = Inbox::default();
+        // Links outlive the stop for as long as it takes to hand over.
+        let over = CancellationToken::new();
+        let peer = (!peer.is_empty()).then(|| Peer {
+            me: Rc::clone(&me),
+            pairing: Pairing { side, version: <State as Apply>::VERSION },
+            address: peer,
+            inbox: inbox.clone(),
+            tasks: tasks.clone(),
+            stop: over.clone(),
+            known: Rc::new(Cell::new(None)),
+        });
+        if let (Side::A, Some(peer)) = (side, &peer) {
+            tasks.spawn_local(peer.clone().stay_linked());
+        }
+        let door =
+            Door { me, inbox: inbox.clone(), tasks: tasks.clone(), stop: over.clone(), peer };
+        tasks.spawn_local(door.run(listener));
+        tasks.close();
+        sequencer.run(inbox, stop).await;
+        over.cancel();
+        tasks.wait().await;
+    }
+}

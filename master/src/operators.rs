@@ -1,0 +1,275 @@
+//! What operators ask of this master, and those who wait for an answer.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ecow::{EcoString, eco_format};
+use greenroom_master_core::Command;
+use greenroom_master_core::replica::{self, Role};
+use greenroom_protocol::wire::admin_master::{MasterStatus, Promote, Status};
+use greenroom_protocol::wire::server_server::Identity;
+use greenroom_protocol::{Code, Refusal};
+use tokio::sync::oneshot;
+
+use crate::handle::Question;
+use crate::sequencer::{NOT_NOW, Sequencer};
+
+/// How long an operator waits for another role.
+const CHANGE_MAX: Duration = Duration::from_secs(10);
+
+type Answer = oneshot::Sender<Result<(), Refusal>>;
+
+/// A change of roles that somebody waits for.
+#[derive(Debug)]
+struct Change {
+    answer: Answer,
+    /// This master is to decide afterwards.
+    is_promotion: bool,
+    until: Instant,
+}
+
+/// Operators that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Operators {
+    /// By the number of the action.
+    acting: BTreeMap<u64, Answer>,
+    actions: u64,
+    changes: Vec<Change>,
+}
+
+impl Operators {
+    /// What became of an action. An action of another master's operator is nobody's here.
+    pub(crate) fn acted(&mut self, number: u64, result: Result<(), Refusal>) {
+        if let Some(operator) = self.acting.remove(&number) {
+            // Who asked may have gone: then nobody misses the answer.
+            let _gone = operator.send(result);
+        }
+    }
+
+    /// This master decides no more: nobody will hear what becomes of an action.
+    pub(crate) fn step_down(&mut self) {
+        for (_, operator) in std::mem::take(&mut self.acting) {
+            let text = "who decides has changed meanwhile; see whether it was done, and try again";
+            let _gone = operator.send(Err(Refusal::new(Code::Unavailable, text)));
+        }
+    }
+}
+
+fn unavailable(text: impl Into<EcoString>) -> Refusal {
+    Refusal::new(Code::Unavailable, text.into())
+}
+
+impl Sequencer {
+    pub(crate) fn ask(&mut self, question: Question) {
+        match question {
+            Question::Status(answer) => {
+                // Who asked may have gone: then nobody misses the answer.
+                let _gone = answer.send(self.status());
+            }
+            Question::Find(find, answer) => match self.decides() {
+                Ok(()) => self.find(find, answer),
+                Err(refusal) => {
+                    let _gone = answer.send(Err(refusal));
+                }
+            },
+            Question::Placement(kind, answer) => {
+                let placement = self.decides().and_then(|()| self.state().explain_placement(&kind));
+                let _gone = answer.send(placement);
+            }
+            Question::Act(action, answer) => match self.decides() {
+                Ok(()) => {
+                    self.operators.actions += 1;
+                    let number = self.operators.actions;
+                    self.operators.acting.insert(number, answer);
+                    tracing::info!(?action, "an operator acts");
+                    self.submit(Command::Act { number, action });
+                }
+                Err(refusal) => {
+                    let _gone = answer.send(Err(refusal));
+                }
+            },
+            Question::Switchover(answer) => match self.may_switch_over() {
+                Ok(()) => {
+                    tracing::info!("an operator wants the standby to be the active");
+                    self.wait_for(answer, false);
+                    self.feed(replica::Input::Switchover);
+                }
+                Err(refusal) => {
+                    let _gone = answer.send(Err(refusal));
+                }
+            },
+            Question::Promote(Promote { accept_loss }, answer) => {
+                match self.may_be_promoted(accept_loss) {
+                    Ok(()) => {
+                        tracing::warn!(accept_loss, "an operator makes this master the active");
+                        self.wait_for(answer, true);
+                        self.feed(replica::Input::Promote { accept_loss });
+                    }
+                    Err(refusal) => {
+                        let _gone = answer.send(Err(refusal));
+                    }
+                }
+            }
+        }
+    }
+
+    fn wait_for(&mut self, answer: Answer, is_promotion: bool) {
+        let until = Instant::now() + CHANGE_MAX;
+        self.operators.changes.push(Change { answer, is_promotion, until });
+    }
+
+    /// Tells operators that wait for another role.
+    pub(crate) fn look_at_changes(&mut self) {
+        let role = self.replica.role();
+        let is_waiting = self.replica.is_handing_over();
+        for change in std::mem::take(&mut self.operators.changes) {
+            let Change { is_promotion, until, .. } = change;
+            let result = match role {
+                Role::Solo | Role::Paired if is_promotion => Ok(()),
+                Role::Recovering | Role::Learner | Role::Standby if !is_promotion => Ok(()),
+                Role::Solo | Role::Paired if !is_waiting => {
+                    Err(unavailable("the standby was lost meanwhile: this master goes on"))
+                }
+                _ if Instant::now() > until => Err(unavailable(
+                    "the roles did not change in 10 s: is the witness there? `greenroom status` tells",
+                )),
+                Role::Recovering
+                | Role::Learner
+                | Role::Standby
+                | Role::Paired
+                | Role::Solo
+                | Role::Blocked => {
+                    self.operators.changes.push(change);
+                    continue;
+                }
+            };
+            let _gone = change.answer.send(result);
+        }
+    }
+
+    /// Whether this master answers for the cluster.
+    fn decides(&self) -> Result<(), Refusal> {
+        if self.serving {
+            return Ok(());
+        }
+        let text = match self.replica.role() {
+            Role::Standby => "this master is the standby: ask the active one's admin port",
+            Role::Learner | Role::Recovering => {
+                "this master does not decide: ask the other one's admin port, or see `greenroom status`"
+            }
+            Role::Paired | Role::Solo | Role::Blocked => NOT_NOW,
+        };
+        Err(unavailable(text))
+    }
+
+    fn may_switch_over(&self) -> Result<(), Refusal> {
+        self.decides()?;
+        match self.replica.role() {
+            Role::Paired => Ok(()),
+            Role::Solo if self.has_peer => Err(unavailable(
+                "there is no standby that has everything: `greenroom status` shows how far it is",
+            )),
+            Role::Solo => Err(unavailable("this master is alone: `[master] peer` names no other")),
+            Role::Recovering | Role::Learner | Role::Standby | Role::Blocked => {
+                Err(unavailable(NOT_NOW))
+            }
+        }
+    }
+
+    fn may_be_promoted(&self, accept_loss: bool) -> Result<(), Refusal> {
+        match self.replica.role() {
+            Role::Paired | Role::Solo => Err(unavailable("this master is the active already")),
+            Role::Blocked => Err(unavailable(
+                "this master decided and must find out whether it still does: it waits for the witness",
+            )),
+            _ if self.replica.hears_active() && self.peer.is_some() => Err(unavailable(
+                "the other master is the active and alive: use `greenroom switchover` there",
+            )),
+            Role::Standby => Ok(()),
+            Role::Learner | Role::Recovering if accept_loss => Ok(()),
+            Role::Learner | Role::Recovering => {
+                let lsn = self.replica.last().lsn;
+                Err(unavailable(eco_format!(
+                    "this master may lack what the other one has acknowledged: it has {lsn} commands, and by the \
+                     witness's record it is not the standby. Start the other one, or add --force to go on without \
+                     what is only there: players may lose what they were told was done"
+                )))
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let state = self.state();
+        Status {
+            cluster: self.cluster.clone(),
+            masters: std::iter::once(self.this_status()).chain(self.other_status()).collect(),
+            sessions: state.session_status(),
+            games: state.game_status(),
+            users: state.users(),
+            instances: state.instances(),
+        }
+    }
+
+    fn this_status(&self) -> MasterStatus {
+        let me = self.replica.me();
+        let role = self.replica.role();
+        let rec = self.replica.rec();
+        let (lsn, commit) = (self.replica.last().lsn, self.replica.commit());
+        let is_active = matches!(role, Role::Paired | Role::Solo | Role::Blocked);
+        MasterStatus {
+            name: self.name.clone(),
+            side: eco_format!("{}", me.side),
+            role: text(role).into(),
+            incarnation: me.incarnation,
+            epoch: eco_format!("{}", self.replica.seen()),
+            lsn,
+            commit,
+            lag: if is_active { 0 } else { commit.saturating_sub(lsn) },
+            in_sync: rec.is_some_and(|rec| rec.holder == me || rec.peer == Some(me)),
+            troubles: self.troubles.values().map(EcoString::from).collect(),
+        }
+    }
+
+    /// The other master, as far as it is known here.
+    fn other_status(&self) -> Option<MasterStatus> {
+        let rec = self.replica.rec();
+        let (Identity { name, incarnation, .. }, _) = self.peer.as_ref()?;
+        let is_it = |master: replica::Master| master.incarnation == *incarnation;
+        let is_holder = rec.is_some_and(|rec| is_it(rec.holder));
+        let in_sync = is_holder || rec.and_then(|rec| rec.peer).is_some_and(is_it);
+        let (last, commit) = (self.replica.last().lsn, self.replica.commit());
+        // A standby knows of the active what it was told last.
+        let lsn = match self.replica.follower() {
+            Some((master, acked)) if is_it(master) => acked,
+            Some(_) | None if self.serving => 0,
+            Some(_) | None => commit,
+        };
+        let role = match (is_holder, in_sync) {
+            (true, _) => "active",
+            (false, true) => "standby",
+            (false, false) => "learner",
+        };
+        Some(MasterStatus {
+            name: name.clone(),
+            side: eco_format!("{}", self.replica.me().side.other()),
+            role: role.into(),
+            incarnation: *incarnation,
+            epoch: eco_format!("{}", self.replica.seen()),
+            lsn,
+            commit: lsn.min(commit),
+            lag: if self.serving { last.saturating_sub(lsn) } else { 0 },
+            in_sync,
+            troubles: Vec::new(),
+        })
+    }
+}
+
+fn text(role: Role) -> &'static str {
+    match role {
+        Role::Recovering => "recovering",
+        Role::Learner => "learner",
+        Role::Standby => "standby",
+        Role::Paired | Role::Solo => "active",
+        Role::Blocked => "blocked",
+    }
+}

@@ -1,0 +1,134 @@
+//! The operator's stories: the active dies, the standby takes over, and those who play do not notice.
+
+use super::harness::{Cluster, assert_clean, error_of, report, run, wait_until};
+
+fn roles(cluster: &Cluster) -> Vec<(String, String)> {
+    let masters = cluster.status().masters;
+    masters.into_iter().map(|master| (master.name.to_string(), master.role.to_string())).collect()
+}
+
+fn pair(active: &str, standby: &str) -> Vec<(String, String)> {
+    [(active, "active"), (standby, "standby")].map(|(n, r)| (n.to_owned(), r.to_owned())).into()
+}
+
+/// Bots play. The active is killed: they do not notice. The dead one comes back as the standby, and a switchover makes it
+/// the active again.
+#[test]
+fn bots_play_on_while_the_active_dies_comes_back_as_standby_and_is_switched_back() {
+    let mut cluster = Cluster::start_pair(2, 2, &["--limits", "load"]);
+    assert_eq!(roles(&cluster), pair("master-a", "master-b"));
+    let bots = cluster.start_bots(&["--users", "50", "--for", "15s", "--game", "arena"]);
+    cluster.wait_for("bots that play", |status| status.users >= 50 && status.instances > 0);
+    let before = cluster.status();
+
+    cluster.active().kill();
+    cluster.wait_for("the standby to take over", |status| {
+        status.masters[0].name.as_str() == "master-b" && status.masters[0].role == "active"
+    });
+    let after = cluster.status();
+    assert!(after.users >= before.users, "nobody was forgotten");
+    assert_eq!(after.masters[0].epoch.split('.').next(), before.masters[0].epoch.split('.').next());
+
+    cluster.start_masters();
+    cluster.wait_for_pair();
+    assert_eq!(roles(&cluster), pair("master-b", "master-a"));
+
+    let data = cluster.folder.text();
+    let switched = run(&["switchover", "--admin", cluster.admin(), "--data", data]);
+    assert!(switched.status.success(), "{}", String::from_utf8_lossy(&switched.stderr));
+    cluster.wait_for_pair();
+    assert_eq!(roles(&cluster), pair("master-a", "master-b"));
+
+    let (went_well, report) = report(&bots.ended());
+    assert!(went_well, "{report:#}");
+    assert_clean(&report);
+}
+
+/// The standby is not needed for anything but to be there: it dies, and the active goes on with its disk.
+#[test]
+fn the_active_goes_on_without_its_standby_and_takes_it_back() {
+    let mut cluster = Cluster::start_pair(1, 1, &["--limits", "load"]);
+    let bots = cluster.start_bots(&["--users", "20", "--for", "8s", "--game", "arena"]);
+    cluster.wait_for("bots that play", |status| status.users >= 20);
+    cluster.second.as_mut().unwrap().kill();
+    cluster.wait_for("the active to be alone", |status| {
+        status.masters.len() == 1 && status.masters[0].role == "active"
+    });
+    let data = cluster.folder.text();
+    let refused = error_of(&run(&["switchover", "--admin", cluster.admin(), "--data", data]));
+    assert!(refused.contains("no standby"), "{refused}");
+    cluster.start_masters();
+    cluster.wait_for_pair();
+    let (went_well, report) = report(&bots.ended());
+    assert!(went_well, "{report:#}");
+    assert_clean(&report);
+}
+
+/// The active stops for a while without dying, as a machine does that swaps. Meanwhile the other one decides; when it goes
+/// on it hears so, and becomes the standby.
+#[test]
+fn an_active_that_slept_steps_back_when_it_wakes() {
+    let mut cluster = Cluster::start_pair(1, 1, &["--limits", "load"]);
+    let bots = cluster.start_bots(&["--users", "20", "--for", "10s", "--game", "arena"]);
+    cluster.wait_for("bots that play", |status| status.users >= 20);
+    cluster.master.stall();
+    let second = cluster.second.as_ref().unwrap().words[3].clone();
+    wait_until("the standby to take over", || {
+        super::harness::status(&second).masters[0].role == "active"
+    });
+    cluster.master.go_on();
+    cluster.wait_for_pair();
+    assert_eq!(roles(&cluster), pair("master-b", "master-a"));
+    let (went_well, report) = report(&bots.ended());
+    assert!(went_well, "{report:#}");
+    assert_clean(&report);
+}
+
+/// Without the witness nobody may change the pair: the pair works on, and when the active dies too, all wait until the
+/// witness is back. Nothing is lost by it.
+#[test]
+fn a_pair_works_without_its_witness_and_a_takeover_waits_for_it() {
+    let mut cluster = Cluster::start_pair(1, 1, &["--limits", "load"]);
+    cluster.witness.as_mut().unwrap().stall();
+    let bots = cluster.start_bots(&["--users", "20", "--for", "12s", "--game", "arena"]);
+    cluster.wait_for("bots that play", |status| status.users >= 20);
+    cluster.active().kill();
+    let second = cluster.second.as_ref().unwrap().words[3].clone();
+    let standby = || super::harness::status(&second).masters[0].clone();
+    wait_until("the standby to say what is missing", || {
+        standby().troubles.iter().any(|trouble| trouble.contains("witness"))
+    });
+    assert_eq!(standby().role, "standby");
+    cluster.witness.as_ref().unwrap().go_on();
+    wait_until("the takeover", || standby().role == "active");
+    let (went_well, report) = report(&bots.ended());
+    assert!(went_well, "{report:#}");
+    assert_clean(&report);
+}
+
+/// Who is not certain to have everything is not made the active by a slip of the hand.
+#[test]
+fn a_master_that_may_lack_something_is_promoted_only_by_force() {
+    let mut cluster = Cluster::start_pair(1, 1, &[]);
+    let admin = cluster.second.as_ref().unwrap().words[3].clone();
+    let data = cluster.folder.text().to_owned();
+    let promote = |more: &[&str]| {
+        run(&[&["promote", "--admin", admin.as_str(), "--data", &data][..], more].concat())
+    };
+    let alive = error_of(&promote(&[]));
+    assert!(alive.contains("switchover"), "{alive}");
+    // The standby dies, the active goes on alone, and is lost for ever.
+    cluster.second.as_mut().unwrap().kill();
+    cluster.wait_for("the active to be alone", |status| status.masters.len() == 1);
+    cluster.master.kill();
+    cluster.second = Some(cluster.start_second());
+    let refused = error_of(&promote(&[]));
+    assert!(refused.contains("may lack") && refused.contains("--force"), "{refused}");
+    let promoted = promote(&["--force"]);
+    assert!(promoted.status.success(), "{}", String::from_utf8_lossy(&promoted.stderr));
+    cluster.wait_for("its servers", |status| {
+        status.masters[0].role == "active"
+            && status.sessions[0].state == "up"
+            && status.games[0].state == "up"
+    });
+}
