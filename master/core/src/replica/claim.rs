@@ -40,13 +40,20 @@ impl<S: Apply> Replica<S> {
         }
         let (expect, at) =
             self.rec.map_or((0, Epoch { era: 1, epoch: 0 }), |rec| (rec.version, rec.at));
-        let at = Epoch { epoch: at.epoch + 1, ..at };
+        let is_raised = !(self.is(Mutant::EpochNotRaised) && purpose == Purpose::Takeover);
+        let at = Epoch { epoch: at.epoch + u32::from(is_raised), ..at };
         self.claims += 1;
         let nonce = Nonce { by: self.me, number: self.claims };
         let rec = Rec { version: expect + 1, at, holder, peer, nonce };
         let needs_intent = peer.is_none()
             && !(self.is(Mutant::TakeOverWithoutIntent) && purpose == Purpose::Takeover);
         self.claim = Some(Claim { purpose, rec, expect, is_sent: false });
+        if self.is(Mutant::OneIntent) {
+            self.intents = Intents::default();
+        }
+        if self.is(Mutant::IntentsForgotten) {
+            self.intents.pending.clear();
+        }
         if needs_intent {
             self.intents.push(Intent { at, by: holder, upto: self.log.last() });
             self.out.push(Output::WriteIntents(self.intents.clone()));
@@ -126,6 +133,10 @@ impl<S: Apply> Replica<S> {
         match &self.claim {
             Some(claim) if claim.rec.nonce == now.nonce => self.won(),
             Some(claim) if now.version > claim.expect => {
+                if self.is(Mutant::RetryOnConflict) {
+                    self.try_on_top(now);
+                    return;
+                }
                 self.claim = None;
                 self.adopt(now);
             }
@@ -133,6 +144,27 @@ impl<S: Apply> Replica<S> {
             Some(_) => {}
             None => self.adopt(now),
         }
+    }
+
+    /// A planted bug.
+    fn try_on_top(&mut self, now: Rec) {
+        if let Some(claim) = &mut self.claim {
+            claim.expect = now.version;
+            claim.rec.version = now.version + 1;
+            claim.rec.at.epoch = now.at.epoch + 1;
+        }
+        self.ask_for_claim();
+    }
+
+    /// A planted bug.
+    pub(super) fn hand_over_by_word(&mut self, to: Master) {
+        let Some(rec) = self.rec else { return };
+        let at = Epoch { epoch: rec.at.epoch + 1, ..rec.at };
+        let (version, peer) = (rec.version + 1, Some(self.me));
+        let rec = Rec { version, at, holder: to, peer, ..rec };
+        self.claim =
+            Some(Claim { purpose: Purpose::Handover, rec, expect: version, is_sent: true });
+        self.won();
     }
 
     fn won(&mut self) {
@@ -182,9 +214,7 @@ impl<S: Apply> Replica<S> {
         self.rec = Some(rec);
         self.intents.settle(&rec);
         self.seen = self.seen.max(rec.at);
-        let is_peer = rec.peer == Some(self.me)
-            || (self.is(Mutant::SideForCopy)
-                && rec.peer.is_some_and(|peer| peer.side == self.me.side));
+        let is_peer = rec.peer.is_some_and(|peer| self.is_it(self.me, peer));
         if rec.holder == self.me {
             if self.stage != Stage::Active {
                 self.become_active();
