@@ -34,12 +34,30 @@ pub(crate) struct Disk {
     intents: Intents,
     partial: Option<(Position, Whose, Vec<Piece>)>,
     waiting: VecDeque<Write>,
+    /// The copied checkpoint that was begun.
+    begun: Option<Position>,
+    /// The one that was ended, until it is durable.
+    copying: Option<Position>,
+    /// Where the log ends that was written, durable or not.
+    written: Position,
 }
 
 impl Disk {
     /// Takes a write; gives whether an answer is due later.
     pub(crate) fn write(&mut self, write: Write) -> bool {
         let is_answered = write.is_answered();
+        match &write {
+            Write::Entries(entries) => {
+                self.written = entries.last().map_or(self.written, Entry::position);
+            }
+            Write::Begin(at, whose) => self.begun = (*whose == Whose::Copied).then_some(*at),
+            Write::End => {
+                if let Some(at) = self.begun.take() {
+                    (self.written, self.copying) = (at, Some(at));
+                }
+            }
+            Write::Sync(_) | Write::Intents(_) | Write::Pieces(_) => {}
+        }
         self.waiting.push_back(write);
         is_answered
     }
@@ -81,13 +99,31 @@ impl Disk {
             self.keep(write);
         }
         self.partial = None;
+        (self.begun, self.copying) = (None, None);
+        self.written = self.entries.back().map_or(self.base, Entry::position);
+    }
+
+    /// Where the log ends that was written, durable or not.
+    pub(crate) fn written(&self) -> Position {
+        self.written
+    }
+
+    /// Whether the beginning of the log that it was told to keep is not durable yet.
+    pub(crate) fn is_copying(&self) -> bool {
+        self.copying.is_some()
+    }
+
+    /// An empty disk, for a machine like this.
+    pub(crate) fn of(state: Machine) -> Self {
+        Self { state, ..Self::default() }
     }
 
     /// Everything is gone.
     pub(crate) fn lose(&mut self) {
-        *self = Self::default();
+        *self = Self::of(Machine::forgetful(self.state.is_forgetful()));
     }
 
+    /// What a new life finds.
     pub(crate) fn recover(&self) -> (Machine, Recovered<Command>) {
         let entries = self.entries.iter().cloned().collect();
         let intents = self.intents.clone();
@@ -117,7 +153,10 @@ impl Disk {
             }
             Write::End => {
                 let Some((at, whose, pieces)) = self.partial.take() else { return };
-                let Ok(state) = Machine::default().restore(pieces) else { return };
+                let Ok(state) = self.state.restore(pieces) else { return };
+                if whose == Whose::Copied && self.copying == Some(at) {
+                    self.copying = None;
+                }
                 self.state = state;
                 self.base = at;
                 match whose {

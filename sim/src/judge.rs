@@ -6,12 +6,13 @@ use greenroom_master_core::replica::{Apply, Master, Position, Rec, Role};
 use greenroom_protocol::Epoch;
 
 use crate::machine::Effect;
-use crate::world::{World, index};
+use crate::world::{Node, World, index};
 
 impl World<'_> {
     /// After each thing that a master did.
     pub(crate) fn look_at(&mut self, node: usize) {
         let Some(master) = &self.nodes[node].master else { return };
+        let is_backwards = master.state().is_backwards();
         let (role, commit, last) = (master.role(), master.commit(), master.last());
         let queues = master.queues();
         let settings = &self.settings;
@@ -24,6 +25,10 @@ impl World<'_> {
         ];
         if queues.iter().zip(bounds).any(|(length, bound)| *length > bound) {
             self.fail("L2", format!("queues of {queues:?} are longer than {bounds:?}"));
+            return;
+        }
+        if is_backwards {
+            self.fail("I8", format!("time went back before entry {}", last.lsn));
             return;
         }
         match role {
@@ -106,6 +111,13 @@ impl World<'_> {
         }
     }
 
+    /// A master acknowledges this much.
+    pub(crate) fn check_acknowledged(&mut self, node: usize, lsn: u64) {
+        if lsn > self.nodes[node].disk.written().lsn {
+            self.fail("R5", format!("entry {lsn} is acknowledged before it is written"));
+        }
+    }
+
     /// The last entry that was ever committed.
     fn committed(&self) -> Option<Position> {
         let chain = (*self.golden.last()?)?;
@@ -114,6 +126,13 @@ impl World<'_> {
 
     /// The witness has taken a new record.
     pub(crate) fn check_record(&mut self, rec: Rec) {
+        let is_copying = |peer: Master| {
+            let node = &self.nodes[index(peer.side)];
+            node.master.as_ref().is_some_and(|r| r.me() == peer) && node.disk.is_copying()
+        };
+        if rec.peer.is_some_and(is_copying) {
+            self.fail("R7", format!("{:?} counts before its snapshot is on disk", rec.peer));
+        }
         let Some(at) = self.committed() else { return };
         if let Some(lacking) = self.lacking(rec, at) {
             self.fail("I9", format!("{lacking} counts, and lacks entry {}", at.lsn));
@@ -151,6 +170,15 @@ impl World<'_> {
             return;
         }
         let at = self.nodes[node].master.as_ref().and_then(|r| r.rec()).map(|rec| rec.at);
+        let Node { told, disk, .. } = &self.nodes[node];
+        if at.is_some_and(|at| at < *told) {
+            self.fail("R8", format!("effects leave in {at:?} of who was told of {told}"));
+            return;
+        }
+        if lsn > disk.written().lsn {
+            self.fail("R5", format!("effects of entry {lsn} leave before it is written"));
+            return;
+        }
         for effect in effects {
             match *effect {
                 Effect::Push { number, payload } => {

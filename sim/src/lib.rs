@@ -14,7 +14,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use greenroom_master_core::replica::Replica;
+use greenroom_master_core::replica::{Mutant, Replica};
 
 pub use crate::machine::{Command, Effect, Machine, Piece};
 pub use crate::profile::PROFILES;
@@ -81,19 +81,30 @@ pub struct Outcome {
 
 /// Plays one seed of a profile; gives nothing if there is no such profile.
 pub fn play(profile: &str, seed: u64, trace: bool) -> Option<Outcome> {
-    play_prepared(profile, seed, trace, &|_| {})
+    play_in(profile, seed, trace, None, &|_| {})
 }
 
-/// Plays one seed with masters to which something was done before they start.
-pub fn play_prepared(
+/// Plays one seed with a planted bug, which `plant` puts into each master before it starts.
+pub fn play_planted(
     profile: &str,
     seed: u64,
     trace: bool,
+    mutant: Mutant,
+    plant: &dyn Fn(&mut Replica<Machine>),
+) -> Option<Outcome> {
+    play_in(profile, seed, trace, Some(mutant), plant)
+}
+
+fn play_in(
+    profile: &str,
+    seed: u64,
+    trace: bool,
+    mutant: Option<Mutant>,
     prepare: &dyn Fn(&mut Replica<Machine>),
 ) -> Option<Outcome> {
     let mut rng = Rng::new(seed);
     let profile = Profile::named(profile, &mut rng)?;
-    let run = || World::new(seed, profile, rng, trace, prepare).run();
+    let run = || World::new(seed, profile, rng, trace, mutant, prepare).run();
     Some(catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().cloned();
         let what = what.unwrap_or_else(|| "an assertion failed".to_owned());

@@ -49,12 +49,14 @@ pub enum Effect {
 /// A part of a snapshot.
 #[derive(Clone, Copy, Debug)]
 pub enum Piece {
-    /// The counter, and the number of the last message to the receiver.
+    /// The counter, the number of the last message to the receiver, and the time.
     Head {
         /// The counter.
         value: u64,
         /// The number.
         pushed: u64,
+        /// Time of the last command.
+        now_ms: u64,
     },
     /// What a client was answered last.
     Client {
@@ -81,11 +83,31 @@ pub struct Machine {
     pushed: u64,
     answered: [(u64, Option<u64>); CLIENTS],
     stream: VecDeque<(u64, u64)>,
+    /// Time of the last command.
+    now_ms: u64,
+    /// Whether it was ever less than before.
+    is_backwards: bool,
+    /// A planted bug: repeated requests count again.
+    is_forgetful: bool,
 }
 
 impl Machine {
     pub(crate) fn value(&self) -> u64 {
         self.value
+    }
+
+    /// A machine that applies a repeated request again.
+    pub(crate) fn forgetful(is_forgetful: bool) -> Self {
+        Self { is_forgetful, ..Self::default() }
+    }
+
+    pub(crate) fn is_forgetful(&self) -> bool {
+        self.is_forgetful
+    }
+
+    /// Whether the time of some command was before that of the one before it.
+    pub(crate) fn is_backwards(&self) -> bool {
+        self.is_backwards
     }
 
     /// What the receiver has not acknowledged.
@@ -103,10 +125,12 @@ impl Apply for Machine {
     const VERSION: u16 = 1;
 
     fn apply(&mut self, header: &Header, command: &Command, effects: &mut Vec<Effect>) {
+        self.is_backwards |= header.now_ms < self.now_ms;
+        self.now_ms = header.now_ms;
         match *command {
             Command::Add { client, id } => {
                 let (last, _) = self.answered[client];
-                if id == last + 1 {
+                if id == last + 1 || (self.is_forgetful && id == last) {
                     let is_poison = id.is_multiple_of(16);
                     self.answered[client] = (id, (!is_poison).then_some(self.value));
                     if !is_poison {
@@ -140,7 +164,7 @@ impl Apply for Machine {
     }
 
     fn hash(&self) -> u128 {
-        let mut hash = mix(self.value) ^ mix(self.pushed).rotate_left(7);
+        let mut hash = mix(self.value) ^ mix(self.pushed).rotate_left(7) ^ mix(!self.now_ms);
         for (id, before) in &self.answered {
             hash = mix(hash ^ mix(*id) ^ before.map_or(1, |before| mix(before) | 2));
         }
@@ -155,7 +179,8 @@ impl Apply for Machine {
     }
 
     fn pieces(frozen: &Machine, from: usize, max: usize) -> Vec<Piece> {
-        let head = Piece::Head { value: frozen.value, pushed: frozen.pushed };
+        let Machine { value, pushed, now_ms, .. } = *frozen;
+        let head = Piece::Head { value, pushed, now_ms };
         let clients = frozen
             .answered
             .iter()
@@ -166,13 +191,13 @@ impl Apply for Machine {
     }
 
     fn restore(&self, pieces: Vec<Piece>) -> Result<Self, BadSnapshot> {
-        let mut machine = Self::default();
+        let mut machine = Self::forgetful(self.is_forgetful);
         let mut heads = 0;
         for piece in pieces {
             match piece {
-                Piece::Head { value, pushed } => {
+                Piece::Head { value, pushed, now_ms } => {
                     heads += 1;
-                    (machine.value, machine.pushed) = (value, pushed);
+                    (machine.value, machine.pushed, machine.now_ms) = (value, pushed, now_ms);
                 }
                 Piece::Client { client, id, before } => machine.answered[client] = (id, before),
                 Piece::Push { number, payload } => machine.stream.push_back((number, payload)),

@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use greenroom_master_core::replica::{
-    Alarm, ClaimAnswer, Envelope, Input, Master, Output, Rec, Replica, Settings, Side,
+    Alarm, ClaimAnswer, Envelope, Input, Master, Message, Mutant, Output, Rec, Replica, Settings,
+    Side,
 };
 use greenroom_protocol::{Epoch, Incarnation};
 
@@ -72,6 +73,10 @@ pub(crate) struct Node {
     requests: Vec<(usize, u64)>,
     tick_due_ms: u64,
     pub(crate) checked: u64,
+    /// The largest epoch that it was told of.
+    pub(crate) told: Epoch,
+    /// It dies after so many further outputs.
+    dies_after: Option<u64>,
     /// Entries that were on its disk when it started.
     pub(crate) recovered: usize,
 }
@@ -144,12 +149,13 @@ impl<'a> World<'a> {
         profile: Profile,
         mut rng: Rng,
         trace: bool,
+        mutant: Option<Mutant>,
         prepare: &'a dyn Fn(&mut Replica<Machine>),
     ) -> Self {
         let settings = Settings {
             batch_max: 8,
             window_max: 64,
-            uncommitted_max: 64,
+            uncommitted_max: 24 + rng.below(48),
             reads_max: 16,
             queue_max: 16,
             log_max: 96,
@@ -162,7 +168,7 @@ impl<'a> World<'a> {
         let mut node = || Node {
             life: 0,
             master: None,
-            disk: Disk::default(),
+            disk: Disk::of(Machine::forgetful(mutant == Some(Mutant::NoDedupe))),
             disk_until_us: 0,
             disk_full: false,
             rate: if profile.skew { rng.between(500, 2_001) } else { 1_000 },
@@ -171,6 +177,8 @@ impl<'a> World<'a> {
             requests: Vec::new(),
             tick_due_ms: 0,
             checked: 0,
+            told: Epoch::default(),
+            dies_after: None,
             recovered: 0,
         };
         let nodes = [node(), node()];
@@ -356,6 +364,8 @@ impl<'a> World<'a> {
         this.requests.clear();
         this.disk_until_us = self.now_us;
         this.checked = 0;
+        this.told = Epoch::default();
+        this.dies_after = None;
         this.tick_due_ms = now_ms;
         let me = Master { side: side(node), incarnation: Incarnation(this.life), copy: 0 };
         let (state, recovered) = this.disk.recover();
@@ -401,6 +411,9 @@ impl<'a> World<'a> {
             }
             return;
         }
+        if let Input::Message(said) = &input {
+            self.nodes[node].told = self.nodes[node].told.max(said.at);
+        }
         let now_ms = self.clock_ms(node);
         let mut outputs = std::mem::take(&mut self.scratch);
         if let Some(master) = &mut self.nodes[node].master {
@@ -408,6 +421,13 @@ impl<'a> World<'a> {
         }
         self.look_at(node);
         for output in outputs.drain(..) {
+            if let Some(left) = self.nodes[node].dies_after {
+                self.nodes[node].dies_after = left.checked_sub(1);
+                if left == 0 {
+                    self.crash(node, false);
+                    break;
+                }
+            }
             self.perform(node, output);
         }
         self.scratch = outputs;
@@ -467,6 +487,9 @@ impl<'a> World<'a> {
     }
 
     fn send(&mut self, node: usize, envelope: Said) {
+        if let Message::Ack { upto, .. } = envelope.body {
+            self.check_acknowledged(node, upto.lsn);
+        }
         let other = 1 - node;
         let copies = 1 + u64::from(self.rng.permille(self.profile.doubled));
         for copy in 0..copies {
@@ -522,9 +545,13 @@ impl<'a> World<'a> {
                 Input::Claimed(rec.nonce, answer)
             }
         };
-        let is_lost = self.healed_us.is_none() && self.rng.permille(self.profile.witness_loss);
-        if !is_lost {
+        let is_lossy = self.healed_us.is_none() && self.rng.permille(self.profile.witness_loss);
+        if !is_lossy {
             self.witness_says(node, life, answer);
+        } else if self.rng.permille(500) {
+            // Late, when it says what was and is no more.
+            let after = 20_000 + self.rng.below(800_000);
+            self.at(after, Event::Input(node, life, answer));
         }
     }
 
@@ -648,7 +675,12 @@ impl<'a> World<'a> {
         match kind {
             Some(0) if is_cruel || self.survives(node) => {
                 let power = self.rng.permille(profile.power);
-                self.crash(node, power);
+                if !power && self.nodes[node].master.is_some() && self.rng.permille(500) {
+                    // Between two things that it was about to do.
+                    self.nodes[node].dies_after = Some(self.rng.below(12));
+                } else {
+                    self.crash(node, power);
+                }
                 if is_cruel && self.rng.permille(300) {
                     self.crash(1 - node, power);
                 }

@@ -1,7 +1,7 @@
 //! Every planted bug is found. Without this, a simulator that finds nothing would look like a core without bugs.
 
 use greenroom_master_core::replica::Mutant;
-use greenroom_sim::{PROFILES, play_prepared};
+use greenroom_sim::{PROFILES, play_planted};
 
 /// Seeds of each profile, at most, that a planted bug may live through.
 const SEEDS_MAX: u64 = 400;
@@ -16,7 +16,7 @@ fn every_planted_bug_is_found() {
         let days = (1..=SEEDS_MAX).flat_map(|seed| PROFILES.map(|profile| (seed, profile)));
         let found = days.into_iter().enumerate().find_map(|(count, (seed, profile))| {
             let plant = |master: &mut _| plant(master, mutant);
-            let outcome = play_prepared(profile, seed, false, &plant)?;
+            let outcome = play_planted(profile, seed, false, mutant, &plant)?;
             Some((count + 1, profile, seed, outcome.violation?))
         });
         match found {

@@ -123,7 +123,8 @@ impl<S: Apply> Replica<S> {
                 Some(Refused::Busy)
             } else {
                 let uncommitted = self.log.last().lsn - self.active.commit;
-                (uncommitted >= self.settings.uncommitted_max).then_some(Refused::Busy)
+                let is_full = uncommitted >= self.settings.uncommitted_max;
+                (is_full && !self.is(Mutant::NoBackpressure)).then_some(Refused::Busy)
             };
             if let Some(refused) = refused {
                 self.out.push(Output::Refused(command, refused));
@@ -139,7 +140,8 @@ impl<S: Apply> Replica<S> {
     fn append(&mut self, wall_ms: u64, seed: u64, command: S::Command) -> Entry<S::Command> {
         let last = self.log.last();
         let epoch = self.rec.map(|rec| rec.at).unwrap_or_default();
-        let now_ms = self.wall_ms.max(wall_ms);
+        let now_ms =
+            if self.is(Mutant::TimeRunsBack) { wall_ms } else { self.wall_ms.max(wall_ms) };
         let header = Header { lsn: last.lsn + 1, epoch, now_ms, seed };
         let chain = link(last.chain, &header, S::VERSION, S::digest(&command));
         let entry = Entry { header, version: S::VERSION, chain, command: Arc::new(command) };
@@ -164,7 +166,8 @@ impl<S: Apply> Replica<S> {
         match refused {
             Some(refused) => self.out.push(Output::ReadRefused(read, refused)),
             None => {
-                let (lsn, beat) = (self.log.last().lsn, self.active.beat + 1);
+                let next = u64::from(!self.is(Mutant::ReadSharesOldBeat));
+                let (lsn, beat) = (self.log.last().lsn, self.active.beat + next);
                 self.active.reads.push_back(Read { read, lsn, beat });
             }
         }
@@ -238,7 +241,7 @@ impl<S: Apply> Replica<S> {
         if let Some(claim) = &self.claim {
             match claim.purpose {
                 Purpose::Solo => {
-                    needs_disk = true;
+                    needs_disk = !self.is(Mutant::InDoubtStandbyOnly);
                     if self.is(Mutant::SoloBeforeKnown) {
                         peer = None;
                     }
@@ -261,10 +264,7 @@ impl<S: Apply> Replica<S> {
             lsn = lsn.min(self.disk.synced);
         }
         if let Some(peer) = peer {
-            let is_it = |member: Master| {
-                member == peer || (self.is(Mutant::SideForCopy) && member.side == peer.side)
-            };
-            let link = self.active.link.as_ref().filter(|link| is_it(link.member));
+            let link = self.active.link.as_ref().filter(|link| self.is_it(link.member, peer));
             lsn = lsn.min(link.map_or(0, |link| link.acked));
         }
         lsn
@@ -280,7 +280,8 @@ impl<S: Apply> Replica<S> {
         match rec.peer {
             // From here on its acknowledgements are needed, so that it has all that was or will be committed.
             None => {
-                let has_all = link.copy.is_none() && link.is_ready && link.acked >= commit.max(1);
+                let is_ready = link.is_ready || self.is(Mutant::LearnerNotReady);
+                let has_all = link.copy.is_none() && is_ready && link.acked >= commit.max(1);
                 if has_all || self.is(Mutant::AddTooEarly) {
                     self.claim(Purpose::Add, self.me, Some(link.member));
                 }
@@ -289,7 +290,11 @@ impl<S: Apply> Replica<S> {
                 let has_all = commit == last && link.acked == last;
                 let may = has_all || self.is(Mutant::HandOverEarly);
                 if self.active.queue.is_some() && link.member == peer && may {
-                    self.claim(Purpose::Handover, peer, Some(self.me));
+                    if self.is(Mutant::HandOverByWord) {
+                        self.hand_over_by_word(peer);
+                    } else {
+                        self.claim(Purpose::Handover, peer, Some(self.me));
+                    }
                 }
             }
         }
@@ -303,14 +308,11 @@ impl<S: Apply> Replica<S> {
         gap: bool,
         ready: bool,
     ) {
-        let any_copy = self.is(Mutant::SideForCopy);
-        let is_it = |member: Master| member == from || (any_copy && member.side == from.side);
+        let is_it = self.active.link.as_ref().is_some_and(|link| self.is_it(from, link.member));
         let here = self.log.at(upto.lsn);
         let is_same = here.is_some_and(|here| self.same(here, upto));
         let is_believed = is_same || self.is(Mutant::IgnoreGap);
-        let Some(link) = self.active.link.as_mut().filter(|link| is_it(link.member)) else {
-            return;
-        };
+        let Some(link) = self.active.link.as_mut().filter(|_| is_it) else { return };
         if self.stage != Stage::Active {
             return;
         }

@@ -44,6 +44,7 @@ impl<S: Apply> Replica<S> {
             self.rec.map_or((0, Epoch { era: self.settings.founding_era, epoch: 0 }), |rec| {
                 (rec.version, rec.at)
             });
+        let is_raised = !(self.is(Mutant::EpochNotRaised) && purpose == Purpose::Takeover);
         let (expect, at) = match purpose {
             Purpose::Force => {
                 let Epoch { era, epoch } = self.seen.max(before);
@@ -54,7 +55,10 @@ impl<S: Apply> Replica<S> {
             | Purpose::Takeover
             | Purpose::Solo
             | Purpose::Add
-            | Purpose::Handover => (expect, Epoch { epoch: before.epoch + 1, ..before }),
+            | Purpose::Handover => {
+                let epoch = before.epoch + u32::from(is_raised);
+                (expect, Epoch { epoch, ..before })
+            }
         };
         self.claims += 1;
         let nonce = Nonce { by: self.me, number: self.claims };
@@ -62,6 +66,12 @@ impl<S: Apply> Replica<S> {
         let needs_intent = peer.is_none()
             && !(self.is(Mutant::TakeOverWithoutIntent) && purpose == Purpose::Takeover);
         self.claim = Some(Claim { purpose, rec, expect, is_sent: false });
+        if self.is(Mutant::OneIntent) {
+            self.intents = Intents::default();
+        }
+        if self.is(Mutant::IntentsForgotten) {
+            self.intents.pending.clear();
+        }
         if needs_intent {
             self.intents.push(Intent { at, by: holder, upto: self.log.last() });
             self.out.push(Output::WriteIntents(self.intents.clone()));
@@ -142,6 +152,10 @@ impl<S: Apply> Replica<S> {
         match &self.claim {
             Some(claim) if claim.rec.nonce == now.nonce => self.won(),
             Some(claim) if now.version > claim.expect => {
+                if self.is(Mutant::RetryOnConflict) {
+                    self.try_on_top(now);
+                    return;
+                }
                 self.claim = None;
                 self.adopt(now);
             }
@@ -149,6 +163,27 @@ impl<S: Apply> Replica<S> {
             Some(_) => {}
             None => self.adopt(now),
         }
+    }
+
+    /// A planted bug.
+    fn try_on_top(&mut self, now: Rec) {
+        if let Some(claim) = &mut self.claim {
+            claim.expect = now.version;
+            claim.rec.version = now.version + 1;
+            claim.rec.at.epoch = now.at.epoch + 1;
+        }
+        self.ask_for_claim();
+    }
+
+    /// A planted bug.
+    pub(super) fn hand_over_by_word(&mut self, to: Master) {
+        let Some(rec) = self.rec else { return };
+        let at = Epoch { epoch: rec.at.epoch + 1, ..rec.at };
+        let (version, peer) = (rec.version + 1, Some(self.me));
+        let rec = Rec { version, at, holder: to, peer, ..rec };
+        self.claim =
+            Some(Claim { purpose: Purpose::Handover, rec, expect: version, is_sent: true });
+        self.won();
     }
 
     fn won(&mut self) {
@@ -202,9 +237,7 @@ impl<S: Apply> Replica<S> {
         self.rec = Some(rec);
         self.intents.settle(&rec);
         self.seen = self.seen.max(rec.at);
-        let is_peer = rec.peer == Some(self.me)
-            || (self.is(Mutant::SideForCopy)
-                && rec.peer.is_some_and(|peer| peer.side == self.me.side));
+        let is_peer = rec.peer.is_some_and(|peer| self.is_it(self.me, peer));
         if rec.holder == self.me {
             if self.stage != Stage::Active {
                 self.become_active();

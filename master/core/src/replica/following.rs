@@ -158,6 +158,9 @@ impl<S: Apply> Replica<S> {
             fresh.push(entry.clone());
             self.take(entry, &mut Vec::new());
         }
+        if self.is(Mutant::AckBeforeWrite) {
+            self.acknowledge(false);
+        }
         if !fresh.is_empty() {
             self.out.push(Output::Write(fresh));
         }

@@ -375,7 +375,12 @@ impl<S: Apply> Replica<S> {
 
     /// Somebody has seen a larger epoch than that of the record known here.
     fn is_fenced(&self) -> bool {
-        self.rec.is_none_or(|rec| rec.at < self.seen)
+        self.rec.is_none_or(|rec| rec.at < self.seen && !self.is(Mutant::FencedGoesOn))
+    }
+
+    /// Whether one who speaks is the copy that is meant.
+    fn is_it(&self, who: Master, meant: Master) -> bool {
+        who == meant || (self.is(Mutant::SideForCopy) && who.side == meant.side)
     }
 
     /// Whether two places are the same.
@@ -389,7 +394,11 @@ impl<S: Apply> Replica<S> {
 
     /// Appends an entry that follows the last one, and applies it.
     fn take(&mut self, entry: Entry<S::Command>, effects: &mut Vec<S::Effect>) {
-        self.state.apply(&entry.header, &entry.command, effects);
+        let mut header = entry.header;
+        if self.is(Mutant::StandbyOwnTime) && self.stage == Stage::Standby {
+            header.now_ms = self.now_ms;
+        }
+        self.state.apply(&header, &entry.command, effects);
         let Header { lsn, epoch, now_ms, seed: _ } = entry.header;
         self.wall_ms = self.wall_ms.max(now_ms);
         self.seen = self.seen.max(epoch);
@@ -413,7 +422,7 @@ impl<S: Apply> Replica<S> {
         }
         let is_for_me = match to {
             None => true,
-            Some(to) => to == self.me || (self.is(Mutant::SideForCopy) && to.side == self.me.side),
+            Some(to) => self.is_it(self.me, to),
         };
         let is_over = at < self.seen;
         self.on_seen(at);
@@ -451,6 +460,7 @@ impl<S: Apply> Replica<S> {
     /// The other master is not heard any more, or certainly gone.
     fn on_silence(&mut self) {
         match self.stage {
+            Stage::Learner if self.is(Mutant::LearnerTakesOver) => self.take_over(),
             Stage::Recovering | Stage::Learner => self.ask_witness(),
             Stage::Standby => self.take_over(),
             Stage::Active => self.go_alone(),
@@ -534,6 +544,10 @@ impl<S: Apply> Replica<S> {
         }
         let Some((_, frozen, next)) = &mut self.disk.ongoing else { return };
         let Some(state) = frozen else { return };
+        #[cfg(feature = "mutants")]
+        if self.mutant == Some(Mutant::CheckpointMoves) {
+            *state = self.state.freeze();
+        }
         let pieces = S::pieces(state, *next, self.settings.slice_max);
         if pieces.is_empty() {
             *frozen = None;

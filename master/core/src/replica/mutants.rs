@@ -39,11 +39,43 @@ pub enum Mutant {
     HandOverEarly,
     /// A restarted master reclaims although the record names a standby.
     ReclaimFromPair,
+    /// A learner becomes the standby before its snapshot is on disk.
+    LearnerNotReady,
+    /// An active that was told of a higher epoch goes on.
+    FencedGoesOn,
+    /// The intent of an attempt overwrites that of the present record.
+    OneIntent,
+    /// A new attempt forgets the intents of those that may still arrive.
+    IntentsForgotten,
+    /// A standby acknowledges before it writes.
+    AckBeforeWrite,
+    /// While the standby is being left out, its acknowledgement is enough for a commit.
+    InDoubtStandbyOnly,
+    /// An attempt that lost against another is tried again on top of it.
+    RetryOnConflict,
+    /// A takeover keeps the epoch.
+    EpochNotRaised,
+    /// A new active stamps commands with its own clock, whatever the log says.
+    TimeRunsBack,
+    /// A read is answered by the echo of a beacon that was sent before it.
+    ReadSharesOldBeat,
+    /// The active hands over without the witness.
+    HandOverByWord,
+    /// A checkpoint is cut from the state as it is by then.
+    CheckpointMoves,
+    /// A learner takes over.
+    LearnerTakesOver,
+    /// Commands are taken however many wait.
+    NoBackpressure,
+    /// The standby applies commands with its own time.
+    StandbyOwnTime,
+    /// The state machine applies a repeated request again. (It is the simulator's own machine that has this one.)
+    NoDedupe,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 34] = [
         Self::CommitWithoutStandby,
         Self::CommitWithoutDisk,
         Self::PromoteWithoutWitness,
@@ -62,5 +94,21 @@ impl Mutant {
         Self::TakeOverWithoutIntent,
         Self::HandOverEarly,
         Self::ReclaimFromPair,
+        Self::LearnerNotReady,
+        Self::FencedGoesOn,
+        Self::OneIntent,
+        Self::IntentsForgotten,
+        Self::AckBeforeWrite,
+        Self::InDoubtStandbyOnly,
+        Self::RetryOnConflict,
+        Self::EpochNotRaised,
+        Self::TimeRunsBack,
+        Self::ReadSharesOldBeat,
+        Self::HandOverByWord,
+        Self::CheckpointMoves,
+        Self::LearnerTakesOver,
+        Self::NoBackpressure,
+        Self::StandbyOwnTime,
+        Self::NoDedupe,
     ];
 }
