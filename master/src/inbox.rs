@@ -11,8 +11,6 @@ use greenroom_protocol::wire::server_server::Identity;
 use greenroom_protocol::wire::session_master::SessionToMaster;
 use tokio::sync::Notify;
 
-use crate::peer::FromPeer;
-
 /// Messages that wait. Past it no link is read until the sequencer has taken them, so that pressure flows back to
 /// the servers.
 const LEN_MAX: usize = 50_000;
@@ -28,22 +26,38 @@ pub(crate) enum Input {
     Session(LinkNumber, StampedHeader, SessionToMaster),
     Game(LinkNumber, StampedHeader, GameToMaster),
     Lost(LinkNumber, LinkError),
-    Peer(FromPeer),
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    inputs: RefCell<VecDeque<Input>>,
+#[derive(Debug)]
+struct Shared<T> {
+    inputs: RefCell<VecDeque<T>>,
     ready: Notify,
     room: Notify,
 }
 
-/// The queue between links and sequencer, on one thread.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Inbox(Rc<Shared>);
+/// The queue between links and sequencer, on one thread. Servers and the other master have one each: what servers want
+/// waits while too much is not committed, and what the other master says is what commits it.
+#[derive(Debug)]
+pub(crate) struct Inbox<T>(Rc<Shared<T>>);
 
-impl Inbox {
-    pub(crate) fn push(&self, input: Input) {
+impl<T> Clone for Inbox<T> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<T> Default for Inbox<T> {
+    fn default() -> Self {
+        Self(Rc::new(Shared {
+            inputs: RefCell::default(),
+            ready: Notify::new(),
+            room: Notify::new(),
+        }))
+    }
+}
+
+impl<T> Inbox<T> {
+    pub(crate) fn push(&self, input: T) {
         self.0.inputs.borrow_mut().push_back(input);
         self.0.ready.notify_one();
     }
@@ -63,7 +77,7 @@ impl Inbox {
     }
 
     /// Takes all that is there, into a queue that is empty.
-    pub(crate) fn take(&self, into: &mut VecDeque<Input>) {
+    pub(crate) fn take(&self, into: &mut VecDeque<T>) {
         std::mem::swap(&mut *self.0.inputs.borrow_mut(), into);
         self.0.room.notify_waiters();
     }

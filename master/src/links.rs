@@ -27,7 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
     pub(crate) me: Rc<Me>,
-    pub(crate) inbox: Inbox,
+    pub(crate) inbox: Inbox<Input>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     /// For the link of the other master, if that one dials.

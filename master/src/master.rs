@@ -120,14 +120,14 @@ impl Master {
         let _handle = handle;
         tracing::info!(name = %me.identity.name, %address, %side, "the master listens");
         let tasks = TaskTracker::new();
-        let inbox = Inbox::default();
+        let (inbox, from_peer) = (Inbox::default(), Inbox::default());
         // Links outlive the stop for as long as it takes to hand over.
         let over = CancellationToken::new();
         let peer = (!peer.is_empty()).then(|| Peer {
             me: Rc::clone(&me),
             pairing: Pairing { side, version: <State as Apply>::VERSION },
             address: peer,
-            inbox: inbox.clone(),
+            inbox: from_peer.clone(),
             tasks: tasks.clone(),
             stop: over.clone(),
             known: Rc::new(Cell::new(None)),
@@ -139,7 +139,7 @@ impl Master {
             Door { me, inbox: inbox.clone(), tasks: tasks.clone(), stop: over.clone(), peer };
         tasks.spawn_local(door.run(listener));
         tasks.close();
-        sequencer.run(inbox, stop).await;
+        sequencer.run(inbox, from_peer, stop).await;
         over.cancel();
         tasks.wait().await;
     }

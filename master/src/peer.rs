@@ -23,7 +23,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::inbox::{Inbox, Input};
+use crate::inbox::Inbox;
 
 /// What one master says to the other.
 pub(crate) type Envelope = replica::Envelope<Logged, Record>;
@@ -71,7 +71,7 @@ pub(crate) struct Peer {
     pub(crate) pairing: Pairing,
     /// Where the other master listens; empty if there is none.
     pub(crate) address: String,
-    pub(crate) inbox: Inbox,
+    pub(crate) inbox: Inbox<FromPeer>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     /// The life of the other master that was linked last.
@@ -128,7 +128,7 @@ impl Peer {
     }
 
     fn say(&self, what: FromPeer) {
-        self.inbox.push(Input::Peer(what));
+        self.inbox.push(what);
     }
 
     async fn serve(&self, link: Link) {

@@ -125,8 +125,13 @@ impl Sequencer {
         }
     }
 
-    pub(crate) async fn run(mut self, inbox: Inbox, stop: CancellationToken) {
-        let mut inputs = VecDeque::new();
+    pub(crate) async fn run(
+        mut self,
+        inbox: Inbox<Input>,
+        from_peer: Inbox<FromPeer>,
+        stop: CancellationToken,
+    ) {
+        let (mut inputs, mut said) = (VecDeque::new(), VecDeque::new());
         let mut ticks = time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut leave_by: Option<Instant> = None;
@@ -140,6 +145,7 @@ impl Sequencer {
                     happened = Happened::Stop;
                 }
                 () = inbox.ready(), if has_room => {}
+                () = from_peer.ready() => {}
                 Some(question) = self.questions.recv() => happened = Happened::Question(question),
                 done = self.disk.done() => happened = Happened::Disk(done),
                 answered = self.witness.answer() => happened = Happened::Witness(answered),
@@ -147,6 +153,10 @@ impl Sequencer {
             }
             self.clock.look();
             // What came in is heard before any silence is judged: a pause of this process may be over just now.
+            from_peer.take(&mut said);
+            for what in said.drain(..) {
+                self.peer_says(what);
+            }
             if has_room {
                 inbox.take(&mut inputs);
                 for input in inputs.drain(..) {
@@ -294,7 +304,6 @@ impl Sequencer {
                     self.submit(Command::LinkLost(role, origin));
                 }
             }
-            Input::Peer(what) => self.peer_says(what),
         }
     }
 

@@ -132,3 +132,25 @@ fn a_standby_has_the_directory_of_the_active_and_can_be_handed_it() {
     assert_eq!(hash(&pair.masters[0]), hash(&pair.masters[1]));
     assert_eq!(pair.masters[1].commit(), commands.len() as u64 + 1);
 }
+
+/// The standby was left out, and then the active's disk was lost for ever. An operator who accepts the loss makes the
+/// other one the active: in a new era, so that nobody takes what follows for the old cluster's word.
+#[test]
+fn a_copy_that_may_lack_something_leads_only_when_the_loss_is_declared() {
+    let mut pair = Pair::new(1_000);
+    pair.pass(500);
+    assert_eq!(pair.roles(), [Role::Paired, Role::Standby]);
+    let before = pair.witness.unwrap();
+    // The first goes on alone, and is never heard again.
+    let alone = Rec { version: before.version + 1, peer: None, ..before };
+    pair.witness = Some(alone);
+    let mut outputs = Vec::new();
+    pair.masters[1].handle(pair.now_ms, Input::Record(Some(alone)), &mut outputs);
+    assert_eq!(pair.masters[1].role(), Role::Learner);
+    pair.give(1, Input::Promote { accept_loss: false });
+    assert_eq!(pair.masters[1].role(), Role::Learner);
+    pair.give(1, Input::Promote { accept_loss: true });
+    assert_eq!(pair.masters[1].role(), Role::Solo);
+    let rec = pair.witness.unwrap();
+    assert_eq!((rec.at.era, rec.holder), (before.at.era + 1, pair.masters[1].me()));
+}

@@ -63,8 +63,8 @@ pub(super) struct Read {
 #[derive(Debug)]
 pub(super) struct Link<F> {
     pub(super) member: Master,
-    /// Number of the last entry that it has acknowledged.
-    acked: u64,
+    /// Number of the last entry that it has acknowledged; nothing before it said anything.
+    acked: Option<u64>,
     /// Number of the last entry that was sent to it.
     sent: u64,
     /// The beat at which sending began again: what is missing among earlier ones is on its way already.
@@ -86,7 +86,7 @@ struct Copying<F> {
 
 impl<F> Link<F> {
     pub(super) fn acked(&self) -> u64 {
-        self.acked
+        self.acked.unwrap_or_default()
     }
 }
 
@@ -97,7 +97,7 @@ impl<S: Apply> Replica<S> {
         let last = self.log.last().lsn;
         let link = self.rec.and_then(|rec| rec.peer).map(|member| Link {
             member,
-            acked: 0,
+            acked: None,
             sent: last,
             rewound: 0,
             is_ready: true,
@@ -265,7 +265,7 @@ impl<S: Apply> Replica<S> {
         }
         if let Some(peer) = peer {
             let link = self.active.link.as_ref().filter(|link| self.is_it(link.member, peer));
-            lsn = lsn.min(link.map_or(0, |link| link.acked));
+            lsn = lsn.min(link.map_or(0, Link::acked));
         }
         lsn
     }
@@ -281,13 +281,13 @@ impl<S: Apply> Replica<S> {
             // From here on its acknowledgements are needed, so that it has all that was or will be committed.
             None => {
                 let is_ready = link.is_ready || self.is(Mutant::LearnerNotReady);
-                let has_all = link.copy.is_none() && is_ready && link.acked >= commit.max(1);
+                let has_all = link.copy.is_none() && is_ready && link.acked >= Some(commit);
                 if has_all || self.is(Mutant::AddTooEarly) {
                     self.claim(Purpose::Add, self.me, Some(link.member));
                 }
             }
             Some(peer) => {
-                let has_all = commit == last && link.acked == last;
+                let has_all = commit == last && link.acked() == last;
                 let may = has_all || self.is(Mutant::HandOverEarly);
                 if self.active.queue.is_some() && link.member == peer && may {
                     if self.is(Mutant::HandOverByWord) {
@@ -331,10 +331,11 @@ impl<S: Apply> Replica<S> {
             link.copy = None;
             link.sent = upto.lsn;
         }
-        link.acked = link.acked.max(upto.lsn);
-        link.sent = link.sent.max(link.acked);
+        let acked = link.acked().max(upto.lsn);
+        link.acked = Some(acked);
+        link.sent = link.sent.max(acked);
         if gap && beat > link.rewound {
-            link.sent = link.acked;
+            link.sent = acked;
             link.rewound = self.active.beat;
         }
         link.is_ready |= ready;
@@ -359,7 +360,8 @@ impl<S: Apply> Replica<S> {
         }
         // Asked again before it acknowledged anything, it has not seen the beginning of the tail.
         let is_news = self.active.link.as_ref().is_none_or(|link| {
-            link.member < from || (link.member == from && link.acked == 0 && link.copy.is_none())
+            link.member < from
+                || (link.member == from && link.acked.is_none() && link.copy.is_none())
         });
         if self.claim.is_some() || !is_news {
             return;
@@ -378,7 +380,7 @@ impl<S: Apply> Replica<S> {
         // Only what it acknowledges once it follows counts; what it says it has is where to begin.
         let sent = tail.map_or(last.lsn, |have| have.lsn);
         self.active.link =
-            Some(Link { member: from, acked: 0, sent, rewound: 0, is_ready: false, copy });
+            Some(Link { member: from, acked: None, sent, rewound: 0, is_ready: false, copy });
         self.repeat();
     }
 
@@ -414,7 +416,7 @@ impl<S: Apply> Replica<S> {
                 self.send(to, Message::Slice { start, index, pieces });
                 continue;
             }
-            if link.sent >= last || link.sent - link.acked.min(link.sent) >= window {
+            if link.sent >= last || link.sent - link.acked().min(link.sent) >= window {
                 return;
             }
             if self.log.at(link.sent).is_none() {
@@ -460,8 +462,11 @@ impl<S: Apply> Replica<S> {
                     copy.sent = copy.acked;
                     copy.is_ended = false;
                 }
-                None if link.acked >= base && link.acked > 0 => link.sent = link.acked,
-                None => {}
+                None => {
+                    if let Some(acked) = link.acked.filter(|acked| *acked >= base) {
+                        link.sent = acked;
+                    }
+                }
             }
         }
         self.beacon();
