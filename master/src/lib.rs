@@ -9,14 +9,17 @@
 //! *Never*: decides anything; passes game traffic; lets an effect out before its command is in the log.
 
 mod config;
+mod disk;
 mod error;
 mod handle;
 mod inbox;
 mod links;
 mod sequencer;
+mod witness;
 
 pub use config::MasterConfig;
 pub use error::MasterError;
 pub use greenroom_master_core::{Candidate, Order, Placement, Weighted};
 pub use handle::MasterHandle;
 pub use sequencer::Master;
+pub use witness::{SqliteWitness, Witness, WitnessError};
