@@ -63,6 +63,9 @@ pub enum MasterError {
     /// The witness can't be used.
     #[error(transparent)]
     Witness(#[from] WitnessError),
+    /// The system starts no more threads.
+    #[error("starting the thread that asks the witness")]
+    Thread(#[source] io::Error),
     /// The system has no randomness to give.
     #[error("drawing random bits for this master")]
     Randomness(#[from] getrandom::Error),

@@ -28,3 +28,4 @@ pub use error::MasterError;
 pub use greenroom_master_core::{Candidate, Order, Placement, Weighted};
 pub use handle::MasterHandle;
 pub use master::Master;
+pub use witness::{SqliteWitness, Witness, WitnessError};

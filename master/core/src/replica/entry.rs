@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes};
 use greenroom_protocol::{DecodeError, Epoch};
 
-use super::apply::Logged;
-use super::words::Entry;
+use super::apply::{Apply, Logged};
+use super::chain::link;
+use super::words::{Entry, Position};
 use crate::command::Header;
+use crate::state::State;
 
 /// Why bytes are no entry of a log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +64,20 @@ impl Entry<Logged> {
         let (version, chain) = (bytes.get_u16_le(), bytes.get_u128_le());
         let command = Logged::decode(bytes).map_err(|source| BadEntry::Command { lsn, source })?;
         Ok(Self { header, version, chain, command: Arc::new(command) })
+    }
+
+    /// The entry that follows a place of a log.
+    pub fn after(before: Position, header: Header, command: Arc<Logged>) -> Self {
+        let version = State::VERSION;
+        let chain = link(before.chain, &header, version, State::digest(&command));
+        Self { header, version, chain, command }
+    }
+
+    /// Whether this entry was appended there: the next number, and a chain over all that came before.
+    pub fn follows(&self, before: Position) -> bool {
+        let digest = State::digest(&self.command);
+        self.header.lsn == before.lsn.wrapping_add(1)
+            && self.chain == link(before.chain, &self.header, self.version, digest)
     }
 }
 
