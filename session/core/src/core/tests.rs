@@ -7,7 +7,7 @@ use greenroom_protocol::{
             MetaValue, Rank, RankPart, Ranking, Search, Unwatch, Unwatched, Watch, Watching,
         },
         session_game::{AttachRefused, Ended},
-        session_master::{Answer, BindRefused, EndSession, Welcome},
+        session_master::{Answer, BindRefused, EndSession, NewEpoch, Welcome},
     },
 };
 use proptest::prelude::*;
@@ -17,6 +17,8 @@ use super::*;
 const ARENA: InstanceId = InstanceId(77);
 const LIFE: Incarnation = Incarnation(5);
 const GAME_LIFE: Incarnation = Incarnation(9);
+const FIRST: MasterLink = MasterLink(0);
+const SECOND: MasterLink = MasterLink(1);
 
 /// A core, the moment, and what came out of it and was not looked at yet.
 struct Desk {
@@ -54,17 +56,32 @@ impl Desk {
         desk.out.clear();
         desk
     }
-    fn master_linked(&mut self, master: u64) {
-        self.core.master_linked(&mut self.out);
-        self.master(Welcome { master: Incarnation(master) });
+    /// The first master decides, and says welcome to these streams.
+    fn master_linked(&mut self, streams: u64) {
+        let epoch = self.core.follow.epoch();
+        self.decides(FIRST, epoch, Some(streams));
+        self.says(FIRST, epoch, 0, Welcome { streams });
+    }
+    fn decides(&mut self, link: MasterLink, epoch: Epoch, streams: Option<u64>) {
+        self.says(link, epoch, 0, NewEpoch { streams });
+    }
+    fn says(
+        &mut self,
+        link: MasterLink,
+        epoch: Epoch,
+        n: u64,
+        message: impl Into<MasterToSession>,
+    ) {
+        let header = StampedHeader { epoch, n };
+        self.core.from_master(self.now, link, header, message.into(), &mut self.out);
     }
     fn master(&mut self, message: impl Into<MasterToSession>) {
         self.streamed(0, message);
     }
-    /// A message of the master's stream, or beside it for 0, in the epoch that is.
+    /// A message of the stream of the master that decides, or beside it for 0.
     fn streamed(&mut self, n: u64, message: impl Into<MasterToSession>) {
-        let header = StampedHeader { epoch: self.core.epoch, n };
-        self.core.from_master(self.now, header, message.into(), &mut self.out);
+        let (link, epoch) = (self.core.follow.link().unwrap_or(FIRST), self.core.follow.epoch());
+        self.says(link, epoch, n, message);
     }
     fn connect(&mut self) -> ConnId {
         self.core.connect(self.now, IpAddr::from([127, 0, 0, 1])).unwrap()
@@ -137,10 +154,17 @@ impl Desk {
     }
     fn to_master(&self) -> Vec<(u64, SessionToMaster)> {
         let said = self.out.iter().filter_map(|output| match output {
-            Output::Master(header, message) => Some((header.n, message.clone())),
+            Output::Master(_, header, message) => Some((header.n, message.clone())),
             _ => None,
         });
         said.collect()
+    }
+    /// What was said to a master since this was last asked for; everything else is forgotten.
+    fn said_to(&mut self, link: MasterLink) -> Vec<(u64, SessionToMaster)> {
+        self.out.retain(|output| matches!(output, Output::Master(to, ..) if *to == link));
+        let said = self.to_master();
+        self.out.clear();
+        said
     }
     fn to_game(&self) -> Vec<SessionToGame> {
         let said = self.out.iter().filter_map(|output| match output {
@@ -473,7 +497,7 @@ fn a_check_in_that_waits_goes_to_the_master_once_there_is_one() {
     };
     assert_eq!(report.sessions, []);
     // The link breaks before the answer: it is asked again, with the same number.
-    desk.core.master_lost();
+    desk.core.master_lost(FIRST);
     desk.out.clear();
     desk.master_linked(1);
     assert_eq!(desk.to_master()[1], (0, SessionToMaster::Bind(bind.clone())));
@@ -549,26 +573,150 @@ fn a_stream_is_taken_in_order_once_and_acknowledged_also_when_it_comes_again() {
     }
 }
 
+fn epoch(epoch: u32) -> Epoch {
+    Epoch { era: 0, epoch }
+}
+
+fn unbind(session: u64) -> SessionToMaster {
+    Unbind { session: SessionId(session), generation: Generation(1) }.into()
+}
+
+/// Two masters. The active has acknowledged one unbind and not the other, has not answered a search, and has a live
+/// search, when it dies.
 #[test]
-fn what_a_master_of_an_epoch_that_is_over_says_is_ignored() {
+fn a_standby_that_takes_over_goes_on_where_the_active_was() {
+    let mut desk = Desk::new();
+    desk.decides(FIRST, epoch(4), None);
+    desk.says(FIRST, epoch(4), 0, Welcome { streams: 70 });
+    let [ann, bo, cy] = [1, 2, 3].map(|session| desk.checked_in(session));
+    desk.send(ann, &watch(1));
+    desk.answer(1, 1, Outcome::Watching(Watching {}));
+    desk.send(ann, &search(2));
+    desk.streamed(1, changed([(1, 1, 1)], 1));
+    desk.core.disconnect(bo, &mut desk.out);
+    desk.core.disconnect(cy, &mut desk.out);
+    desk.master(Received { n: 1 });
+    desk.core.master_lost(FIRST);
+    desk.out.clear();
+
+    desk.decides(SECOND, epoch(5), Some(70));
+    assert_eq!(desk.said_to(SECOND), [(0, Resume {}.into())], "no report");
+    desk.core.load(1, &mut desk.out);
+    assert_eq!(desk.out, [], "nothing more before it says welcome");
+    desk.says(SECOND, epoch(5), 0, Welcome { streams: 70 });
+    let out = desk.out.clone();
+    assert_eq!(desk.told(ann), [], "its live search goes on");
+    desk.out = out;
+    let said = desk.said_to(SECOND);
+    let [(2, SessionToMaster::Unbind(unbound)), (0, SessionToMaster::Ask(ask))] = said.as_slice()
+    else {
+        panic!("{said:?}")
+    };
+    assert_eq!((unbound.session, ask.id), (SessionId(3), RequestId(2)));
+
+    // What the active had told already comes again, and is only acknowledged.
+    desk.streamed(1, changed([(1, 1, 1)], 1));
+    assert_eq!(desk.told(ann), []);
+    desk.streamed(2, changed([(1, 1, 1)], 2));
+    assert_eq!(desk.to_master(), [(0, Received { n: 2 }.into())]);
+    assert_eq!(desk.told(ann).len(), 1);
+}
+
+/// The active was stopped for a while, and does not know yet that another one decides.
+#[test]
+fn a_deposed_master_is_told_so_once_and_not_obeyed() {
     let mut desk = Desk::with_master();
     let conn = desk.checked_in(1);
-    let said = |epoch, code| {
-        let epoch = Epoch { era: 1, epoch };
-        let generation = Generation(9);
-        let end = EndSession { session: SessionId(1), generation, refusal: refusal(code) };
-        (StampedHeader { epoch, n: 0 }, MasterToSession::from(end))
+    desk.decides(SECOND, epoch(2), Some(1));
+    desk.says(SECOND, epoch(2), 0, Welcome { streams: 1 });
+    desk.out.clear();
+    let end = |code| {
+        let (session, generation) = (SessionId(1), Generation(9));
+        EndSession { session, generation, refusal: refusal(code) }
     };
-    let (newer, welcome) = (Epoch { era: 1, epoch: 4 }, Welcome { master: Incarnation(1) }.into());
-    desk.core.from_master(desk.now, StampedHeader { epoch: newer, n: 0 }, welcome, &mut desk.out);
+    desk.says(FIRST, Epoch::default(), 1, end(Code::Kicked));
+    let stamp = StampedHeader { epoch: epoch(2), n: 0 };
+    let told = Output::Tell(Told::StaleEpoch(FIRST, Epoch::default()));
+    assert_eq!(desk.out, [told, Output::Master(FIRST, stamp, Fenced {}.into())]);
     desk.out.clear();
-    let (header, message) = said(3, Code::Kicked);
-    desk.core.from_master(desk.now, header, message, &mut desk.out);
-    assert_eq!(desk.out, [Output::Tell(Told::StaleEpoch(header.epoch))]);
-    desk.out.clear();
-    let (header, message) = said(4, Code::Destroyed);
-    desk.core.from_master(desk.now, header, message, &mut desk.out);
+    desk.says(FIRST, Epoch::default(), 2, end(Code::Kicked));
+    desk.decides(FIRST, epoch(1), Some(1));
+    assert_eq!(desk.out, []);
+    // Over a new link it may be another process, which does not know either.
+    desk.core.master_lost(FIRST);
+    desk.decides(FIRST, epoch(1), Some(1));
+    assert_eq!(desk.said_to(FIRST), [(0, Fenced {}.into())]);
+    // It has become the standby, and takes over later.
+    desk.decides(FIRST, epoch(3), Some(1));
+    assert_eq!(desk.said_to(FIRST), [(0, Resume {}.into())]);
+    desk.says(FIRST, epoch(3), 0, Welcome { streams: 1 });
+    desk.says(SECOND, epoch(2), 1, end(Code::Kicked));
+    assert_eq!(desk.said_to(SECOND), [(0, Fenced {}.into())]);
+    desk.says(FIRST, epoch(3), 1, end(Code::Destroyed));
     assert_eq!(desk.closed(conn), Code::Destroyed);
+}
+
+#[test]
+fn a_master_that_does_not_say_that_it_decides_changes_nothing() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    let end = EndSession {
+        session: SessionId(1),
+        generation: Generation(9),
+        refusal: refusal(Code::Kicked),
+    };
+    desk.says(SECOND, Epoch::default(), 1, end.clone());
+    desk.says(SECOND, Epoch::default(), 0, Welcome { streams: 5 });
+    desk.core.master_lost(SECOND);
+    assert_eq!(desk.out, []);
+    desk.send(conn, &search(1));
+    assert_eq!(desk.said_to(FIRST).len(), 1);
+    // Nor does one that does, before it says welcome.
+    desk.decides(SECOND, Epoch::default(), Some(1));
+    desk.out.clear();
+    desk.says(SECOND, Epoch::default(), 1, end);
+    assert_eq!(desk.out, []);
+    assert!(!desk.core.is_closing(conn));
+}
+
+#[test]
+fn a_master_that_decides_and_does_not_say_welcome_is_dialled_again() {
+    let mut desk = Desk::new();
+    desk.decides(SECOND, epoch(1), None);
+    desk.after(WELCOME_MS);
+    let closed = |desk: &Desk| desk.out.contains(&Output::CloseMaster(SECOND));
+    assert!(!closed(&desk));
+    desk.after(1);
+    assert!(closed(&desk));
+    desk.out.clear();
+    desk.after(60_000);
+    assert!(!closed(&desk), "once");
+    desk.core.master_lost(SECOND);
+    desk.decides(SECOND, epoch(1), None);
+    desk.says(SECOND, epoch(1), 0, Welcome { streams: 1 });
+    desk.out.clear();
+    desk.after(60_000);
+    assert!(!closed(&desk), "one that has may be silent for as long as its link is there");
+}
+
+/// Whoever went meanwhile is told to the master that comes back.
+#[test]
+fn while_both_masters_are_away_nothing_is_said_and_afterwards_everything() {
+    let mut desk = Desk::with_master();
+    let conns = [1, 2].map(|session| desk.checked_in(session));
+    desk.core.master_lost(SECOND);
+    desk.core.master_lost(FIRST);
+    desk.core.disconnect(conns[0], &mut desk.out);
+    desk.send(conns[1], &search(1));
+    desk.core.load(1, &mut desk.out);
+    assert_eq!(desk.to_master(), []);
+    desk.decides(SECOND, epoch(9), Some(1));
+    desk.says(SECOND, epoch(9), 0, Welcome { streams: 1 });
+    let said = desk.said_to(SECOND);
+    let [resume, unbound, (0, SessionToMaster::Ask(_))] = said.as_slice() else {
+        panic!("{said:?}")
+    };
+    assert_eq!([resume, unbound], [&(0, Resume {}.into()), &(1, unbind(1))]);
 }
 
 #[test]
@@ -586,22 +734,22 @@ fn who_went_away_is_said_until_the_master_has_it() {
     };
     desk.core.disconnect(conns[0], &mut desk.out);
     assert_eq!(unbinds(&mut desk), [(1, 1)]);
-    desk.core.master_lost();
+    desk.core.master_lost(FIRST);
     desk.core.disconnect(conns[1], &mut desk.out);
     assert_eq!(unbinds(&mut desk), []);
     // The same master again: both are said again.
     desk.master_linked(1);
     assert_eq!(unbinds(&mut desk), [(1, 1), (2, 2)]);
     desk.master(Received { n: 1 });
-    desk.core.master_lost();
+    desk.core.master_lost(FIRST);
     desk.master_linked(1);
     assert_eq!(unbinds(&mut desk), [(2, 2)]);
-    // Another master: its report tells who is here. Who goes after the report is in its new stream.
-    desk.core.master_lost();
-    desk.core.master_linked(&mut desk.out);
+    // A master without memory: the report tells it who is here. Who goes after the report is in its new stream.
+    desk.core.master_lost(FIRST);
+    desk.decides(FIRST, Epoch::default(), None);
     desk.core.disconnect(conns[2], &mut desk.out);
-    assert_eq!(unbinds(&mut desk), [(3, 3)]);
-    desk.master(Welcome { master: Incarnation(2) });
+    assert_eq!(unbinds(&mut desk), []);
+    desk.master(Welcome { streams: 2 });
     assert_eq!(unbinds(&mut desk), [(1, 3)]);
 }
 
@@ -610,7 +758,7 @@ fn unanswered_requests_are_asked_again_with_their_ids_and_answered_once() {
     let mut desk = Desk::with_master();
     let conn = desk.checked_in(1);
     desk.send(conn, &search(1));
-    desk.core.master_lost();
+    desk.core.master_lost(FIRST);
     desk.send(conn, &search(2));
     assert_eq!(desk.to_master().len(), 1);
     desk.out.clear();
@@ -746,7 +894,7 @@ fn changes_go_with_the_same_bytes_to_every_watcher_that_is_bound_here_as_the_mas
     desk.streamed(1, message.clone());
     let header = |id| ReplyHeader { kind: 0x99, id: RequestId(id) };
     let out = Output::Changes(vec![(ann, header(8)), (bo, header(9))], message.changes.clone());
-    let received = Output::Master(StampedHeader::default(), Received { n: 1 }.into());
+    let received = Output::Master(FIRST, StampedHeader::default(), Received { n: 1 }.into());
     assert_eq!(desk.out, [out, received.clone()]);
     assert_eq!(desk.told(bo), [Said::Reply(9, Reply::Changes(changes(1)))]);
     // The link broke before the acknowledgement: it comes again, and is told once.
@@ -761,13 +909,12 @@ fn changes_go_with_the_same_bytes_to_every_watcher_that_is_bound_here_as_the_mas
 }
 
 /// A master says welcome on a new link.
-fn welcome(desk: &mut Desk, master: u64, era: u32, epoch: u32) {
-    desk.core.master_lost();
-    desk.core.master_linked(&mut desk.out);
+fn welcome(desk: &mut Desk, streams: u64, era: u32, epoch: u32) {
+    desk.core.master_lost(FIRST);
+    let epoch = Epoch { era, epoch };
+    desk.decides(FIRST, epoch, Some(streams));
     desk.out.clear();
-    let header = StampedHeader { epoch: Epoch { era, epoch }, n: 0 };
-    let welcome = Welcome { master: Incarnation(master) };
-    desk.core.from_master(desk.now, header, welcome.into(), &mut desk.out);
+    desk.says(FIRST, epoch, 0, Welcome { streams });
 }
 
 /// The live searches of which a client is told that they are forgotten.
@@ -785,7 +932,7 @@ fn forgotten(desk: &mut Desk, conn: ConnId) -> Vec<u32> {
 
 #[test]
 fn who_watches_is_told_when_the_master_has_lost_its_memory_and_not_when_a_standby_takes_over() {
-    let mut desk = Desk::with_master();
+    let mut desk = Desk::new();
     welcome(&mut desk, 1, 7, 1);
     let (ann, bo) = (desk.checked_in(1), desk.checked_in(2));
     for id in [1, 2] {
@@ -800,27 +947,27 @@ fn who_watches_is_told_when_the_master_has_lost_its_memory_and_not_when_a_standb
     desk.send(ann, &watch(4));
     desk.streamed(2, changed([(1, 1, 4)], 1));
     // The same master over a new link, and a standby in its place, know them all.
-    for (master, epoch) in [(1, 1), (2, 2)] {
-        welcome(&mut desk, master, 7, epoch);
+    for epoch in [1, 2] {
+        welcome(&mut desk, 1, 7, epoch);
         let out = desk.out.clone();
         assert_eq!(forgotten(&mut desk, ann), []);
         desk.out = out;
         assert_eq!(forgotten(&mut desk, bo), []);
     }
-    welcome(&mut desk, 3, 8, 1);
+    welcome(&mut desk, 1, 8, 3);
     assert_eq!(desk.to_master().len(), 1, "the request that is under way");
     let out = desk.out.clone();
     assert_eq!(forgotten(&mut desk, ann), [2]);
     desk.out = out;
     assert_eq!(forgotten(&mut desk, bo), [9]);
     // They are told once.
-    welcome(&mut desk, 4, 9, 1);
+    welcome(&mut desk, 1, 9, 4);
     assert_eq!(forgotten(&mut desk, ann), []);
 }
 
 #[test]
-fn a_master_that_began_in_the_same_second_as_the_one_before_has_lost_its_memory_too() {
-    let mut desk = Desk::with_master();
+fn a_master_that_gave_this_server_up_for_other_streams_has_lost_its_memory_too() {
+    let mut desk = Desk::new();
     welcome(&mut desk, 1, 7, 1);
     let conn = desk.checked_in(1);
     desk.send(conn, &watch(1));
@@ -851,7 +998,7 @@ fn what_a_client_has_seen_goes_on_to_the_master_that_is_there_and_is_not_kept_fo
         (0, SessionToMaster::Seen(Seen { session, watch, n }))
     };
     assert_eq!(desk.to_master(), [said(8, 3)]);
-    desk.core.master_lost();
+    desk.core.master_lost(FIRST);
     desk.out.clear();
     desk.send(conn, &seen(8, 4));
     desk.master_linked(1);
@@ -963,7 +1110,7 @@ fn a_request_without_a_master_is_unavailable_and_one_without_an_answer_undecided
     let mut desk = Desk::with_master();
     let conn = desk.checked_in(1);
     desk.send(conn, &search(1));
-    desk.core.master_lost();
+    desk.core.master_lost(FIRST);
     desk.send(conn, &search(2));
     desk.after(4_500);
     assert_eq!(desk.told(conn), []);
@@ -1311,9 +1458,10 @@ enum Call {
     Over(usize, Vec<u8>),
     Charge(usize, usize),
     Authenticated(usize, bool),
-    MasterLinked,
-    MasterLost,
-    FromMaster(u64, u32, MasterToSession),
+    /// A master decides, and says welcome to these streams.
+    Welcomed(usize, u32, u64),
+    MasterLost(usize),
+    FromMaster(usize, u64, u32, MasterToSession),
     GameLinked(u32, u64),
     GameLost(u32),
     GameUnreachable(u32),
@@ -1356,7 +1504,8 @@ fn outcomes() -> impl Strategy<Value = Outcome> {
 
 fn master_says() -> impl Strategy<Value = MasterToSession> {
     prop_oneof![
-        2 => (0u64..3).prop_map(|master| Welcome { master: Incarnation(master) }.into()),
+        1 => (0u64..3).prop_map(|streams| Welcome { streams }.into()),
+        1 => proptest::option::of(0u64..3).prop_map(|streams| NewEpoch { streams }.into()),
         8 => (0u64..12, 0u64..4, 0u32..4).prop_map(|(number, session, generation)| {
             Bound {
                 number,
@@ -1407,10 +1556,12 @@ fn calls() -> impl Strategy<Value = Call> {
         2 => (0usize..10, frames()).prop_map(|(conn, frame)| Call::Over(conn, frame)),
         2 => (0usize..10, 0usize..100_000).prop_map(|(conn, bytes)| Call::Charge(conn, bytes)),
         10 => (0usize..10, any::<bool>()).prop_map(|(conn, who)| Call::Authenticated(conn, who)),
-        2 => Just(Call::MasterLinked),
-        1 => Just(Call::MasterLost),
-        24 => (0u64..6, 0u32..3, master_says())
-            .prop_map(|(n, epoch, message)| Call::FromMaster(n.saturating_sub(3), epoch / 2, message)),
+        8 => (0usize..2, 0u32..3, 0u64..3)
+            .prop_map(|(link, later, streams)| Call::Welcomed(link, later, streams)),
+        1 => (0usize..2).prop_map(Call::MasterLost),
+        24 => (0usize..2, 0u64..6, 0u32..3, master_says()).prop_map(|(link, n, epoch, message)| {
+            Call::FromMaster(link, n.saturating_sub(3), epoch / 2, message)
+        }),
         5 => (0u32..3, 0u64..2).prop_map(|(game, life)| Call::GameLinked(game, life)),
         2 => (0u32..3).prop_map(Call::GameLost),
         1 => (0u32..3).prop_map(Call::GameUnreachable),
@@ -1441,23 +1592,20 @@ fn call(desk: &mut Desk, conns: &mut Vec<ConnId>, call: Call) {
                 core.frame(now, conn, &check_in(session), out);
                 let user = UserId::new("ann").unwrap();
                 core.authenticated(now, conn, Ok((user, "Ann".into())), out);
-                let (number, epoch) = (core.binds, core.epoch);
                 let message = Bound {
-                    number,
+                    number: core.binds,
                     session: SessionId(session.into()),
                     generation: Generation(1),
                     session_servers: Vec::new(),
                 };
-                core.from_master(now, StampedHeader { epoch, n: 0 }, message.into(), out);
+                desk.streamed(0, message);
             }
         }
         Call::Ask(session, id, outcome) => {
             let session = SessionId(session.into());
             if let Some(&conn) = core.by_session.get(&session) {
                 core.frame(now, conn, &join(id), out);
-                let epoch = core.epoch;
-                let message = Answer { session, id: RequestId(id), outcome };
-                core.from_master(now, StampedHeader { epoch, n: 0 }, message.into(), out);
+                desk.streamed(0, Answer { session, id: RequestId(id), outcome });
             }
         }
         Call::Disconnect(at) => core.disconnect(of(at), out),
@@ -1474,11 +1622,17 @@ fn call(desk: &mut Desk, conns: &mut Vec<ConnId>, call: Call) {
         Call::Authenticated(at, false) => {
             core.authenticated(now, of(at), Err(refusal(Code::TokenEarly)), out);
         }
-        Call::MasterLinked => core.master_linked(out),
-        Call::MasterLost => core.master_lost(),
-        Call::FromMaster(n, epoch, message) => {
-            let epoch = Epoch { era: 0, epoch };
-            core.from_master(now, StampedHeader { epoch, n }, message, out);
+        Call::Welcomed(link, later, streams) => {
+            let (link, mut epoch) = (MasterLink(link), core.follow.epoch());
+            epoch.epoch += later / 2;
+            desk.decides(link, epoch, Some(streams));
+            desk.says(link, epoch, 0, Welcome { streams });
+        }
+        Call::MasterLost(link) => core.master_lost(MasterLink(link)),
+        Call::FromMaster(link, n, earlier, message) => {
+            let mut epoch = core.follow.epoch();
+            epoch.epoch = epoch.epoch.saturating_sub(earlier);
+            desk.says(MasterLink(link), epoch, n, message);
         }
         Call::GameLinked(game, life) => {
             core.game_linked(game_of(core, game), Incarnation(life), out);
@@ -1516,7 +1670,7 @@ proptest! {
         for one in sequence {
             call(&mut desk, &mut conns, one);
             desk.check();
-            let stamp = StampedHeader { epoch: desk.core.epoch, n: 0 };
+            let stamp = StampedHeader { epoch: desk.core.follow.epoch(), n: 0 };
             for output in desk.out.drain(..) {
                 match output {
                     Output::Close(conn, _) => {
@@ -1530,9 +1684,21 @@ proptest! {
                             prop_assert!(!closed.contains(&conn), "changes after the reason");
                         }
                     }
-                    Output::Master(header, SessionToMaster::Seen(seen)) => {
-                        prop_assert_eq!(header, stamp, "it is no part of the stream");
-                        prop_assert!(seen.session.0 < 4);
+                    Output::Master(
+                        _,
+                        header,
+                        SessionToMaster::Report(_)
+                        | SessionToMaster::Resume(_)
+                        | SessionToMaster::Fenced(_),
+                    ) => prop_assert_eq!(header, stamp, "it is no part of the stream"),
+                    Output::Master(link, header, message) => {
+                        let follow = &desk.core.follow;
+                        prop_assert_eq!((follow.link(), follow.is_welcomed()), (Some(link), true));
+                        prop_assert_eq!(header.epoch, stamp.epoch);
+                        if let SessionToMaster::Seen(seen) = message {
+                            prop_assert_eq!(header, stamp, "it is no part of the stream");
+                            prop_assert!(seen.session.0 < 4);
+                        }
                     }
                     _ => {}
                 }
