@@ -77,7 +77,7 @@ fn a_port_in_use_is_named_with_the_setting_that_changes_it() {
     let any = "127.0.0.1:0";
     for (args, setting) in [
         (&["master", "--listen", used, "--admin", any][..], "[master] listen"),
-        (&["master", "--listen", any, "--admin", used], "[console] listen"),
+        (&["master", "--name", "other", "--listen", any, "--admin", used], "[console] listen"),
         (&["session", "--tcp", used, "--ws", any], "session.tcp"),
         (&["session", "--tcp", any, "--ws", used], "session.ws"),
         (&["game", "--listen", used], "game.listen"),
