@@ -225,7 +225,7 @@ impl Disk {
             }
             Whose::Copied => self.generation + 1,
         };
-        self.shared.push(Job::Begin { generation, at, whose });
+        self.shared.push(Job::Begin { generation, at });
     }
 
     /// Pieces of it, in order.
