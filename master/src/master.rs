@@ -25,7 +25,7 @@ use crate::inbox::Inbox;
 use crate::links::Door;
 use crate::peer::Peer;
 use crate::sequencer::{Clock, Sequencer};
-use crate::witness::{SqliteWitness, Witness, WitnessHandle};
+use crate::witness::{RemoteWitness, SqliteWitness, Witness, WitnessHandle};
 
 /// A master that listens and does not answer yet.
 #[derive(Debug)]
