@@ -24,8 +24,11 @@ mod takeover;
 mod witness;
 
 pub use config::MasterConfig;
+pub use disk::DiskError;
 pub use error::MasterError;
 pub use greenroom_master_core::{Candidate, Order, Placement, Weighted};
 pub use handle::MasterHandle;
 pub use master::Master;
-pub use witness::{SqliteWitness, Witness, WitnessError};
+pub use witness::{
+    RemoteWitness, SqliteWitness, Witness, WitnessConfig, WitnessError, WitnessServer,
+};

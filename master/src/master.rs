@@ -25,7 +25,7 @@ use crate::inbox::Inbox;
 use crate::links::Door;
 use crate::peer::Peer;
 use crate::sequencer::{Clock, Sequencer};
-use crate::witness::{SqliteWitness, Witness, WitnessHandle};
+use crate::witness::{RemoteWitness, SqliteWitness, Witness, WitnessHandle};
 
 /// A master that listens and does not answer yet.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Master {
         let me = Rc::new(Me { identity, key });
         let witness: Box<dyn Witness> = match config.witness() {
             WitnessAt::File(file) => Box::new(SqliteWitness::open(&file, &config.cluster)?),
-            WitnessAt::Remote(_) => todo!(),
+            WitnessAt::Remote(address) => Box::new(RemoteWitness::start(&address, (*me).clone())?),
         };
         // Whatever an earlier cluster of this name knew is lost to one that is founded, which is what an era declares.
         // Servers refuse a smaller one than they have seen, so it grows from founding to founding: seconds do.

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use greenroom_master_core::Record;
-use greenroom_master_core::replica::{Position, Whose};
+use greenroom_master_core::replica::Position;
 use greenroom_protocol::{Limits, decode, encode_into};
 
 use super::files::{Calls, NEW, create};
@@ -29,7 +29,6 @@ pub(super) fn parse_name(name: &str) -> Option<(u32, u64)> {
 pub(super) struct Partial {
     pub(super) generation: u32,
     pub(super) at: Position,
-    pub(super) whose: Whose,
     beside: PathBuf,
     file: File,
     /// Bytes in the file that are not to be written again.
@@ -43,19 +42,13 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    pub(super) fn begin(
-        folder: &Path,
-        generation: u32,
-        at: Position,
-        whose: Whose,
-    ) -> io::Result<Self> {
+    pub(super) fn begin(folder: &Path, generation: u32, at: Position) -> io::Result<Self> {
         let beside = folder.join(format!("checkpoint{NEW}"));
         let file = create(&beside)?;
         let header = Header { generation, at, synced: at.lsn };
         Ok(Self {
             generation,
             at,
-            whose,
             beside,
             file,
             end: 0,

@@ -92,7 +92,7 @@ pub(crate) enum Done {
 
 /// Why a folder can't be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum DiskError {
+pub enum DiskError {
     /// The system says no.
     #[error("{doing} {}: a master needs a folder of its own that it may write to, on a disk that works and has room", .file.display())]
     Io {
@@ -225,7 +225,7 @@ impl Disk {
             }
             Whose::Copied => self.generation + 1,
         };
-        self.shared.push(Job::Begin { generation, at, whose });
+        self.shared.push(Job::Begin { generation, at });
     }
 
     /// Pieces of it, in order.

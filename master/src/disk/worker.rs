@@ -10,7 +10,7 @@ use std::time::Duration;
 use std::vec;
 
 use greenroom_master_core::Record;
-use greenroom_master_core::replica::{Intents, Position, Whose};
+use greenroom_master_core::replica::{Intents, Position};
 use tokio::sync::mpsc;
 
 use super::Done;
@@ -38,7 +38,6 @@ pub(super) enum Job {
     Begin {
         generation: u32,
         at: Position,
-        whose: Whose,
     },
     Pieces(Peekable<vec::IntoIter<Record>>),
     End,
@@ -325,9 +324,9 @@ impl Worker {
                 let written = write_intents(&**calls, folder, intents);
                 written.map_err(|source| Failure::again("writing the intents", source))
             }
-            Job::Begin { generation, at, whose } => {
+            Job::Begin { generation, at } => {
                 self.partial = None;
-                let begun = Partial::begin(folder, *generation, *at, *whose)
+                let begun = Partial::begin(folder, *generation, *at)
                     .map_err(|source| Failure::again("beginning a checkpoint", source))?;
                 self.partial = Some(begun);
                 Ok(())

@@ -5,7 +5,11 @@
 //! *Owns*: the thread that waits for the witness, and, in the witness's own process, the record.
 //! *Never*: calls an attempt lost that may have come to pass; lets anybody wait for ever.
 
+mod remote;
+mod server;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,6 +21,8 @@ use ecow::EcoString;
 use greenroom_master_core::replica::{ClaimAnswer, Nonce, Rec};
 use tokio::sync::mpsc;
 
+pub use self::remote::RemoteWitness;
+pub use self::server::{WitnessConfig, WitnessServer};
 pub use self::sqlite::SqliteWitness;
 
 /// Questions that wait. More than a master has under way: one read and one attempt.
@@ -119,6 +125,48 @@ pub enum WitnessError {
     BadRecord {
         /// The file.
         file: PathBuf,
+    },
+    /// The witness can't be reached, or the link to it ended before it answered.
+    #[error(
+        "asking the witness at {address}; if it does not run, start it with `greenroom witness`"
+    )]
+    Link {
+        /// Where it should be.
+        address: String,
+        /// What is wrong with the link.
+        source: greenroom_link::LinkError,
+    },
+    /// It does not answer.
+    #[error("the witness at {address} did not answer within {after:?}")]
+    Late {
+        /// Where it should be.
+        address: String,
+        /// The bound.
+        after: std::time::Duration,
+    },
+    /// It answers that it can't.
+    #[error("the witness at {address} can't answer: {message}")]
+    Refused {
+        /// Where it is.
+        address: String,
+        /// In its words.
+        message: String,
+    },
+    /// The port is in use, or the address is not this machine's.
+    #[error(
+        "listening for masters on {address}; if the port is in use, stop what uses it or set `[witness] listen`"
+    )]
+    Listen {
+        /// As configured.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The system has no thread or no randomness to give.
+    #[error("starting to ask or to be a witness")]
+    Thread {
+        /// What the system said.
+        source: std::io::Error,
     },
     /// An attempt that no build of a master makes.
     #[error("a claim of version {version} in the place of version {expect}")]

@@ -80,6 +80,12 @@ impl SqliteWitness {
         Ok(Self { file: file.into(), connection })
     }
 
+    /// How long somebody else may hold the file.
+    #[cfg(test)]
+    pub(super) fn set_busy(&self, busy: Duration) {
+        self.connection.busy_timeout(busy).unwrap();
+    }
+
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> WitnessError {
         let file = self.file.clone();
         move |source| WitnessError::Sqlite { doing, file, source }
