@@ -322,7 +322,9 @@ impl Sequencer {
                 self.peer = Some((identity, outgoing));
             }
             FromPeer::Said(envelope) => {
-                self.takeover.heard();
+                if self.replica.role() == replica::Role::Standby {
+                    self.takeover.heard();
+                }
                 self.feed(replica::Input::Message(*envelope));
             }
             FromPeer::Lost(incarnation) => {
@@ -625,7 +627,10 @@ impl Sequencer {
         match role {
             replica::Role::Paired | replica::Role::Solo | replica::Role::Blocked => {}
             replica::Role::Recovering | replica::Role::Learner | replica::Role::Standby => {
-                self.takeover.heard();
+                match role {
+                    replica::Role::Standby => self.takeover.heard(),
+                    _learning => self.takeover.is_off(),
+                }
                 self.serving = false;
                 self.connections.step_down();
                 self.batch.clear();

@@ -7,8 +7,8 @@ use greenroom_protocol::Epoch;
 /// The steps from the last sign of the active to the word that this master decides.
 #[derive(Debug)]
 pub(crate) struct Takeover {
-    /// When the active last said something.
-    heard: Instant,
+    /// When the active last said something, while this master is its standby.
+    heard: Option<Instant>,
     /// When it was decided to take over.
     decided: Option<Instant>,
     /// When the intent was durable.
@@ -19,11 +19,16 @@ pub(crate) struct Takeover {
 
 impl Takeover {
     pub(crate) fn new() -> Self {
-        Self { heard: Instant::now(), decided: None, intended: None, claimed: None }
+        Self { heard: None, decided: None, intended: None, claimed: None }
     }
 
-    /// The other master said something: whatever was tried is over, or has not begun.
+    /// The active said something to its standby: whatever was tried is over, or has not begun.
     pub(crate) fn heard(&mut self) {
+        *self = Self { heard: Some(Instant::now()), ..Self::new() };
+    }
+
+    /// This master is no standby.
+    pub(crate) fn is_off(&mut self) {
         *self = Self::new();
     }
 
@@ -41,8 +46,8 @@ impl Takeover {
 
     /// This master decides from now on.
     pub(crate) fn announces(&mut self, epoch: Epoch) {
-        if let (Some(decided), Some(intended), Some(claimed)) =
-            (self.decided, self.intended, self.claimed)
+        if let (Some(heard), Some(decided), Some(intended), Some(claimed)) =
+            (self.heard, self.decided, self.intended, self.claimed)
         {
             let us = |from: Instant, to: Instant| {
                 let span: Duration = to.saturating_duration_since(from);
@@ -50,13 +55,13 @@ impl Takeover {
             };
             tracing::info!(
                 %epoch,
-                detect_us = us(self.heard, decided),
+                detect_us = us(heard, decided),
                 intent_us = us(decided, intended),
                 claim_us = us(intended, claimed),
                 announce_us = us(claimed, Instant::now()),
                 "took over"
             );
         }
-        self.heard();
+        self.is_off();
     }
 }
