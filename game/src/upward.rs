@@ -190,7 +190,7 @@ impl Upward {
 #[cfg(test)]
 mod tests {
     use greenroom_protocol::wire::master_game::Closed;
-    use greenroom_protocol::{Code, Refusal};
+    use greenroom_protocol::{Code, Epoch, Incarnation, Refusal, Verdict, Word};
 
     use super::*;
 
@@ -213,6 +213,17 @@ mod tests {
         })
     }
 
+    /// A master that knows nothing decides, is answered with a report, and says welcome to these streams.
+    fn welcome(upward: &mut Upward, streams: u64) {
+        let (master, epoch) = (MasterLink(0), Epoch::default());
+        assert_eq!(upward.follow.hear(master, epoch, Word::NewEpoch(None)), Verdict::Report);
+        upward.report(GameToMaster::Unknown(0));
+        match upward.follow.hear(master, epoch, Word::Welcome(streams)) {
+            Verdict::Welcome(streams) => drop(upward.welcome(streams)),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// What waits for its acknowledgement.
     fn stream(upward: &Upward) -> Vec<GameToMaster> {
         upward.outbound.unacknowledged().map(|(_, message)| message.clone()).collect()
@@ -226,7 +237,7 @@ mod tests {
         }
         assert!(upward.push(&scored(2, "bo", 5)));
         assert!(stream(&upward).is_empty());
-        upward.welcome(Incarnation(7));
+        welcome(&mut upward, 7);
         assert_eq!(stream(&upward), [scored(1, "ann", 1_000), scored(2, "bo", 5)]);
         assert!(upward.push(&scored(2, "bo", 6)), "from here on, each is told");
         assert_eq!(upward.last(), 3);
@@ -235,11 +246,13 @@ mod tests {
     #[test]
     fn the_last_scores_of_an_instance_come_before_its_end() {
         let mut upward = Upward::default();
+        welcome(&mut upward, 7);
+        upward.lost(MasterLink(0));
         for (instance, user) in [(1, "ann"), (2, "bo")] {
             upward.push(&scored(instance, user, 1));
         }
         upward.push(&closed(1));
-        upward.welcome(Incarnation(7));
+        welcome(&mut upward, 7);
         assert_eq!(stream(&upward), [scored(1, "ann", 1), closed(1), scored(2, "bo", 1)]);
     }
 
@@ -247,12 +260,11 @@ mod tests {
     #[test]
     fn a_score_that_was_not_acknowledged_is_told_to_the_next_master() {
         let mut upward = Upward::default();
-        upward.welcome(Incarnation(7));
+        welcome(&mut upward, 7);
         upward.push(&scored(1, "ann", 1));
         upward.push(&closed(2));
-        upward.lost();
-        upward.reported = upward.last;
-        upward.welcome(Incarnation(8));
+        upward.lost(MasterLink(0));
+        welcome(&mut upward, 8);
         assert_eq!(stream(&upward), [scored(1, "ann", 1)]);
     }
 

@@ -15,13 +15,14 @@ use greenroom_protocol::wire::client_instance::{
     CALL, DOWN_ACK, EVENT, MESSAGE, PATCH, REPLY, SNAPSHOT_PIECE,
 };
 use greenroom_protocol::wire::master_game::{
-    CreateInstance, DestroyInstance, FreeSeat, GameReport, GameToMaster, MasterToGame, SeatState,
+    CreateInstance, DestroyInstance, FreeSeat, GameReport, GameToMaster, MasterToGame, Renewed,
+    SeatState,
 };
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::wire::session_game::{
     Attach, Detach, FANOUT, GameToSession, SessionToGame, UNICAST, UP,
 };
-use greenroom_protocol::wire::session_master::{Received, Welcome};
+use greenroom_protocol::wire::session_master::{NewEpoch, Received, Welcome};
 use greenroom_protocol::{
     Channel, Code, DownHeader, Epoch, Generation, Inbound, Incarnation, InstanceId, Key, KindName,
     Limits, LinkHeader, MemberId, PatchHeader, PieceHeader, Refusal, Seq, ServerName, SessionId,
@@ -50,9 +51,9 @@ fn me(role: Role, name: &str) -> Me {
     Me { identity, key: key() }
 }
 
-/// A game server on its thread, and the port of the master that it dials.
+/// A game server on its thread, and the ports of the two masters that it dials.
 struct Server {
-    master: TcpListener,
+    masters: [TcpListener; 2],
     address: SocketAddr,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
@@ -64,8 +65,9 @@ impl Server {
         Self::start_with(GameConfig::default()).await
     }
     async fn start_with(config: GameConfig) -> Self {
-        let master = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let masters = vec![master.local_addr().unwrap().to_string()];
+        let bind_any = || TcpListener::bind("127.0.0.1:0");
+        let listeners = [bind_any().await.unwrap(), bind_any().await.unwrap()];
+        let masters = listeners.iter().map(|of| of.local_addr().unwrap().to_string()).collect();
         let config = GameConfig { masters, ..config };
         let registry = Registry::new().with::<Arena>().with::<Crowd>().with::<Echo>();
         let registry = registry.with::<Flood>().with::<Tellall>();
@@ -77,14 +79,18 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(game.run(stopping))
         });
-        Self { master, address, metrics, stop, thread: Some(thread) }
+        Self { masters: listeners, address, metrics, stop, thread: Some(thread) }
     }
-    /// The next link that the server dials.
-    async fn master(&self, life: u64) -> Master {
-        Master::welcome(self.dialled().await, life).await
+    /// The first master decides over the next link to it, and knows these streams.
+    async fn master(&self, streams: u64) -> Master {
+        Master::welcome(self.dialled(0).await, streams).await
     }
-    async fn dialled(&self) -> TcpStream {
-        timeout(PATIENCE, self.master.accept()).await.unwrap().unwrap().0
+    /// A master that says nothing yet.
+    async fn linked(&self, master: usize) -> Master {
+        Master::accept(self.dialled(master).await).await
+    }
+    async fn dialled(&self, master: usize) -> TcpStream {
+        timeout(PATIENCE, self.masters[master].accept()).await.unwrap().unwrap().0
     }
     async fn session(&self, name: &str) -> Session {
         let address = self.address.to_string();
@@ -116,26 +122,54 @@ struct Master {
     epoch: Epoch,
     inbound: Inbound,
     report: Option<GameReport>,
+    /// Whether what comes in the stream is acknowledged.
+    acknowledges: bool,
+    /// Whether loads are confirmed, which renews the lease.
+    renews: bool,
+    /// How many were.
+    renewed: u32,
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        self.outgoing.close();
+    }
 }
 
 impl Master {
-    /// Opens the link, hears the report and welcomes the server.
-    async fn welcome(socket: TcpStream, life: u64) -> Self {
+    /// Opens the link, decides, hears the report or that the server goes on, and welcomes it.
+    async fn welcome(socket: TcpStream, streams: u64) -> Self {
+        let mut master = Self::accept(socket).await;
+        if let GameToMaster::Report(report) = master.decides(1, Some(streams)).await {
+            master.report = Some(report);
+        }
+        master.say_outside(&Welcome { streams }.into());
+        master
+    }
+    /// Says that it decides from here on; gives the answer.
+    async fn decides(&mut self, epoch: u32, streams: Option<u64>) -> GameToMaster {
+        self.epoch = Epoch { era: 1, epoch };
+        self.say_outside(&NewEpoch { streams }.into());
+        let answer = self.hear_any().await;
+        assert!(matches!(answer, GameToMaster::Report(_) | GameToMaster::Resume(_)), "{answer:?}");
+        answer
+    }
+    /// Opens the link.
+    async fn accept(socket: TcpStream) -> Self {
         let link = accept(socket, &me(Role::Master, "m1"), &[Role::Game]).await.unwrap();
         let Link { incoming, outgoing, writer, .. } = link;
         tokio::task::spawn_local(writer.run());
-        let mut master = Self {
+        Self {
             incoming,
             outgoing,
             sent: 0,
             epoch: Epoch { era: 1, epoch: 1 },
             inbound: Inbound::default(),
             report: None,
-        };
-        let GameToMaster::Report(report) = master.hear().await else { panic!("no report") };
-        master.report = Some(report);
-        master.say_outside(&Welcome { master: Incarnation(life) }.into());
-        master
+            acknowledges: true,
+            renews: true,
+            renewed: 0,
+        }
     }
     /// The next message but loads and acknowledgements.
     async fn hear(&mut self) -> GameToMaster {
@@ -155,7 +189,15 @@ impl Master {
                     GameToMaster::decode(frame.header.kind, body, Limits::SERVER).unwrap();
                 if header.n > 0 {
                     assert!(self.inbound.accept(header.n), "{} is not next: {message:?}", header.n);
-                    self.say_outside(&Received { n: header.n }.into());
+                    if self.acknowledges {
+                        self.say_outside(&Received { n: header.n }.into());
+                    }
+                }
+                if let GameToMaster::Load(load) = &message
+                    && self.renews
+                {
+                    self.renewed += 1;
+                    self.say_outside(&Renewed { sent: load.sent }.into());
                 }
                 return message;
             }
@@ -164,6 +206,10 @@ impl Master {
     }
     fn say_outside(&self, message: &MasterToGame) {
         self.say(message, 0);
+    }
+    /// Waits until the server says that this master's epoch is over.
+    async fn fenced(&mut self) {
+        assert!(matches!(self.hear().await, GameToMaster::Fenced(_)));
     }
     fn order(&mut self, message: &MasterToGame) {
         self.sent += 1;
@@ -527,7 +573,6 @@ fn a_lost_master_stops_nothing_and_the_next_one_learns_everything() {
         let mut session = server.session("s1").await;
         session.attach(1, 8, 5, 0, 1);
         session.control().await;
-        master.outgoing.close();
         drop(master);
         session.up(1, MESSAGE, 1, 0, &[7]);
         assert_eq!(session.down().await.2, [7]);
@@ -540,12 +585,119 @@ fn a_lost_master_stops_nothing_and_the_next_one_learns_everything() {
 
         // The same master over a new link: both streams go on.
         let (sent, inbound) = (master.sent, master.inbound);
-        master.outgoing.close();
         drop(master);
         session.attach(2, 9, 6, 0, 1);
         let mut master = server.master(2).await;
+        assert!(master.report.is_none());
         (master.sent, master.inbound) = (sent, inbound);
         assert_eq!(master.seat().await, (Seat(0), SeatState::Taken));
+    });
+}
+
+/// Two masters. The active dies with an order that it has not seen carried out; the standby has the same directory.
+#[test]
+fn a_standby_that_takes_over_hears_what_was_not_acknowledged_and_nothing_twice() {
+    run(async {
+        let server = Server::start().await;
+        let (mut active, mut standby) = (server.linked(0).await, server.linked(1).await);
+        assert!(matches!(active.decides(1, None).await, GameToMaster::Report(_)));
+        active.say_outside(&Welcome { streams: 70 }.into());
+        assert!(matches!(active.create("echo", 5).await, GameToMaster::Running(_)));
+        active.acknowledges = false;
+        let mut session = server.session("s1").await;
+        session.attach(1, 8, 5, 0, 1);
+        assert_eq!(active.seat().await, (Seat(0), SeatState::Taken));
+        drop(active);
+
+        assert!(matches!(standby.decides(2, Some(70)).await, GameToMaster::Resume(_)));
+        // What the active has acknowledged was committed, so the standby has it.
+        standby.inbound = Inbound::up_to(1);
+        standby.say_outside(&Welcome { streams: 70 }.into());
+        let GameToMaster::SeatChanged(changed) = standby.hear().await else { panic!() };
+        assert_eq!((changed.instance, changed.state), (InstanceId(5), SeatState::Taken));
+        standby.order(&order("echo", 5).into()); // It does not know whether that came.
+        assert!(matches!(standby.create("echo", 6).await, GameToMaster::Running(_)));
+        assert_eq!(server.metrics.created.load(Relaxed), 2);
+        session.control().await;
+        session.up(1, CALL, 1, 0, b"x");
+        assert_eq!(session.down().await.0, MemberId(1), "nobody had to attach again");
+    });
+}
+
+/// The active was stopped for a while; when it goes on, the standby has taken over.
+#[test]
+fn a_deposed_master_that_speaks_is_told_that_its_epoch_is_over() {
+    run(async {
+        let server = Server::start().await;
+        let (mut deposed, mut master) = (server.master(1).await, server.linked(1).await);
+        assert!(matches!(deposed.create("echo", 5).await, GameToMaster::Running(_)));
+        master.decides(2, Some(1)).await;
+        (master.sent, master.inbound) = (deposed.sent, deposed.inbound);
+        master.say_outside(&Welcome { streams: 1 }.into());
+        deposed.order(&destroy(5).into());
+        deposed.fenced().await;
+        deposed.order(&destroy(5).into());
+        deposed.say_outside(&NewEpoch { streams: Some(1) }.into());
+        // It is the standby by now, and takes over again: what it said before was not answered.
+        assert!(matches!(deposed.decides(3, Some(1)).await, GameToMaster::Resume(_)));
+        deposed.say_outside(&Welcome { streams: 1 }.into());
+        (deposed.sent, deposed.inbound) = (master.sent, master.inbound);
+        assert!(matches!(deposed.create("echo", 6).await, GameToMaster::Running(_)));
+        assert_eq!(server.metrics.deposed.load(Relaxed), 3);
+        assert_eq!(server.metrics.closed.load(Relaxed), 0);
+    });
+}
+
+#[test]
+fn a_standby_that_comes_and_goes_and_never_speaks_disturbs_nothing() {
+    run(async {
+        let server = Server::start().await;
+        let mut master = server.master(1).await;
+        for id in 1..=8 {
+            let mut standby = server.linked(1).await;
+            if id % 2 == 0 {
+                // It speaks, and does not decide.
+                standby.order(&order("echo", 100 + id).into());
+            }
+            master.order(&order("echo", id).into());
+            // Those of before end, since nobody comes.
+            while !matches!(master.hear().await, GameToMaster::Running(running) if running.instance.0 == id)
+            {
+            }
+        }
+        assert_eq!(server.metrics.created.load(Relaxed), 8);
+    });
+}
+
+#[test]
+fn what_happens_while_both_masters_are_away_is_told_to_the_one_that_comes_back() {
+    run(async {
+        let server = Server::start().await;
+        let (mut master, standby) = (server.master(1).await, server.linked(1).await);
+        assert!(matches!(master.create("echo", 5).await, GameToMaster::Running(_)));
+        let inbound = master.inbound;
+        (drop(master), drop(standby));
+        let mut session = server.session("s1").await;
+        session.attach(1, 8, 5, 0, 1);
+        session.control().await;
+        let (_other, mut master) = (server.linked(0).await, server.linked(1).await);
+        assert!(matches!(master.decides(9, Some(1)).await, GameToMaster::Resume(_)));
+        master.inbound = inbound;
+        master.say_outside(&Welcome { streams: 1 }.into());
+        assert_eq!(master.seat().await, (Seat(0), SeatState::Taken));
+    });
+}
+
+#[test]
+fn a_master_that_decides_and_does_not_say_welcome_is_dialled_again() {
+    run(async {
+        let server = Server::start().await;
+        let mut master = server.linked(0).await;
+        master.decides(1, None).await;
+        let mut again = server.linked(0).await;
+        assert!(matches!(again.decides(1, None).await, GameToMaster::Report(_)));
+        again.say_outside(&Welcome { streams: 1 }.into());
+        assert!(matches!(again.create("echo", 5).await, GameToMaster::Running(_)));
     });
 }
 
@@ -603,7 +755,6 @@ fn is_of(heard: &Heard, number: u32) -> bool {
 fn an_instance_with_a_unique_key_stands_still_without_a_master_and_goes_on_with_one() {
     run(async {
         let (server, master, mut session) = with_and_without_a_key().await;
-        master.outgoing.close();
         drop(master);
         let (mut with_key, mut without) = (0, 0);
         while server.metrics.frozen.load(Relaxed) == 0 {
@@ -654,6 +805,44 @@ fn an_instance_with_a_unique_key_stands_still_without_a_master_and_goes_on_with_
     });
 }
 
+/// The link is there, and says that it is alive; whatever else the master does, it has not confirmed a load.
+#[test]
+fn a_master_that_is_heard_and_confirms_nothing_does_not_keep_the_lease() {
+    run(async {
+        let (server, mut master, mut session) = with_and_without_a_key().await;
+        master.renews = false;
+        let again = server.dialled(0).await;
+        assert_eq!(server.metrics.frozen.load(Relaxed), 2);
+        let (sent, inbound) = (master.sent, master.inbound);
+        let mut master = Master::welcome(again, 1).await;
+        (master.sent, master.inbound) = (sent, inbound);
+        assert!(master.report.is_none(), "it knows what runs here");
+        assert!(matches!(master.hear().await, GameToMaster::MetaChanged(_)));
+        assert!(matches!(master.hear().await, GameToMaster::MetaChanged(_)));
+        while !is_of(&session.hear().await, 5) {}
+        while server.metrics.frozen.load(Relaxed) > 0 {
+            session.hear().await;
+        }
+    });
+}
+
+/// However rarely the load is to be told, it is told often enough for the lease.
+#[test]
+fn a_lease_that_is_renewed_is_kept() {
+    run(async {
+        let report_interval = Duration::from_secs(3_600);
+        let config = GameConfig { lease: LEASE, report_interval, ..GameConfig::default() };
+        let server = Server::start_with(config).await;
+        let mut master = server.master(1).await;
+        master.create_with_key("crowd", 5).await;
+        // One of them comes every half second, and one with the welcome.
+        while master.renewed < 7 {
+            master.hear_any().await;
+        }
+        assert_eq!(server.metrics.leases_lost.load(Relaxed), 0);
+    });
+}
+
 /// Method: the master's thread is blocked, so that its link is there and says nothing. The server gives the link up,
 /// and dials anew.
 #[test]
@@ -661,7 +850,7 @@ fn a_master_that_hangs_is_as_good_as_none() {
     run(async {
         let config = GameConfig { lease: LEASE, ..GameConfig::default() };
         let server = Server::start_with(config).await;
-        let socket = server.dialled().await.into_std().unwrap();
+        let socket = server.dialled(0).await.into_std().unwrap();
         let (_until_the_end, hangs) = std::sync::mpsc::channel::<()>();
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || {
@@ -694,7 +883,6 @@ fn a_master_that_hangs_is_as_good_as_none() {
 fn an_instance_that_runs_elsewhere_by_now_never_goes_on() {
     run(async {
         let (server, master, mut session) = with_and_without_a_key().await;
-        master.outgoing.close();
         drop(master);
         while server.metrics.frozen.load(Relaxed) == 0 {
             session.hear().await;
@@ -737,7 +925,6 @@ fn an_instance_that_runs_elsewhere_by_now_never_goes_on() {
 fn who_comes_and_goes_while_an_instance_stands_still_is_there_or_not_when_it_goes_on() {
     run(async {
         let (server, master, mut session) = with_and_without_a_key().await;
-        master.outgoing.close();
         drop(master);
         let mut other = server.session("s2").await;
         while server.metrics.frozen.load(Relaxed) == 0 {
@@ -780,6 +967,7 @@ fn a_master_that_is_not_the_newest_is_not_obeyed() {
         let refusal = Refusal::new(Code::Destroyed, "no");
         let (instance, incarnation) = (InstanceId(5), Incarnation(1));
         master.say(&DestroyInstance { instance, incarnation, refusal }.into(), 2);
+        master.fenced().await;
         master.epoch = Epoch { era: 1, epoch: 7 };
         assert!(matches!(master.create("echo", 6).await, GameToMaster::Running(_)));
         assert_eq!(server.metrics.deposed.load(Relaxed), 1);

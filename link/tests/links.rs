@@ -6,11 +6,14 @@
     reason = "in a test a panic is the report"
 )]
 
-use std::time::Duration;
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
-use greenroom_link::{ClusterKey, Link, LinkError, Me, accept, dial};
+use greenroom_link::{
+    ClusterKey, Follower, Incoming, Link, LinkError, Me, Outgoing, Writer, accept, dial,
+    stay_linked,
+};
 use greenroom_protocol::{
-    Code, Incarnation, LinkHeader, Refusal, ServerName,
+    Code, Incarnation, LinkHeader, MasterLink, Refusal, ServerName,
     wire::server_server::{Identity, Role},
 };
 use tokio::{
@@ -219,6 +222,87 @@ async fn a_link_ends_on_both_sides_when_one_closes_it() {
                 tokio::time::timeout(Duration::from_secs(5), b.incoming.fill()).await.unwrap();
             assert!(matches!(end, Err(LinkError::Closed)));
             assert!(a.outgoing.append(LinkHeader { kind: 9, target: 0 }, &[]).is_err());
+        })
+        .await;
+}
+
+/// What happened to the link to a master.
+#[derive(Clone, Debug, PartialEq)]
+enum Happened {
+    Linked,
+    Heard(u8),
+    Lost,
+}
+
+#[derive(Default)]
+struct Diary {
+    pages: RefCell<Vec<Happened>>,
+    outgoing: RefCell<Option<Outgoing>>,
+}
+
+impl Follower for Diary {
+    fn linked(
+        self: &Rc<Self>,
+        master: MasterLink,
+        _: &Identity,
+        outgoing: Outgoing,
+        writer: Writer,
+    ) {
+        assert_eq!(master, MasterLink(4));
+        tokio::task::spawn_local(writer.run());
+        self.outgoing.replace(Some(outgoing));
+        self.pages.borrow_mut().push(Happened::Linked);
+    }
+    fn heard(self: &Rc<Self>, _: MasterLink, incoming: &mut Incoming) -> Result<(), LinkError> {
+        while let Some(frame) = incoming.next_frame()? {
+            self.pages.borrow_mut().push(Happened::Heard(frame.header.kind));
+        }
+        Ok(())
+    }
+    fn lost(self: &Rc<Self>, _: MasterLink) {
+        self.pages.borrow_mut().push(Happened::Lost);
+    }
+}
+
+/// Nobody listens at first; then there is a master that hangs up again and again; then one that stays, until this side
+/// has enough of it.
+#[tokio::test(flavor = "current_thread")]
+async fn a_master_is_dialled_whenever_there_is_no_link_to_it() {
+    let key = ClusterKey::generate().unwrap();
+    let (game, master) = (me(Role::Game, "c", &key), me(Role::Master, "c", &key));
+    LocalSet::new()
+        .run_until(async {
+            let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = free.local_addr().unwrap();
+            drop(free);
+            let diary = Rc::new(Diary::default());
+            let (follower, to) = (Rc::clone(&diary), address.to_string());
+            let staying = tokio::task::spawn_local(async move {
+                stay_linked(MasterLink(4), &to, &game, &follower).await
+            });
+            // It has tried, and goes on to try.
+            tokio::task::yield_now().await;
+            let listener = TcpListener::bind(address).await.unwrap();
+            for _ in 0..3 {
+                let socket = listener.accept().await.unwrap().0;
+                let link = accept(socket, &master, &[Role::Game]).await.unwrap();
+                link.outgoing.push(LinkHeader { kind: 7, target: 0 }, &[]);
+                link.outgoing.close();
+                link.writer.run().await.unwrap();
+            }
+            let socket = listener.accept().await.unwrap().0;
+            let Link { mut incoming, .. } = accept(socket, &master, &[Role::Game]).await.unwrap();
+            let one = [Happened::Linked, Happened::Heard(7), Happened::Lost];
+            diary.outgoing.take().unwrap().close();
+            while incoming.fill().await.is_ok() {}
+            drop(incoming);
+            let socket = listener.accept().await.unwrap().0;
+            assert_eq!(
+                *diary.pages.borrow(),
+                [&one[..], &one, &one, &[Happened::Linked, Happened::Lost]].concat()
+            );
+            drop(socket);
+            staying.abort();
         })
         .await;
 }

@@ -117,15 +117,12 @@ impl Follow {
     pub fn lost(&mut self, link: MasterLink) {
         self.fenced.remove(&link);
         if self.link == Some(link) {
-            self.unfollow();
+            (self.link, self.welcomed) = (None, false);
         }
     }
     /// A master said something with this epoch in its stamp.
     pub fn hear(&mut self, link: MasterLink, epoch: Epoch, word: Word) -> Verdict {
         if epoch < self.epoch {
-            if self.link == Some(link) {
-                self.unfollow();
-            }
             let told = self.fenced.insert(link, self.epoch);
             return if told == Some(self.epoch) { Verdict::Deposed } else { Verdict::Fence };
         }
@@ -154,7 +151,105 @@ impl Follow {
             Word::Other => Verdict::Drop,
         }
     }
-    fn unfollow(&mut self) {
-        (self.link, self.welcomed) = (None, false);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const A: MasterLink = MasterLink(0);
+    const B: MasterLink = MasterLink(1);
+
+    fn epoch(epoch: u32) -> Epoch {
+        Epoch { era: 1, epoch }
+    }
+
+    /// Who follows A, in epoch 1 and with streams 7.
+    fn of_a() -> Follow {
+        let mut follow = Follow::default();
+        assert_eq!(follow.hear(A, epoch(1), Word::NewEpoch(Some(7))), Verdict::Report);
+        assert_eq!(follow.hear(A, epoch(1), Word::Welcome(7)), Verdict::Welcome(Streams::First));
+        follow
+    }
+
+    #[test]
+    fn nobody_is_obeyed_before_saying_that_it_decides_and_being_answered() {
+        let mut follow = Follow::default();
+        for word in [Word::Other, Word::Welcome(7)] {
+            assert_eq!(follow.hear(A, epoch(1), word), Verdict::Drop);
+        }
+        assert_eq!(follow.hear(A, epoch(1), Word::NewEpoch(None)), Verdict::Report);
+        assert_eq!(follow.hear(A, epoch(1), Word::Other), Verdict::Drop);
+        assert!(!follow.is_welcomed());
+        follow.hear(A, epoch(1), Word::Welcome(7));
+        assert_eq!(follow.hear(A, epoch(1), Word::Other), Verdict::Take);
+        assert_eq!(follow.hear(A, epoch(1), Word::Welcome(8)), Verdict::Drop, "nobody was asked");
+        assert_eq!(follow.hear(A, epoch(1), Word::NewEpoch(Some(7))), Verdict::Resume);
+    }
+
+    #[test]
+    fn streams_go_on_by_their_number_in_their_era_and_otherwise_begin_anew() {
+        let mut follow = of_a();
+        follow.lost(A);
+        assert_eq!(follow.hear(B, epoch(2), Word::NewEpoch(Some(7))), Verdict::Resume);
+        assert_eq!(follow.hear(B, epoch(2), Word::Welcome(7)), Verdict::Welcome(Streams::GoOn));
+        assert_eq!(follow.hear(A, epoch(3), Word::NewEpoch(Some(8))), Verdict::Report);
+        assert_eq!(follow.hear(A, epoch(3), Word::Welcome(7)), Verdict::Welcome(Streams::GoOn));
+        assert_eq!(follow.hear(A, epoch(3), Word::NewEpoch(None)), Verdict::Report);
+        assert_eq!(follow.hear(A, epoch(3), Word::Welcome(9)), Verdict::Welcome(Streams::Anew));
+        let later = Epoch { era: 2, epoch: 4 };
+        assert_eq!(follow.hear(B, later, Word::NewEpoch(Some(9))), Verdict::Report);
+        assert_eq!(follow.hear(B, later, Word::Welcome(9)), Verdict::Welcome(Streams::Anew));
+    }
+
+    /// An active changes its own epoch when it loses its standby.
+    #[test]
+    fn a_master_that_is_followed_may_go_on_in_a_larger_epoch() {
+        let mut follow = of_a();
+        assert_eq!(follow.hear(A, epoch(2), Word::Other), Verdict::Take);
+        assert_eq!(follow.hear(A, epoch(1), Word::Other), Verdict::Fence);
+        assert_eq!((follow.link(), follow.epoch()), (Some(A), epoch(2)));
+    }
+
+    proptest! {
+        /// Whatever is said in whatever order: the epoch never falls, what is taken comes from the master that was the
+        /// last to say that it decides, and nothing is remembered of links that are gone.
+        #[test]
+        fn one_master_is_obeyed_at_a_time(
+            said in proptest::collection::vec((0usize..3, 0u32..4, 0u32..5, 0u64..3), 0..200),
+        ) {
+            let mut follow = Follow::default();
+            let (mut decides, mut largest) = (None, Epoch::default());
+            for (link, number, kind, streams) in said {
+                let (link, epoch) = (MasterLink(link), epoch(number));
+                let word = match kind {
+                    0 => Word::NewEpoch(Some(streams)),
+                    1 => Word::Welcome(streams),
+                    2 | 3 => Word::Other,
+                    _ => {
+                        follow.lost(link);
+                        decides = decides.filter(|decides| *decides != link);
+                        continue;
+                    }
+                };
+                let verdict = follow.hear(link, epoch, word);
+                let is_over = epoch < largest;
+                largest = largest.max(epoch);
+                prop_assert_eq!(is_over, matches!(verdict, Verdict::Fence | Verdict::Deposed));
+                if matches!(word, Word::NewEpoch(_)) && !is_over {
+                    decides = Some(link);
+                }
+                prop_assert_eq!((follow.link(), follow.epoch()), (decides, largest));
+                if matches!(verdict, Verdict::Take | Verdict::Welcome(_)) {
+                    prop_assert_eq!((decides, follow.is_welcomed()), (Some(link), true));
+                }
+            }
+            for link in 0..3 {
+                follow.lost(MasterLink(link));
+            }
+            prop_assert!(follow.fenced.is_empty() && follow.link().is_none());
+        }
     }
 }

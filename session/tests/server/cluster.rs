@@ -13,15 +13,15 @@ use std::{
 use ecow::EcoString;
 use greenroom_link::{ClusterKey, Incoming, Link, Me, Outgoing, accept};
 use greenroom_protocol::{
-    Channel, Generation, Incarnation, InstanceId, KindName, Limits, LinkHeader, MemberId, Seat,
-    ServerName, SessionId, StampedHeader,
+    Channel, Epoch, Generation, Incarnation, InstanceId, KindName, Limits, LinkHeader, MemberId,
+    Seat, ServerName, SessionId, StampedHeader,
     wire::{
         client_session::{Found, SessionServer},
         server_server::{Identity, Role},
         session_game::{Attach, Attached, GameToSession, SessionToGame},
         session_master::{
-            Answer, Ask, Bind, Bound, Granted, MasterToSession, Outcome, Received, SessionLoad,
-            SessionToMaster, Welcome,
+            Answer, Ask, Bind, Bound, Granted, MasterToSession, NewEpoch, Outcome, Received,
+            SessionLoad, SessionToMaster, Welcome,
         },
     },
 };
@@ -67,7 +67,9 @@ pub(crate) async fn until(what: &str, so: impl Fn() -> bool) {
 }
 
 pub(crate) struct Cluster {
+    /// Decides from the beginning.
     pub(crate) master: Rc<Master>,
+    pub(crate) standby: Rc<Master>,
     pub(crate) game: Rc<Game>,
     pub(crate) session: Session,
 }
@@ -77,12 +79,15 @@ impl Cluster {
         let key = ClusterKey::generate().unwrap();
         let game = Game::start(me(Role::Game, &key)).await;
         let master = Master::start(me(Role::Master, &key), game.address).await;
+        master.epoch.set(Epoch { era: 1, epoch: 1 });
+        master.decides.set(true);
+        let standby = Master::start(me(Role::Master, &key), game.address).await;
         let masters = match config.masters.as_slice() {
             [own] if own != "127.0.0.1:4100" => config.masters,
-            _ => vec![master.address.to_string()],
+            _ => vec![standby.address.to_string(), master.address.to_string()],
         };
         let session = Session::start(SessionConfig { masters, ..config }, &key, additions);
-        Self { master, game, session }
+        Self { master, standby, game, session }
     }
 }
 
@@ -173,7 +178,12 @@ fn notice_panics() {
 
 // The master -----------------------------------------------------------------------------------------------------
 
+/// The streams that the masters know.
+const STREAMS: u64 = 70;
+
 pub(crate) struct Master {
+    epoch: Cell<Epoch>,
+    decides: Cell<bool>,
     address: SocketAddr,
     game: SocketAddr,
     link: RefCell<Option<Outgoing>>,
@@ -188,6 +198,8 @@ impl Master {
     async fn start(me: Me, game: SocketAddr) -> Rc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let master = Rc::new(Self {
+            epoch: Cell::default(),
+            decides: Cell::new(false),
             address: listener.local_addr().unwrap(),
             game,
             link: RefCell::default(),
@@ -203,6 +215,9 @@ impl Master {
                     let Link { incoming, outgoing, writer, .. } = link;
                     tokio::task::spawn_local(writer.run());
                     accepting.link.replace(Some(outgoing));
+                    if accepting.decides.get() {
+                        accepting.say(NewEpoch { streams: Some(STREAMS) });
+                    }
                     tokio::task::spawn_local(Rc::clone(&accepting).listen(incoming));
                 }
             }
@@ -229,7 +244,9 @@ impl Master {
             self.say(Received { n });
         }
         match message {
-            SessionToMaster::Report(_) => self.say(Welcome { master: Incarnation(1) }),
+            SessionToMaster::Report(_) | SessionToMaster::Resume(_) => {
+                self.say(Welcome { streams: STREAMS });
+            }
             SessionToMaster::Bind(bind) => self.bind(bind),
             SessionToMaster::Ask(ask) if self.answers.get() => self.answer(ask),
             _ => {}
@@ -270,7 +287,7 @@ impl Master {
     /// Says something with this number of its stream.
     pub(crate) fn stream(&self, n: u64, message: impl Into<MasterToSession>) {
         let message = message.into();
-        let mut payload = StampedHeader { n, ..StampedHeader::default() }.bytes().to_vec();
+        let mut payload = StampedHeader { n, epoch: self.epoch.get() }.bytes().to_vec();
         message.encode_into(&mut payload);
         if let Some(link) = &*self.link.borrow() {
             link.push(LinkHeader { kind: message.kind(), target: 0 }, &[&payload]);
@@ -279,6 +296,13 @@ impl Master {
 
     pub(crate) fn break_link(&self) {
         self.link.take().unwrap().close();
+    }
+    /// It decides from here on.
+    pub(crate) async fn takes_over(&self, epoch: u32) {
+        until("there is a link", || self.link.borrow().is_some()).await;
+        self.epoch.set(Epoch { era: 1, epoch });
+        self.decides.set(true);
+        self.say(NewEpoch { streams: Some(STREAMS) });
     }
 
     pub(crate) fn heard<T>(&self, pick: impl Fn(&SessionToMaster) -> Option<T>) -> Vec<T> {

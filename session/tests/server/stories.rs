@@ -384,6 +384,42 @@ fn a_request_over_a_broken_link_to_the_master_is_answered_once() {
     });
 }
 
+/// The active is stopped with a request of a client unanswered; the standby takes over. Later the active goes on, and
+/// says what it still had to say.
+#[test]
+fn a_standby_that_takes_over_answers_what_the_active_was_asked_and_the_active_is_told_so() {
+    story(async |Cluster { session, master, standby, .. }| {
+        let mut client = Client::connect(session.url("tcp"), None).await;
+        client.check_in(1).await;
+        master.answers.set(false);
+        client.send(&search(1)).await;
+        until("it is asked", || master.asks().len() == 1).await;
+        standby.takes_over(2).await;
+        assert_eq!(client.until(0x95).await[1..5], [1, 0, 0, 0]);
+        let resumed =
+            |said: &SessionToMaster| matches!(said, SessionToMaster::Report(_)).then_some(());
+        assert_eq!(standby.heard(resumed), [], "no report");
+        assert_eq!(standby.asks(), master.asks());
+
+        client.send(&search(2)).await;
+        assert_eq!(client.until(0x95).await[1..5], [2, 0, 0, 0]);
+        assert_eq!(master.asks().len(), 1);
+        for _ in 0..2 {
+            master.answer(&master.asks()[0]);
+        }
+        let fenced =
+            |said: &SessionToMaster| matches!(said, SessionToMaster::Fenced(_)).then_some(());
+        until("it is told", || !master.heard(fenced).is_empty()).await;
+        client.is_served().await;
+        master.takes_over(3).await;
+        master.answers.set(true);
+        client.send(&search(3)).await;
+        assert_eq!(client.until(0x95).await[1..5], [3, 0, 0, 0]);
+        until("it is asked", || master.asks().len() == 2).await;
+        assert_eq!(master.heard(fenced).len(), 1, "once");
+    });
+}
+
 #[test]
 fn what_a_live_search_tells_reaches_every_watcher_as_it_is_and_what_was_seen_the_master() {
     story(async |Cluster { session, master, .. }| {
