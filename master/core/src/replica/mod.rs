@@ -11,6 +11,8 @@ mod active;
 mod apply;
 mod chain;
 mod claim;
+#[cfg(feature = "explore")]
+mod explore;
 mod following;
 mod mutants;
 mod words;
@@ -110,7 +112,7 @@ enum Stage {
 }
 
 /// What is known of the disk. It does everything in the order in which it was told.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Disk<F> {
     /// Number of the last entry that is durable.
     synced: u64,
