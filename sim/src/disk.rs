@@ -1,6 +1,7 @@
 //! A disk that does things in order, may lose what was not synced, and may be full.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use greenroom_master_core::replica::{Apply, Entry, Input, Intents, Position, Recovered, Whose};
 
@@ -80,6 +81,53 @@ impl Disk {
         None
     }
 
+    /// The process ends and the machine lives on: the first `kept` of the writes that wait are done, the others are lost.
+    pub(crate) fn end(&mut self, kept: usize) {
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().take(kept).for_each(|write| self.keep(write));
+        self.forget();
+    }
+
+    /// How many writes wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether one of those that wait is answered.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.waiting.iter().any(Write::is_answered)
+    }
+
+    /// Feeds `hasher` with all that matters later.
+    pub(crate) fn fingerprint(&self, hasher: &mut impl Hasher) {
+        let Self { base, state: _, entries, intents, partial, waiting, begun, copying, written } =
+            self;
+        (base, entries.len(), entries.back().map(Entry::position), intents).hash(hasher);
+        (begun, copying, written, waiting.len(), partial.is_some()).hash(hasher);
+        if let Some((at, whose, pieces)) = partial {
+            (at, *whose == Whose::Own, pieces.len()).hash(hasher);
+        }
+        for write in waiting {
+            match write {
+                Write::Entries(entries) => {
+                    (0_u8, entries.len(), entries.last().map(Entry::position)).hash(hasher);
+                }
+                Write::Sync(lsn) => (1_u8, lsn).hash(hasher),
+                Write::Intents(intents) => (2_u8, intents).hash(hasher),
+                Write::Begin(at, whose) => (3_u8, at, *whose == Whose::Own).hash(hasher),
+                Write::Pieces(pieces) => (4_u8, pieces.len()).hash(hasher),
+                Write::End => 5_u8.hash(hasher),
+            }
+        }
+    }
+
+    /// What was in the memory of the process that ended.
+    fn forget(&mut self) {
+        self.partial = None;
+        (self.begun, self.copying) = (None, None);
+        self.written = self.entries.back().map_or(self.base, Entry::position);
+    }
+
     /// The process ends, or the machine: of what was not synced, a beginning is there.
     pub(crate) fn crash(&mut self, rng: &mut Rng, power: bool) {
         let waiting = std::mem::take(&mut self.waiting);
@@ -98,9 +146,7 @@ impl Disk {
             }
             self.keep(write);
         }
-        self.partial = None;
-        (self.begun, self.copying) = (None, None);
-        self.written = self.entries.back().map_or(self.base, Entry::position);
+        self.forget();
     }
 
     /// Where the log ends that was written, durable or not.

@@ -6,6 +6,7 @@
 //! *Never*: a thread, a real clock, a file; never the same seed with two outcomes.
 
 mod disk;
+mod explore;
 mod judge;
 mod machine;
 mod profile;
@@ -16,6 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use greenroom_master_core::replica::{Mutant, Replica};
 
+pub use crate::explore::{Explored, Limits, explore};
 pub use crate::machine::{Command, Effect, Machine, Piece};
 pub use crate::profile::PROFILES;
 use crate::profile::Profile;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use greenroom_sim::{PROFILES, Tally, play};
+use greenroom_sim::{Limits, PROFILES, Tally, explore, play};
 
 /// Plays days that never were, from seeds.
 #[derive(Debug, Parser)]
@@ -30,10 +30,85 @@ struct Arguments {
     /// End with a line of JSON.
     #[arg(long)]
     json: bool,
+    /// Instead of seeds: every order of everything, of two requests and two faults.
+    #[arg(long)]
+    exhaustive: bool,
+    /// With `--exhaustive`, another size; each number more means many times the states.
+    #[command(flatten)]
+    size: Size,
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Size {
+    /// With `--exhaustive`: different requests, at most 3.
+    #[arg(long, default_value_t = Limits::SMALL.requests)]
+    requests: usize,
+    /// With `--exhaustive`: how often one is sent, in all.
+    #[arg(long, default_value_t = Limits::SMALL.sends)]
+    sends: u8,
+    /// With `--exhaustive`: reads.
+    #[arg(long, default_value_t = Limits::SMALL.reads)]
+    reads: u8,
+    /// With `--exhaustive`: faults.
+    #[arg(long, default_value_t = Limits::SMALL.faults)]
+    faults: u8,
+    /// With `--exhaustive`: ticks of each master.
+    #[arg(long, default_value_t = Limits::SMALL.ticks)]
+    ticks: u8,
+    /// With `--exhaustive`: wishes for a switchover.
+    #[arg(long, default_value_t = Limits::SMALL.switches)]
+    switches: u8,
+    /// With `--exhaustive`: begins with two masters that never ran, and not with a pair.
+    #[arg(long)]
+    from_nothing: bool,
+    /// With `--exhaustive`: disks and the witness may be late even when all faults are spent.
+    #[arg(long)]
+    always_late: bool,
+    /// With `--exhaustive`: gives up after so many states; each takes a few kilobytes while its neighbours are looked at.
+    #[arg(long, default_value_t = Limits::SMALL.states_max)]
+    states_max: usize,
+}
+
+/// Looks at all states within the limits.
+fn look_at_all(arguments: &Arguments) -> ExitCode {
+    let Size { requests, sends, reads, faults, ticks, switches, from_nothing, .. } = arguments.size;
+    let Size { always_late, states_max, .. } = arguments.size;
+    let limits = Limits {
+        requests,
+        sends,
+        reads,
+        faults,
+        ticks,
+        switches,
+        from_nothing,
+        eager: !always_late,
+        states_max,
+    };
+    let begun = Instant::now();
+    let explored = explore(&limits, None, &|_| {});
+    if let Some((violation, way)) = &explored.violation {
+        way.iter().for_each(|step| println!("{step}"));
+        println!("{}: {}", violation.invariant, violation.what);
+    }
+    println!("{explored}; {:.1} s", begun.elapsed().as_secs_f64());
+    if arguments.json {
+        let line = serde_json::json!({
+            "states": explored.states,
+            "steps": explored.steps,
+            "depth": explored.depth,
+            "complete": explored.is_complete,
+            "violations": u8::from(explored.violation.is_some()),
+        });
+        println!("{line}");
+    }
+    if explored.is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    if arguments.exhaustive {
+        return Ok(look_at_all(&arguments));
+    }
     let profiles: Vec<&str> = match &arguments.profile {
         Some(profile) => vec![profile],
         None => PROFILES.to_vec(),

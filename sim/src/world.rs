@@ -132,7 +132,7 @@ pub(crate) struct World<'a> {
     scratch: Vec<Out>,
 }
 
-fn side(node: usize) -> Side {
+pub(crate) fn side(node: usize) -> Side {
     if node == 0 { Side::A } else { Side::B }
 }
 

@@ -26,11 +26,11 @@ pub(super) struct Active<S: Apply> {
     /// When entries, slices or a beacon were last repeated.
     pub(super) beaconed_ms: u64,
     /// Number of the last message that asks for an acknowledgement; grows for as long as the process lives.
-    beat: u64,
+    pub(super) beat: u64,
     /// The largest beat that came back.
-    echoed: u64,
+    pub(super) echoed: u64,
     /// The beat that was sent for reads. They share it, and those that come later share the next.
-    barrier: u64,
+    pub(super) barrier: u64,
 }
 
 impl<S: Apply> Default for Active<S> {
@@ -59,8 +59,18 @@ pub(super) struct Read {
     beat: u64,
 }
 
+#[cfg(feature = "explore")]
+impl Read {
+    /// For [`Replica::fingerprint`].
+    pub(super) fn fingerprint(&self, hasher: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        let Self { read, lsn, beat } = self;
+        (read, lsn, beat).hash(hasher);
+    }
+}
+
 /// The other master.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Link<F> {
     pub(super) member: Master,
     /// Number of the last entry that it has acknowledged; nothing before it said anything.
@@ -75,7 +85,20 @@ pub(super) struct Link<F> {
     copy: Option<Copying<F>>,
 }
 
-#[derive(Debug)]
+#[cfg(feature = "explore")]
+impl<F> Link<F> {
+    /// For [`Replica::fingerprint`].
+    pub(super) fn fingerprint(&self, hasher: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        let Self { member, acked, sent, rewound, is_ready, copy } = self;
+        (member, acked, sent, rewound, is_ready, copy.is_some()).hash(hasher);
+        if let Some(Copying { start, frozen: _, acked, sent, is_ended }) = copy {
+            (start, acked, sent, is_ended).hash(hasher);
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
 struct Copying<F> {
     start: Position,
     frozen: F,

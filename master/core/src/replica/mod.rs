@@ -12,6 +12,8 @@ mod apply;
 mod chain;
 mod claim;
 mod entry;
+#[cfg(feature = "explore")]
+mod explore;
 mod following;
 mod mutants;
 mod words;
@@ -116,7 +118,7 @@ enum Stage {
 }
 
 /// What is known of the disk. It does everything in the order in which it was told.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Disk<F> {
     /// Number of the last entry that is durable.
     synced: u64,
