@@ -83,6 +83,7 @@ impl App {
         match matches.subcommand() {
             Some(("up", matches)) => up::run(self, matches),
             Some(("master", matches)) => roles::master(self, matches),
+            Some(("witness", matches)) => roles::witness(matches),
             Some(("session", matches)) => roles::session(&self, matches),
             Some(("game", matches)) => roles::game(self, matches),
             Some(("bots", matches)) => bots::run(matches),
@@ -130,6 +131,7 @@ fn command() -> Command {
             ),
         )
         .subcommand(role("master", "The directories of users, servers and instances, and the admin port"))
+        .subcommand(role("witness", "Keeps the record of which master decides, on a third machine"))
         .subcommand(role("session", "Holds clients' connections"))
         .subcommand(role("game", "Runs instances"))
         .subcommand(operator::with_admin(Command::new("status").about("The cluster at a glance")).arg(json()))

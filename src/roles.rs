@@ -13,7 +13,7 @@ use ecow::EcoString;
 use greenroom_console::{AdminToken, Cluster, Console, ConsoleConfig, Reply};
 use greenroom_game::{GameConfig, Registry};
 use greenroom_link::ClusterKey;
-use greenroom_master::{Master, MasterConfig, MasterHandle};
+use greenroom_master::{Master, MasterConfig, MasterHandle, WitnessConfig, WitnessServer};
 use greenroom_protocol::{
     KindName, ServerName,
     wire::admin_master::{Action, Find, Placement, Promote, Rows, Status},
@@ -155,6 +155,27 @@ pub(crate) fn start_admin(
         ready.send(console.address()).context("nobody waits for the admin port")?;
         console.run(stop).await?;
         Ok(())
+    })
+}
+
+/// A witness; its fact is its address.
+fn start_witness(
+    settings: &Settings,
+    key: ClusterKey,
+    stop: &CancellationToken,
+) -> Result<Role<SocketAddr>> {
+    let cluster: ClusterConfig = settings.table("cluster")?;
+    let mut config: WitnessConfig = settings.table("witness")?;
+    config.file = settings.data()?.join("witness.sqlite");
+    config.cluster = cluster.name;
+    Role::start("witness", stop, async move |ready, stop| {
+        let witness = async {
+            let witness = WitnessServer::bind(&config, key).await?;
+            ready.send(witness.address()).context("nobody waits for the witness")?;
+            witness.run(stop).await;
+            Ok(())
+        };
+        LocalSet::new().run_until(witness).await
     })
 }
 
@@ -321,6 +342,17 @@ pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     wait_for_the_end(is_child(matches), || master.is_over())?;
     admin.stop()?;
     master.stop()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn witness(matches: &clap::ArgMatches) -> Result<ExitCode> {
+    let settings = Settings::read(matches)?;
+    let stop = begin(&settings)?;
+    let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
+    let witness = start_witness(&settings, key, &stop)?;
+    ready(&format!("witness {}", witness.facts))?;
+    wait_for_the_end(is_child(matches), || witness.is_over())?;
+    witness.stop()?;
     Ok(ExitCode::SUCCESS)
 }
 

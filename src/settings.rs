@@ -81,6 +81,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("master", "log_entries_max", Number, "65536",
         "Newest commands that the log keeps in memory: a standby that was away for no longer needs no snapshot"),
 
+    setting("witness", "name", Text, "witness", "Its name in the cluster"),
+    setting("witness", "listen", Text, "127.0.0.1:4200", "Where masters dial it; port 0 for any"),
+
     setting("console", "listen", Text, "127.0.0.1:4080",
         "Where operators' tools find the admin port; port 0 for any"),
 
@@ -271,13 +274,13 @@ impl Settings {
             let text = std::fs::read_to_string(file)
                 .with_context(|| format!("reading {}", file.display()))?;
             tables = text.parse().with_context(|| format!("{} is no TOML", file.display()))?;
-            let known = ["cluster", "master", "console", "session", "game"];
+            let known = ["cluster", "master", "witness", "console", "session", "game"];
             if let Some(unknown) = tables.keys().find(|key| !known.contains(&key.as_str())) {
                 let file = file.display();
                 bail!("{file}: there is no table [{unknown}]; there are: [{}]", known.join("], ["));
             }
         }
-        let roles = ["CLUSTER_", "MASTER_", "CONSOLE_", "SESSION_", "GAME_"];
+        let roles = ["CLUSTER_", "MASTER_", "WITNESS_", "CONSOLE_", "SESSION_", "GAME_"];
         for (name, _) in std::env::vars() {
             let of_role = name
                 .strip_prefix("GREENROOM_")
@@ -400,7 +403,7 @@ pub(crate) fn reference() -> String {
 mod tests {
     use greenroom_console::ConsoleConfig;
     use greenroom_game::GameConfig;
-    use greenroom_master::MasterConfig;
+    use greenroom_master::{MasterConfig, WitnessConfig};
     use greenroom_session::SessionConfig;
 
     use super::*;
@@ -442,6 +445,7 @@ mod tests {
     fn every_setting_of_every_role_is_a_flag_a_variable_and_a_key_of_the_file() {
         covers::<ClusterConfig>("cluster");
         covers::<MasterConfig>("master");
+        covers::<WitnessConfig>("witness");
         covers::<ConsoleConfig>("console");
         covers::<SessionConfig>("session");
         covers::<GameConfig>("game");
