@@ -165,7 +165,10 @@ impl Sequencer {
     fn may_switch_over(&self) -> Result<(), Refusal> {
         self.decides()?;
         match self.replica.role() {
-            Role::Paired => Ok(()),
+            Role::Paired if self.peer.is_some() => Ok(()),
+            Role::Paired => Err(unavailable(
+                "there is no standby just now: the link to it is lost; `greenroom status` shows whether it comes back",
+            )),
             Role::Solo if self.has_peer => Err(unavailable(
                 "there is no standby that has everything: `greenroom status` shows how far it is",
             )),

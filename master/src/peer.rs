@@ -31,7 +31,7 @@ pub(crate) type Envelope = replica::Envelope<Logged, Record>;
 /// How long a probe of the other master's address may take: what takes longer is no refusal, and its silence counts.
 const PROBE_MAX: Duration = Duration::from_millis(250);
 /// Between two attempts to dial: doubles from the first to the last.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
 /// Bytes of entries, pieces or commands in one frame, unless one of them alone is longer.
 const FRAME_BYTES: usize = 1 << 20;
 

@@ -94,6 +94,7 @@ pub fn explore(
 /// Small numbers, so that windows, gaps, slices and checkpoints show in short logs.
 fn settings() -> Settings {
     Settings {
+        founding_era: 1,
         beacon_ms: SHORT_MS,
         witness_ms: SHORT_MS,
         sync_ms: SHORT_MS,
@@ -864,7 +865,9 @@ fn hash_answer(input: &In, hasher: &mut Lanes) {
         | Input::IntentsDurable(_)
         | Input::CheckpointDurable(_)
         | Input::PeerGone(_)
-        | Input::Switchover => unreachable!("the witness says nothing else"),
+        | Input::Seen(_)
+        | Input::Switchover
+        | Input::Promote { .. } => unreachable!("the witness says nothing else"),
     }
 }
 

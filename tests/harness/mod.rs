@@ -286,6 +286,9 @@ impl Cluster {
         let witness =
             format!("witness --data {data} --listen 127.0.0.1:{witness_port} --cluster-log info");
         let witness = Process::start(&witness.split(' ').collect::<Vec<_>>());
+        // The first one there is the active.
+        let first = format!("127.0.0.1:{}", admins[0]);
+        wait_until("the first master to decide", || status(&first).masters[0].role == "active");
         let second = Process::start(&flags[1]);
         let cluster = Self {
             folder,
