@@ -10,7 +10,8 @@
 //! |---|---|
 //! | `log-GENERATION-NUMBER` | a segment of the log, 64 MiB |
 //! | `checkpoint-GENERATION-LSN` | the state after that entry; the log of the same generation continues it |
-//! | `intents`, `incarnation` | as their names say; replaced as a whole |
+//! | `intents` | in two places, the older of which is written next |
+//! | `incarnation` | as its name says; replaced as a whole |
 //! | `lock` | held by the process that uses the folder |
 //!
 //! Entries are in the file before [`Disk::write`] returns, so that they survive the death of the process; the rest is
@@ -155,6 +156,7 @@ impl Disk {
         let log = Log::open(folder, Arc::clone(&calls), generation, number, segments, last)
             .map_err(|source| io_error("beginning a segment in", folder.into(), source))?;
         found.repair(folder, &*calls)?;
+        recover::prepare_intents(folder, &*calls)?;
         let incarnation = recover::next_incarnation(folder, &*calls, now_ns, &mut found)?;
         let (answers, done) = mpsc::channel(DONE_MAX);
         let shared = Arc::new(Shared::new(folder, calls, log));

@@ -89,7 +89,7 @@ pub(super) fn recover(folder: &Path, calls: &dyn Calls) -> Result<Recovery, Disk
              one, or for a loss to be declared",
             folder.display()
         ));
-        replace(calls, folder, INTENTS, &intents_bytes(&found.intents))
+        write_intents(calls, folder, &found.intents)
             .map_err(|source| io_error("writing", folder.join(INTENTS), source))?;
     }
     Ok(found)
@@ -118,15 +118,62 @@ pub(super) fn next_incarnation(
     Ok(Incarnation(next))
 }
 
-/// Makes the intents durable.
+/// Bytes of each of the two places in the file of the intents.
+const PLACE: usize = 16 * 1024;
+
+/// Makes the intents durable: in the older of two places of their file, by one write and one sync, since a takeover
+/// waits for it.
 pub(super) fn write_intents(calls: &dyn Calls, folder: &Path, intents: &Intents) -> io::Result<()> {
-    replace(calls, folder, INTENTS, &intents_bytes(intents))
+    let path = folder.join(INTENTS);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let newest = newest_intents(&bytes).map(|(number, place, _)| (number, place));
+    let (number, place) = newest.map_or((1, 0), |(number, place)| (number + 1, 1 - place));
+    let mut frame = intents_bytes(number, intents);
+    if bytes.len() != 2 * PLACE {
+        frame.resize(2 * PLACE, 0);
+        return replace(calls, folder, INTENTS, &frame);
+    }
+    let file = std::fs::OpenOptions::new().write(true).open(&path)?;
+    calls.write_at(&file, &frame, (place * PLACE) as u64)?;
+    calls.sync(&file)
 }
 
-fn intents_bytes(intents: &Intents) -> Vec<u8> {
+/// Makes the file of the intents, if there is none, so that the first takeover does not have to. The log has a segment
+/// by then: intents without one would be those of a log that was lost.
+pub(super) fn prepare_intents(folder: &Path, calls: &dyn Calls) -> Result<(), DiskError> {
+    let path = folder.join(INTENTS);
+    if read_file(&path)?.is_none() {
+        write_intents(calls, folder, &Intents::default())
+            .map_err(|source| io_error("writing", path, source))?;
+    }
+    Ok(())
+}
+
+fn intents_bytes(number: u64, intents: &Intents) -> Vec<u8> {
     let mut out = Vec::new();
-    format::put_frame(&mut out, |out| out.extend_from_slice(&encode(intents)));
+    format::put_frame(&mut out, |out| {
+        out.extend_from_slice(&number.to_le_bytes());
+        out.extend_from_slice(&encode(intents));
+    });
+    assert!(out.len() <= PLACE, "few intents wait for their fate at a time, and each is short");
     out
+}
+
+/// The newest intents that are whole, their number, and in which place they are. Half of what was written last counts as
+/// not written: nothing was done by it.
+fn newest_intents(bytes: &[u8]) -> Option<(u64, usize, Intents)> {
+    let places = bytes.chunks(PLACE).take(2).enumerate();
+    let whole = places.filter_map(|(place, bytes)| {
+        let Frame::Whole { body, .. } = format::frame(bytes, 0) else { return None };
+        let (number, intents) = body.split_first_chunk()?;
+        let intents = decode(intents, Limits::SERVER).ok()?;
+        Some((u64::from_le_bytes(*number), place, intents))
+    });
+    whole.max_by_key(|(number, ..)| *number)
 }
 
 impl Recovery {
@@ -317,12 +364,8 @@ impl Recovery {
     fn read_intents(&mut self, folder: &Path) -> Result<(), DiskError> {
         let path = folder.join(INTENTS);
         let Some(bytes) = read_file(&path)? else { return Ok(()) };
-        let intents = match format::frame(&bytes, 0) {
-            Frame::Whole { body, next } if next == bytes.len() => decode(body, Limits::SERVER).ok(),
-            Frame::Whole { .. } | Frame::Last(_) | Frame::Nothing | Frame::Torn => None,
-        };
-        match intents {
-            Some(intents) => self.intents = intents,
+        match newest_intents(&bytes) {
+            Some((.., intents)) => self.intents = intents,
             None => self.notes.push(format!("{} is damaged and does not count", path.display())),
         }
         // A segment is there before the first intent is.
