@@ -11,7 +11,7 @@ use serde::Deserialize;
 pub struct GameConfig {
     /// Its name in the cluster. Default: `game-` and the number of its port.
     pub name: Option<ServerName>,
-    /// The masters' addresses, `host:port`.
+    /// The addresses of all masters, `host:port`: this server keeps a link to each.
     pub masters: Vec<String>,
     /// Where session servers connect; port 0 for any. Not a public port: links prove the cluster's key.
     pub listen: SocketAddr,
@@ -26,12 +26,13 @@ pub struct GameConfig {
     /// processor time and delays a step by up to as much; at most 20 ms.
     #[serde(with = "humantime_serde")]
     pub tick_grid: Duration,
-    /// How often the master is told the load, e.g. "1s".
+    /// How often the master is told the load, e.g. "1s"; at least once a second and four times in the lease, since the
+    /// load renews it.
     #[serde(with = "humantime_serde")]
     pub report_interval: Duration,
-    /// How long instances with a unique key run on without a word of the active master, e.g. "10s"; then they stand
-    /// still until it is back, since it may have them run elsewhere. 2 to 10 seconds: an idle link says once a second
-    /// that it is alive, and a master gives a key away 15 seconds after it last heard this server.
+    /// How long instances with a unique key run on after this server sent the last load that the active master
+    /// confirmed, e.g. "10s"; then they stand still until it is back, since it may have them run elsewhere. 2 to 10
+    /// seconds: a master gives a key away 15 seconds after it last confirmed a load.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
     /// How long a stopping server waits for its instances to end, e.g. "30s".

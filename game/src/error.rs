@@ -31,8 +31,8 @@ pub enum GameError {
     NoCapacity,
     /// The lease is too short to be kept, or too long to be safe.
     #[error(
-        "game.lease is {0:?}; it is 2 s to 10 s: an idle link says once a second that it is alive, and after 15 s \
-         the master gives away the unique keys of a server that it does not hear"
+        "game.lease is {0:?}; it is 2 s to 10 s: a shorter one is lost in a short pause, and after 15 s the master \
+         gives away the unique keys of a server that it does not hear"
     )]
     Lease(Duration),
 }

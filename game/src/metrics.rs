@@ -47,7 +47,7 @@ counters! {
     ticks_given_up,
     /// The latest that a step began, in microseconds.
     tick_lateness_us_max,
-    /// Instances with a unique key that stand still now, since no master is heard.
+    /// Instances with a unique key that stand still now, since no master renews the lease.
     frozen,
     /// How often that began.
     leases_lost,
@@ -55,7 +55,7 @@ counters! {
     scores_dropped,
     /// Frames for seats that are not there any more.
     late,
-    /// Messages of masters that are not the newest.
+    /// Messages of masters whose epoch was over.
     deposed,
     /// Links of session servers that were opened.
     links,

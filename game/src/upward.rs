@@ -218,10 +218,9 @@ mod tests {
         let (master, epoch) = (MasterLink(0), Epoch::default());
         assert_eq!(upward.follow.hear(master, epoch, Word::NewEpoch(None)), Verdict::Report);
         upward.report(GameToMaster::Unknown(0));
-        match upward.follow.hear(master, epoch, Word::Welcome(streams)) {
-            Verdict::Welcome(streams) => drop(upward.welcome(streams)),
-            other => panic!("{other:?}"),
-        }
+        let verdict = upward.follow.hear(master, epoch, Word::Welcome(streams));
+        let Verdict::Welcome(streams) = verdict else { panic!("{verdict:?}") };
+        upward.welcome(streams);
     }
 
     /// What waits for its acknowledgement.

@@ -676,7 +676,8 @@ fn what_happens_while_both_masters_are_away_is_told_to_the_one_that_comes_back()
         let (mut master, standby) = (server.master(1).await, server.linked(1).await);
         assert!(matches!(master.create("echo", 5).await, GameToMaster::Running(_)));
         let inbound = master.inbound;
-        (drop(master), drop(standby));
+        drop(master);
+        drop(standby);
         let mut session = server.session("s1").await;
         session.attach(1, 8, 5, 0, 1);
         session.control().await;

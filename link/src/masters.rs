@@ -24,7 +24,7 @@ pub trait Follower {
         outgoing: Outgoing,
         writer: Writer,
     );
-    /// Something came, if only a sign of life: takes every frame that is whole.
+    /// Something came, if only a sign of life, or the link has just opened: takes every frame that is whole.
     ///
     /// # Errors
     /// When it can't be read: the link ends.
@@ -77,14 +77,15 @@ async fn listen(master: MasterLink, link: Link, follower: &Rc<impl Follower>) ->
     let Link { peer, mut incoming, outgoing, writer, .. } = link;
     follower.linked(master, &peer, outgoing.clone(), writer);
     let error = loop {
-        if let Err(error) = incoming.fill().await {
-            break error;
-        }
+        // Before anything is waited for: what the master said first may have come with the end of the handshake.
         if let Err(error) = follower.heard(master, &mut incoming) {
             break error;
         }
         if outgoing.is_closing() {
             break LinkError::Closed;
+        }
+        if let Err(error) = incoming.fill().await {
+            break error;
         }
     };
     // If it was this side that ended it, the writer does not know yet.

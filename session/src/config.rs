@@ -45,7 +45,7 @@ impl std::str::FromStr for LimitsProfile {
 pub struct SessionConfig {
     /// Its name in the cluster. Default: `session-` and the number of the first port.
     pub name: Option<ServerName>,
-    /// The masters' addresses, `host:port`.
+    /// The addresses of all masters, `host:port`: this server keeps a link to each.
     pub masters: Vec<String>,
     /// Where TCP clients connect; port 0 for any.
     pub tcp: Option<SocketAddr>,

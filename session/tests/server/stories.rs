@@ -204,46 +204,50 @@ fn piece(channel: Channel, view: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_client_that_does_not_take_what_may_not_be_lost_is_disconnected_and_nobody_else() {
-    story_with(unlimited(), Additions::default(), async |Cluster { game, session, master }| {
-        let mut fast = Client::seated(session.url("tcp"), 1).await;
-        let mut slow = Client::slow(session.url("tcp")).await;
-        slow.check_in(2).await;
-        slow.join(1).await;
-        let (member, channel) = game.member(2);
-        let mut sent = 0u32;
-        while session.counted("slow_consumers") == 0 {
-            sent += 1;
-            assert!(sent < 2_000, "the system takes everything");
-            let event = down(EVENT, channel, &[&sent.to_le_bytes()[..], &[7; 30_000]].concat());
-            game.send(&[(FANOUT, channel.0, event.clone())]);
-            assert!(fast.next().await == Some(event));
-        }
-        // It reads at last: everything up to the gap in order, and the reason.
-        let mut expected = 1u32;
-        let reason = loop {
-            let frame = slow.next().await.unwrap();
-            if frame[0] != EVENT {
-                break frame;
+    story_with(
+        unlimited(),
+        Additions::default(),
+        async |Cluster { game, session, master, .. }| {
+            let mut fast = Client::seated(session.url("tcp"), 1).await;
+            let mut slow = Client::slow(session.url("tcp")).await;
+            slow.check_in(2).await;
+            slow.join(1).await;
+            let (member, channel) = game.member(2);
+            let mut sent = 0u32;
+            while session.counted("slow_consumers") == 0 {
+                sent += 1;
+                assert!(sent < 2_000, "the system takes everything");
+                let event = down(EVENT, channel, &[&sent.to_le_bytes()[..], &[7; 30_000]].concat());
+                game.send(&[(FANOUT, channel.0, event.clone())]);
+                assert!(fast.next().await == Some(event));
             }
-            assert_eq!(frame[17..21], expected.to_le_bytes());
-            expected += 1;
-        };
-        assert_eq!(reason[0], 0x85);
-        assert!(String::from_utf8_lossy(&reason).contains("slow_consumer"));
-        assert_eq!(slow.next().await, None);
-        until("its seat is away", || game.has_detached(member)).await;
-        assert_eq!(session.counted("slow_consumers"), 1);
-        fast.is_served().await;
-        // Another one never reads again. It does not stay for ever.
-        let mut stuck = Client::slow(session.url("tcp")).await;
-        stuck.check_in(3).await;
-        stuck.join(1).await;
-        while session.counted("slow_consumers") == 1 {
-            game.send(&[(FANOUT, channel.0, down(EVENT, channel, &[7; 30_000]))]);
-            fast.next().await.unwrap();
-        }
-        until("it is gone", || master.load().is_some_and(|load| load.connections == 1)).await;
-    });
+            // It reads at last: everything up to the gap in order, and the reason.
+            let mut expected = 1u32;
+            let reason = loop {
+                let frame = slow.next().await.unwrap();
+                if frame[0] != EVENT {
+                    break frame;
+                }
+                assert_eq!(frame[17..21], expected.to_le_bytes());
+                expected += 1;
+            };
+            assert_eq!(reason[0], 0x85);
+            assert!(String::from_utf8_lossy(&reason).contains("slow_consumer"));
+            assert_eq!(slow.next().await, None);
+            until("its seat is away", || game.has_detached(member)).await;
+            assert_eq!(session.counted("slow_consumers"), 1);
+            fast.is_served().await;
+            // Another one never reads again. It does not stay for ever.
+            let mut stuck = Client::slow(session.url("tcp")).await;
+            stuck.check_in(3).await;
+            stuck.join(1).await;
+            while session.counted("slow_consumers") == 1 {
+                game.send(&[(FANOUT, channel.0, down(EVENT, channel, &[7; 30_000]))]);
+                fast.next().await.unwrap();
+            }
+            until("it is gone", || master.load().is_some_and(|load| load.connections == 1)).await;
+        },
+    );
 }
 
 #[test]
