@@ -340,9 +340,12 @@ impl Worker {
                 let Some(partial) = &mut self.partial else { return Ok(()) };
                 self.shared.sync_log()?;
                 let finished = partial.finish(&**calls, folder);
-                finished.map_err(|source| match source.kind() {
-                    io::ErrorKind::InvalidData => Failure::Gone,
-                    _ => Failure::again("finishing a checkpoint", source),
+                finished.map_err(|source| {
+                    if source.kind() == io::ErrorKind::InvalidData {
+                        Failure::Gone
+                    } else {
+                        Failure::again("finishing a checkpoint", source)
+                    }
                 })?;
                 let over = lock(log).forget(partial.generation, partial.at);
                 remove_covered(folder, partial, over);

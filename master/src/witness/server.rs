@@ -197,7 +197,7 @@ impl Door {
         let witness = Arc::clone(&self.witness);
         // On another thread, since the disk may take its time, and the link says meanwhile that it is alive.
         let asked =
-            tokio::task::spawn_blocking(move || ask(&mut witness.blocking_lock(), question));
+            tokio::task::spawn_blocking(move || ask(&mut witness.blocking_lock(), &question));
         let answered = match asked.await {
             Ok(answered) => answered.map_err(|error| whole(&error)),
             Err(error) => Err(error.to_string()),
@@ -211,7 +211,7 @@ impl Door {
 
 fn ask(
     witness: &mut SqliteWitness,
-    question: MasterToWitness,
+    question: &MasterToWitness,
 ) -> Result<WitnessToMaster, WitnessError> {
     Ok(match question {
         MasterToWitness::Read(read) => {
@@ -229,6 +229,6 @@ fn ask(
             };
             WitnessToMaster::Claimed(Claimed { number: claim.number, won, rec })
         }
-        MasterToWitness::Unknown(kind) => WitnessToMaster::Unknown(kind),
+        MasterToWitness::Unknown(kind) => WitnessToMaster::Unknown(*kind),
     })
 }
