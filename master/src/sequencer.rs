@@ -453,10 +453,14 @@ impl Sequencer {
         let role = identity.role;
         match self.replica.state().streams(role, &identity.name, identity.incarnation) {
             Some(streams) => {
-                if let Some(origin) = self.connections.connect(link)
-                    && let Some(mut line) = self.connections.line(role, &origin.server)
-                {
+                let Some(origin) = self.connections.connect(link) else { return };
+                if let Some(mut line) = self.connections.line(role, &origin.server) {
                     line.say(role, Welcome { streams }, Welcome { streams });
+                }
+                if role == Role::Session {
+                    // The active before may have died before it could say it.
+                    let servers = self.state().announced();
+                    self.tell_session(&origin.server, &servers.into());
                 }
             }
             None => self.connections.introduce(link, self.replica.state()),

@@ -264,6 +264,11 @@ impl State {
         sessions.chain(self.game_servers.up().map(|origin| (Role::Game, origin))).collect()
     }
 
+    /// The session servers that take clients, as all session servers were told last.
+    pub fn announced(&self) -> client_session::SessionServers {
+        client_session::SessionServers { session_servers: self.announced.clone() }
+    }
+
     /// What it measures by.
     pub fn settings(&self) -> Settings {
         self.settings
