@@ -8,7 +8,7 @@ use greenroom_console::client::{self, ClientError};
 use greenroom_console::{AdminToken, Cluster, Console, ConsoleConfig, ConsoleError, Reply};
 use greenroom_protocol::search::{Explain, Filter};
 use greenroom_protocol::wire::admin_master::{
-    Action, Find, PlaceConsidered, Placement, Row, Rows, Status, Table,
+    Action, Find, PlaceConsidered, Placement, Promote, Row, Rows, Status, Table,
 };
 use greenroom_protocol::wire::client_session::{Meta, MetaValue};
 use greenroom_protocol::{Code, InstanceId, KindName, Refusal, ServerName, UserId};

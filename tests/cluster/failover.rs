@@ -1,6 +1,8 @@
 //! The operator's stories: the active dies, the standby takes over, and those who play do not notice.
 
-use super::harness::{Cluster, assert_clean, error_of, report, run, wait_until};
+use super::harness::{
+    Cluster, Folder, Process, assert_clean, error_of, report, run, up, wait_until,
+};
 
 fn roles(cluster: &Cluster) -> Vec<(String, String)> {
     let masters = cluster.status().masters;
@@ -68,7 +70,7 @@ fn the_active_goes_on_without_its_standby_and_takes_it_back() {
 /// on it hears so, and becomes the standby.
 #[test]
 fn an_active_that_slept_steps_back_when_it_wakes() {
-    let mut cluster = Cluster::start_pair(1, 1, &["--limits", "load"]);
+    let cluster = Cluster::start_pair(1, 1, &["--limits", "load"]);
     let bots = cluster.start_bots(&["--users", "20", "--for", "10s", "--game", "arena"]);
     cluster.wait_for("bots that play", |status| status.users >= 20);
     cluster.master.stall();
@@ -131,4 +133,58 @@ fn a_master_that_may_lack_something_is_promoted_only_by_force() {
             && status.sessions[0].state == "up"
             && status.games[0].state == "up"
     });
+}
+
+/// One master alone needs no other to come back: what it had acknowledged is on its disk.
+#[test]
+fn a_master_that_is_alone_comes_back_with_everything_and_nobody_notices_but_by_waiting() {
+    let mut cluster = Cluster::start_with(2, 2, &["--limits", "load"]);
+    let bots = cluster.start_bots(&["--users", "30", "--for", "8s", "--game", "arena"]);
+    cluster.wait_for("bots that play", |status| status.users >= 30 && status.instances > 0);
+    let before = cluster.status();
+    cluster.restart_master();
+    cluster.wait_for("its servers", |status| {
+        status.masters[0].role == "active" && up(&status.sessions) + up(&status.games) == 4
+    });
+    let after = cluster.status();
+    assert!(after.users >= before.users && after.instances >= before.instances);
+    assert!(after.masters[0].lsn >= before.masters[0].lsn, "its log goes on");
+    let (went_well, report) = report(&bots.ended());
+    assert!(went_well, "{report:#}");
+    assert_clean(&report);
+}
+
+/// A standby that does not belong to the active is refused by both with the reason, and the active works on.
+#[test]
+fn a_standby_that_does_not_fit_is_told_why() {
+    let cluster = Cluster::start_pair(1, 1, &[]);
+    let key = cluster.folder.path().join("other.key");
+    std::fs::write(&key, "5".repeat(64)).unwrap();
+    let active = cluster.master.words[1].clone();
+    for (flags, word) in [
+        (["--key-file", key.to_str().unwrap()], "wrong_key"),
+        (["--cluster-name", "blue"], "wrong_cluster"),
+        (["--side", "a"], "both masters are side a"),
+    ] {
+        let mut args = vec!["master", "--data", cluster.folder.text(), "--name", "stranger"];
+        let rest = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--peer", &active];
+        args.extend(rest);
+        args.extend(["--witness", "127.0.0.1:1"]);
+        // Side a dials: only so does it meet the active at once.
+        args.extend(flags);
+        if !flags.contains(&"--side") {
+            args.extend(["--side", "a"]);
+        }
+        let stranger = Process::start(&args);
+        stranger.err.wait(word, |line| line.contains(word));
+    }
+    cluster.wait_for_pair();
+}
+
+#[test]
+fn two_masters_without_a_witness_are_refused_at_once() {
+    let folder = Folder::new();
+    let refused = run(&["master", "--data", folder.text(), "--peer", "127.0.0.1:1"]);
+    let error = error_of(&refused);
+    assert!(error.contains("witness") && error.contains("greenroom witness"), "{error}");
 }
