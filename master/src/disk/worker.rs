@@ -192,6 +192,10 @@ impl Shared {
         !queue.is_closing && !queue.is_over
     }
 
+    fn is_over(&self) -> bool {
+        lock(&self.queue).is_over
+    }
+
     /// A job is done that counted in the queue.
     fn finished(&self, puts: usize, bytes: usize, pieces: usize) {
         let mut queue = lock(&self.queue);
@@ -261,7 +265,12 @@ impl Worker {
                 }
             };
             if !self.insist(&mut job) {
-                continue;
+                if self.shared.is_over() {
+                    continue;
+                }
+                // The disk is closed while it fails. What comes behind must not be done without this: a checkpoint
+                // would seem whole that lacks pieces.
+                return;
             }
             self.shared.finished(puts, bytes, pieces);
             let answer = match job {
