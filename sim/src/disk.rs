@@ -81,7 +81,7 @@ impl Disk {
         None
     }
 
-    /// The process ends and the machine lives on: the first `kept` of the writes that wait are done, the others are lost.
+    /// The process ends: the first `kept` of the writes that wait are done, the others are lost.
     pub(crate) fn end(&mut self, kept: usize) {
         let waiting = std::mem::take(&mut self.waiting);
         waiting.into_iter().take(kept).for_each(|write| self.keep(write));

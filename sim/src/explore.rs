@@ -486,8 +486,8 @@ impl State {
         }
     }
 
-    /// What happens before anything else once all faults are spent: what nobody can disturb any more is not late. Nearly
-    /// all states are of that kind, so this makes the check many times as fast.
+    /// What happens before anything else once all faults are spent: what nobody can disturb any more is not late.
+    /// Nearly all states are of that kind, so this makes the check many times as fast.
     fn urgent(&self, limits: &Limits) -> Option<Step> {
         if self.faults > 0 || !limits.eager {
             return None;

@@ -188,7 +188,10 @@ impl World<'_> {
                         self.acknowledge_later(after, node);
                     }
                 }
-                Effect::Reply { client, id, before } => self.replied(client, id, before),
+                Effect::Reply { client, id, before } => {
+                    self.is_served_by(node);
+                    self.replied(client, id, before);
+                }
             }
         }
     }

@@ -77,6 +77,9 @@ pub struct Outcome {
     pub tally: Tally,
     /// What went wrong, if anything did.
     pub violation: Option<Violation>,
+    /// For each active that died and was followed by the other master: microseconds from its death to the first write
+    /// that was acknowledged afterwards; those whose reset was heard, and those whose machine went too.
+    pub gaps: [Vec<u64>; 2],
     /// A line for each thing that happened, if that was asked for.
     pub trace: Vec<String>,
 }
@@ -111,6 +114,7 @@ fn play_in(
         let what = panic.downcast_ref::<String>().cloned();
         let what = what.unwrap_or_else(|| "an assertion failed".to_owned());
         let violation = Violation { invariant: "assert", what, at_us: 0 };
-        Outcome { tally: Tally::default(), violation: Some(violation), trace: Vec::new() }
+        let (tally, gaps, trace) = Default::default();
+        Outcome { tally, violation: Some(violation), gaps, trace }
     }))
 }

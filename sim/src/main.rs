@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "it is a program for a terminal")]
 
+use std::fmt;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -64,9 +65,40 @@ struct Size {
     /// With `--exhaustive`: disks and the witness may be late even when all faults are spent.
     #[arg(long)]
     always_late: bool,
-    /// With `--exhaustive`: gives up after so many states; each takes a few kilobytes while its neighbours are looked at.
+    /// With `--exhaustive`: gives up after so many states. A million of them takes about half a gigabyte.
     #[arg(long, default_value_t = Limits::SMALL.states_max)]
     states_max: usize,
+}
+
+/// How long nobody was served, in milliseconds of the simulated time.
+struct Gaps {
+    count: usize,
+    p50: f64,
+    p99: f64,
+    max: f64,
+}
+
+impl Gaps {
+    fn of(mut all: Vec<u64>) -> Self {
+        all.sort_unstable();
+        let at = |percent: usize| {
+            let place = (all.len() * percent / 100).min(all.len().saturating_sub(1));
+            all.get(place).map_or(0.0, |us| *us as f64 / 1_000.0)
+        };
+        Self { count: all.len(), p50: at(50), p99: at(99), max: at(100) }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let Self { count, p50, p99, max } = self;
+        serde_json::json!({ "count": count, "p50_ms": p50, "p99_ms": p99, "max_ms": max })
+    }
+}
+
+impl fmt::Display for Gaps {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, p50, p99, max } = self;
+        write!(out, "{count} takeovers, first write after p50 {p50} p99 {p99} max {max} ms")
+    }
 }
 
 /// Looks at all states within the limits.
@@ -123,6 +155,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let begun = Instant::now();
     let (mut tally, mut violations) = (Tally::default(), 0_u64);
+    let mut gaps = [Vec::new(), Vec::new()];
     for (profile, seed) in &days {
         let Some(outcome) = play(profile, *seed, arguments.trace) else { continue };
         for line in &outcome.trace {
@@ -136,6 +169,7 @@ fn main() -> anyhow::Result<ExitCode> {
             );
         }
         tally.add(&outcome.tally);
+        gaps.iter_mut().zip(outcome.gaps).for_each(|(all, of_one)| all.extend(of_one));
     }
     let seconds = begun.elapsed().as_secs_f64();
     let per_second = (tally.events as f64 / seconds.max(1e-9)).round();
@@ -151,12 +185,18 @@ fn main() -> anyhow::Result<ExitCode> {
         tally.healed,
         tally.lost,
     );
+    let gaps = gaps.map(Gaps::of);
+    for (what, gaps) in ["an active's process died", "its machine died too"].iter().zip(&gaps) {
+        println!("{what}: {gaps}");
+    }
     if arguments.json {
         let line = serde_json::json!({
             "seeds": days.len(),
             "events": tally.events,
             "events_per_s": per_second,
             "violations": violations,
+            "process_died": gaps[0].json(),
+            "machine_died": gaps[1].json(),
         });
         println!("{line}");
     }

@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use greenroom_master_core::replica::{
-    Alarm, ClaimAnswer, Envelope, Input, Master, Message, Mutant, Output, Rec, Replica, Settings,
-    Side,
+    Alarm, ClaimAnswer, Envelope, Input, Master, Message, Mutant, Output, Rec, Replica, Role,
+    Settings, Side,
 };
 use greenroom_protocol::{Epoch, Incarnation};
 
@@ -128,6 +128,9 @@ pub(crate) struct World<'a> {
     pub(crate) received: Vec<u64>,
     pub(crate) received_epoch: Epoch,
     violation: Option<Violation>,
+    /// The active that died last: when, which, and whether its machine went too.
+    died: Option<(u64, usize, bool)>,
+    gaps: [Vec<u64>; 2],
     pub(crate) tally: Tally,
     scratch: Vec<Out>,
 }
@@ -213,6 +216,8 @@ impl<'a> World<'a> {
             received: Vec::new(),
             received_epoch: Epoch::default(),
             violation: None,
+            died: None,
+            gaps: [Vec::new(), Vec::new()],
             tally: Tally::default(),
             scratch: Vec::new(),
         };
@@ -250,7 +255,8 @@ impl<'a> World<'a> {
                 self.fail("L2", "messages beget messages without end".to_owned());
             }
         }
-        Outcome { tally: self.tally, violation: self.violation, trace: self.lines }
+        let Self { tally, violation, gaps, lines, .. } = self;
+        Outcome { tally, violation, gaps, trace: lines }
     }
 
     fn note(&mut self, line: impl FnOnce(&Self) -> String) {
@@ -378,8 +384,11 @@ impl<'a> World<'a> {
     }
 
     fn crash(&mut self, node: usize, power: bool) {
-        if self.nodes[node].master.take().is_none() {
-            return;
+        let Some(master) = self.nodes[node].master.take() else { return };
+        if matches!(master.role(), Role::Paired | Role::Solo)
+            && self.witness.is_some_and(|rec| rec.holder == master.me())
+        {
+            self.died = Some((self.now_us, node, power));
         }
         self.tally.crashes += 1;
         self.note(|_| {
@@ -758,6 +767,15 @@ impl<'a> World<'a> {
 
     pub(crate) fn acknowledge_later(&mut self, after_us: u64, node: usize) {
         self.at(after_us, Event::Received(node));
+    }
+
+    /// A master acknowledges a write.
+    pub(crate) fn is_served_by(&mut self, node: usize) {
+        if let Some((at_us, dead, power)) = self.died.take()
+            && dead != node
+        {
+            self.gaps[usize::from(power)].push(self.now_us - at_us);
+        }
     }
 
     /// Answers whichever attempt of the client's waits for this request.

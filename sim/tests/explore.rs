@@ -29,7 +29,7 @@ fn no_order_of_everything_in_a_small_world_breaks_an_invariant() {
     }
 }
 
-/// These need longer logs, several pieces of a snapshot, skewed clocks, full queues, or more deaths than there are here.
+/// These need longer logs, several pieces of a snapshot, skewed clocks, full queues, or more deaths than happen here.
 const LARGER: [Mutant; 8] = [
     Mutant::ReclaimWithoutIntent,
     Mutant::SnapshotMoves,

@@ -3,7 +3,7 @@
 use greenroom_sim::{PROFILES, Tally, play};
 
 /// Seeds of each profile.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 385;
 
 #[test]
 fn no_seed_of_any_profile_breaks_an_invariant() {
