@@ -52,9 +52,6 @@ impl Master {
         placement: Arc<dyn Placement>,
     ) -> Result<Self, MasterError> {
         config.check()?;
-        let failed = |source| MasterError::Listen { address: config.listen.clone(), source };
-        let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
         let (disk, found) = Disk::open(&config.folder)?;
         let Found { records, recovered, incarnation, notes } = found;
         for note in notes {
@@ -88,6 +85,10 @@ impl Master {
         let this = replica::Master { side: config.side, incarnation, copy: 0 };
         let settings = config.pair(era);
         let replica = Replica::new(settings, this, state, recovered, clock.ticks_ms());
+        // Only now: whoever dials before is refused at once, and need not wait until all is read.
+        let failed = |source| MasterError::Listen { address: config.listen.clone(), source };
+        let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let witness = WitnessHandle::start(witness).map_err(MasterError::Thread)?;
         let sequencer = Sequencer::new(

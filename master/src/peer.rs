@@ -18,6 +18,7 @@ use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::{
     Code, DecodeError, Incarnation, Limits, LinkHeader, Refusal, decode, encode,
 };
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ pub(crate) type Envelope = replica::Envelope<Logged, Record>;
 
 /// How long a probe of the other master's address may take: what takes longer is no refusal, and its silence counts.
 const PROBE_MAX: Duration = Duration::from_millis(250);
+/// How long somebody who took a probe has to show that he lives by not hanging up.
+const PROBE_HELD: Duration = Duration::from_millis(20);
 /// Between two attempts to dial: doubles from the first to the last.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
 /// Bytes of entries, pieces or commands in one frame, unless one of them alone is longer.
@@ -113,10 +116,8 @@ impl Peer {
     /// Holds a link that the other master dialled.
     pub(crate) async fn taken(&self, link: Link) {
         self.serve(link).await;
-        let probe = time::timeout(PROBE_MAX, TcpStream::connect(&self.address));
-        if let Some(Ok(Err(error))) = self.stop.run_until_cancelled(probe).await
-            && error.kind() == io::ErrorKind::ConnectionRefused
-        {
+        let probe = time::timeout(PROBE_MAX, is_refused(&self.address));
+        if let Some(Ok(true)) = self.stop.run_until_cancelled(probe).await {
             self.gone();
         }
     }
@@ -217,6 +218,26 @@ impl Peer {
         push(outgoing, &refusal.clone().into());
         self.say(FromPeer::Misfit(refusal.clone()));
         Err(PeerError::Misfit(refusal))
+    }
+}
+
+/// Whether nobody listens there. A process that dies closes its links before its listening socket, which goes on to take
+/// connections for a moment and hangs up: that is asked again.
+async fn is_refused(address: &str) -> bool {
+    let mut pause = PAUSE.0;
+    loop {
+        match TcpStream::connect(address).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return true,
+            Err(_) => {}
+            Ok(mut socket) => {
+                let hung_up = time::timeout(PROBE_HELD, socket.read(&mut [0])).await;
+                if hung_up.is_err() {
+                    return false;
+                }
+            }
+        }
+        time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
     }
 }
 

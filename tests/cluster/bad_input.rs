@@ -76,7 +76,7 @@ fn a_port_in_use_is_named_with_the_setting_that_changes_it() {
     let (used, data) = (cluster.master.words[1].as_str(), cluster.folder.text());
     let any = "127.0.0.1:0";
     for (args, setting) in [
-        (&["master", "--listen", used, "--admin", any][..], "[master] listen"),
+        (&["master", "--name", "other", "--listen", used, "--admin", any][..], "[master] listen"),
         (&["master", "--name", "other", "--listen", any, "--admin", used], "[console] listen"),
         (&["session", "--tcp", used, "--ws", any], "session.tcp"),
         (&["session", "--tcp", any, "--ws", used], "session.ws"),
