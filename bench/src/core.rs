@@ -281,6 +281,7 @@ impl Core {
                 | MasterToSession::SessionServers(_)
                 | MasterToSession::Received(_)
                 | MasterToSession::Welcome(_)
+                | MasterToSession::NewEpoch(_)
                 | MasterToSession::Unknown(_) => None,
             })
             .collect();

@@ -73,23 +73,36 @@ pub(crate) fn run(plan: &Plan, tell: impl FnMut(&Outcome)) -> anyhow::Result<Rep
     };
     let result = campaign.faults(&mut cluster, tell);
     let Campaign { load, outcomes, .. } = campaign;
+    concluded(plan, &mut cluster, load, outcomes, result)
+}
+
+/// Ends the load, compares everything with everything, and sums up.
+///
+/// # Errors
+/// When what is under way never ends.
+pub(crate) fn concluded(
+    plan: &Plan,
+    cluster: &mut Cluster,
+    load: Load,
+    outcomes: Vec<Outcome>,
+    result: anyhow::Result<()>,
+) -> anyhow::Result<Report> {
     if let Err(error) = &result {
         // What was found before still counts, and says why.
         load.ledger.lock().wrong(Wrong::Process, format!("{error:#}"));
     }
-    let finished = load.finish();
-    let (ledger, control) = match finished {
+    let (ledger, control) = match load.finish() {
         Ok(finished) => finished,
         Err(error) => return Err(error.context(cluster.logs())),
     };
-    if let Some(text) = counts_differ(&mut cluster)? {
+    if let Some(text) = counts_differ(cluster)? {
         ledger.lock().wrong(Wrong::Twin, text);
     }
     for text in cluster.bad_words().into_iter().chain(cluster.unexpected.drain(..)) {
         ledger.lock().wrong(Wrong::Process, text);
     }
     let targets = targets(plan.only, plan.directory);
-    let mut summary = Summary::of(&campaign_outcomes(&outcomes), &ledger.lock(), &targets);
+    let mut summary = Summary::of(&with_gaps(&outcomes), &ledger.lock(), &targets);
     #[expect(clippy::cast_precision_loss, reason = "a count")]
     summary.figures.push(("lives_of_rooms".to_owned(), control.lives().count() as f64));
     if result.is_err() {
@@ -99,7 +112,7 @@ pub(crate) fn run(plan: &Plan, tell: impl FnMut(&Outcome)) -> anyhow::Result<Rep
 }
 
 /// A network that is only slow makes no gap: its faults are no part of the figures of cuts.
-fn campaign_outcomes(outcomes: &[Outcome]) -> Vec<Outcome> {
+fn with_gaps(outcomes: &[Outcome]) -> Vec<Outcome> {
     outcomes.iter().filter(|one| !one.fault.starts_with("slow")).cloned().collect()
 }
 
@@ -127,7 +140,9 @@ impl Campaign<'_> {
         mut tell: impl FnMut(&Outcome),
     ) -> anyhow::Result<()> {
         let bar = ProgressBar::new(u64::from(self.plan.faults));
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} left  {wide_msg}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} left  {wide_msg}")
+        {
             bar.set_style(style);
         }
         cluster.wait(WARM_UP)?;
@@ -154,12 +169,7 @@ impl Campaign<'_> {
         Ok(())
     }
 
-    fn one(
-        &mut self,
-        cluster: &mut Cluster,
-        number: u32,
-        fault: Fault,
-    ) -> anyhow::Result<Outcome> {
+    fn one(&mut self, cluster: &mut Cluster, number: u32, fault: Fault) -> anyhow::Result<Outcome> {
         cluster.wait_until(HEAL_MAX, "whole", View::is_whole)?;
         cluster.wait(self.plan.settle)?;
         if self.load.is_dead() {

@@ -70,6 +70,24 @@ impl Only {
         }
     }
 
+    /// What it is, above a plot.
+    pub(crate) const fn what(self) -> &'static str {
+        match self {
+            Self::Active => "SIGKILL of the active master",
+            Self::Standby => "SIGKILL of the standby",
+            Self::Session => "SIGKILL of a session server",
+            Self::Game => "SIGKILL of a game server",
+            Self::Any => "SIGKILL of any process",
+            Self::Stop => "SIGSTOP of the active for 5 s",
+            Self::Switchover => "Switchover",
+            Self::Cut => "Cuts and slow links",
+            Self::Witness => "The witness away",
+            Self::Isolate => "Servers cut off from both masters",
+            Self::Tax => "What a standby costs",
+            Self::Join => "A standby joins",
+        }
+    }
+
     /// Whether links go through proxies.
     pub(crate) const fn needs_proxies(self) -> bool {
         matches!(self, Self::Cut | Self::Isolate)

@@ -176,7 +176,8 @@ impl Run {
         self.pace(&clients, &lanes).await;
         // Lanes that wait for their turn wait no more; what is under way ends.
         lanes.iter().for_each(|due| due.close());
-        let ended = tokio::time::timeout(QUIET_MAX, async { while tasks.join_next().await.is_some() {} });
+        let ended =
+            tokio::time::timeout(QUIET_MAX, async { while tasks.join_next().await.is_some() {} });
         if ended.await.is_err() {
             let under_way = self.control.under_way.load(Ordering::Relaxed);
             let text = format!("{under_way} operations had no answer after {QUIET_MAX:?}");
@@ -236,12 +237,7 @@ impl Run {
         Ok(())
     }
 
-    fn lanes(
-        &self,
-        clients: &[Client],
-        run: &str,
-        tasks: &mut JoinSet<()>,
-    ) -> Vec<Arc<Semaphore>> {
+    fn lanes(&self, clients: &[Client], run: &str, tasks: &mut JoinSet<()>) -> Vec<Arc<Semaphore>> {
         if self.order.ops == 0 {
             return Vec::new();
         }
@@ -287,7 +283,12 @@ impl Run {
             if asked > self.control.audits_done.load(Ordering::Relaxed) && auditing.is_empty() {
                 let first = usize::try_from(dice.next() % clients.len() as u64).unwrap_or(0);
                 let clients = clients.iter().cycle().skip(first).take(AUDITED).cloned().collect();
-                auditing.spawn(audit(clients, self.ledger.clone(), Arc::clone(&self.control), asked));
+                auditing.spawn(audit(
+                    clients,
+                    self.ledger.clone(),
+                    Arc::clone(&self.control),
+                    asked,
+                ));
             }
             while auditing.try_join_next().is_some() {}
         }
@@ -383,7 +384,11 @@ impl Order {
     /// # Errors
     /// When there is nobody who could do it.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
-        ensure!(self.users >= 2, "--users {}: one asks and another looks, so two at least", self.users);
+        ensure!(
+            self.users >= 2,
+            "--users {}: one asks and another looks, so two at least",
+            self.users
+        );
         Ok(())
     }
 }

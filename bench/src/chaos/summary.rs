@@ -176,8 +176,7 @@ impl Summary {
         add("acknowledged_writes", count(ledger.writes.len()));
         add("writes_per_s", count(ledger.writes.len()) / seconds);
         add("searches", count(ledger.reads_us.len()));
-        let mut reads: Vec<f64> =
-            ledger.reads_us.iter().map(|&us| ms(u64::from(us))).collect();
+        let mut reads: Vec<f64> = ledger.reads_us.iter().map(|&us| ms(u64::from(us))).collect();
         reads.sort_by(f64::total_cmp);
         let taken = ledger.latencies_us(0, u64::MAX);
         let writes: Vec<f64> = taken.into_iter().map(ms).collect();
@@ -211,7 +210,10 @@ impl Summary {
 
     pub(crate) fn verdict(&self) -> String {
         match (self.wrong, self.missed.len()) {
-            (0, 0) => "good: nothing acknowledged was lost, doubled or stale, and no client saw an error".to_owned(),
+            (0, 0) => {
+                "good: nothing acknowledged was lost, doubled or stale, and no client saw an error"
+                    .to_owned()
+            }
             (0, _) => format!("correct, but slow: {}", self.missed.join("; ")),
             (wrong, _) => format!("BAD: {wrong} things are as they must not be"),
         }
@@ -285,15 +287,23 @@ mod tests {
         ledger.lock().wrong(Wrong::Lost, "x is not there");
         let summary = Summary::of(&outcomes, &ledger.lock(), &targets);
         assert!(!summary.is_good());
-        assert!(summary.text().contains("! acknowledged_lost: x is not there"), "{}", summary.text());
+        assert!(
+            summary.text().contains("! acknowledged_lost: x is not there"),
+            "{}",
+            summary.text()
+        );
     }
 
     #[test]
     fn a_campaign_that_is_correct_and_slow_says_by_how_much() {
         let ledger = Shared::new();
-        let summary = Summary::of(&vec![outcome(80.0); 30], &ledger.lock(), &targets(Only::Standby, 0));
+        let summary =
+            Summary::of(&vec![outcome(80.0); 30], &ledger.lock(), &targets(Only::Standby, 0));
         assert!(!summary.is_good());
-        assert_eq!(summary.verdict(), "correct, but slow: gap_p99_ms is 80.0, and should be 50 at most");
+        assert_eq!(
+            summary.verdict(),
+            "correct, but slow: gap_p99_ms is 80.0, and should be 50 at most"
+        );
     }
 
     #[test]

@@ -60,7 +60,8 @@ fn wall_us(text: &str) -> Option<u64> {
     let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
     let micros: u64 = format!("{fraction:0<6}").get(..6)?.parse().ok()?;
     // Days from the civil calendar, counted from March so that the leap day comes last.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
+    let (year, month) =
+        if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
     let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day;
     let days = days.checked_sub(719_469)?;
     Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000 + micros)
