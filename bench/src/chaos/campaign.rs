@@ -48,6 +48,14 @@ pub(crate) struct Report {
     pub(crate) targets: Vec<Target>,
 }
 
+impl Report {
+    /// A study, in which nothing is judged.
+    pub(crate) fn of_figures(figures: Vec<(String, f64)>) -> Self {
+        let summary = Summary { figures, findings: Vec::new(), missed: Vec::new(), wrong: 0 };
+        Self { outcomes: Vec::new(), summary, targets: Vec::new() }
+    }
+}
+
 /// Runs a campaign. `tell` gets each fault as it ends.
 ///
 /// # Errors
@@ -73,7 +81,7 @@ pub(crate) fn run(plan: &Plan, tell: impl FnMut(&Outcome)) -> anyhow::Result<Rep
     };
     let result = campaign.faults(&mut cluster, tell);
     let Campaign { load, outcomes, .. } = campaign;
-    concluded(plan, &mut cluster, load, outcomes, result)
+    concluded(plan, &mut cluster, load, outcomes, &result)
 }
 
 /// Ends the load, compares everything with everything, and sums up.
@@ -85,9 +93,9 @@ pub(crate) fn concluded(
     cluster: &mut Cluster,
     load: Load,
     outcomes: Vec<Outcome>,
-    result: anyhow::Result<()>,
+    result: &anyhow::Result<()>,
 ) -> anyhow::Result<Report> {
-    if let Err(error) = &result {
+    if let Err(error) = result {
         // What was found before still counts, and says why.
         load.ledger.lock().wrong(Wrong::Process, format!("{error:#}"));
     }

@@ -232,11 +232,14 @@ impl Fault {
                     ..Weather::default()
                 };
                 let fair = Weather::default();
-                let (to_standby, to_active, span) = match self {
-                    Self::CutToStandby => (stalled, fair, CUT),
-                    Self::CutToActive => (fair, stalled, CUT),
-                    Self::SlowPair => (slow, slow, SLOW),
-                    _ => (stalled, stalled, CUT),
+                let (to_standby, to_active, span) = if self == Self::CutToStandby {
+                    (stalled, fair, CUT)
+                } else if self == Self::CutToActive {
+                    (fair, stalled, CUT)
+                } else if self == Self::SlowPair {
+                    (slow, slow, SLOW)
+                } else {
+                    (stalled, stalled, CUT)
                 };
                 let proxies = cluster.proxies.as_ref().context("cuts need proxies")?;
                 let begun = Begun::now(ledger);

@@ -50,5 +50,5 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Report> {
     let result = parts();
     let rooms = load.control.lives().count();
     progress(&format!("{rooms} lives of rooms were seen"));
-    concluded(plan, &mut cluster, load, Vec::new(), result)
+    concluded(plan, &mut cluster, load, Vec::new(), &result)
 }

@@ -273,11 +273,9 @@ impl Lane {
 
 /// Whether an operation was refused since its instance is no more.
 pub(crate) fn is_gone(error: &ClientError) -> bool {
-    match error {
-        ClientError::Refused(refusal) | ClientError::Left(refusal) => matches!(
-            refusal.code,
-            Code::InstanceUnknown | Code::InstanceClosed | Code::NotSeated | Code::InstanceLost
-        ),
-        _ => false,
-    }
+    let (ClientError::Refused(refusal) | ClientError::Left(refusal)) = error else { return false };
+    matches!(
+        refusal.code,
+        Code::InstanceUnknown | Code::InstanceClosed | Code::NotSeated | Code::InstanceLost
+    )
 }

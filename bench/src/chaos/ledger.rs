@@ -234,14 +234,15 @@ pub(crate) struct Gap {
 
 /// Code of a refusal, or the name of the failure.
 fn code(error: &ClientError) -> String {
-    match error {
-        ClientError::Refused(refusal) => format!("refused:{}", refusal.code),
-        ClientError::Left(refusal) => format!("left:{}", refusal.code),
-        ClientError::Closed(refusal) => format!("closed:{}", refusal.code),
-        other => {
-            let name = format!("{other:?}");
-            name.split([' ', '(', '{']).next().unwrap_or_default().to_lowercase()
-        }
+    if let ClientError::Refused(refusal) = error {
+        format!("refused:{}", refusal.code)
+    } else if let ClientError::Left(refusal) = error {
+        format!("left:{}", refusal.code)
+    } else if let ClientError::Closed(refusal) = error {
+        format!("closed:{}", refusal.code)
+    } else {
+        let name = format!("{error:?}");
+        name.split([' ', '(', '{']).next().unwrap_or_default().to_lowercase()
     }
 }
 

@@ -109,10 +109,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 fn plan(arguments: &Arguments, greenroom: PathBuf, folder: PathBuf) -> anyhow::Result<Plan> {
     let Arguments { only, kills, users, ops, seed, .. } = *arguments;
-    let (directory, fill) = match only {
-        Only::Join => (arguments.directory.unwrap_or(1_000_000), studies::JOIN_INSTANCES),
-        _ => (arguments.directory.unwrap_or(0), 0),
-    };
+    let (users_at_least, fill) =
+        if only == Only::Join { (1_000_000, studies::JOIN_INSTANCES) } else { (0, 0) };
+    let directory = arguments.directory.unwrap_or(users_at_least);
     let is_isolated = only == Only::Isolate;
     Ok(Plan {
         only,
@@ -153,18 +152,14 @@ fn perform(
         // Nobody may be listening, which is no reason to stop hurting.
         drop(arguments.json.then(|| print(&outcome.json().to_string())));
     };
-    let report = match plan.only {
-        Only::Tax | Only::Join => {
-            let figures = match plan.only {
-                Only::Tax => studies::tax(plan)?,
-                _ => studies::join(plan)?,
-            };
-            let summary =
-                summary::Summary { figures, findings: Vec::new(), missed: Vec::new(), wrong: 0 };
-            Report { outcomes: Vec::new(), summary, targets: Vec::new() }
-        }
-        Only::Isolate => isolate::run(plan)?,
-        _ => campaign::run(plan, tell)?,
+    let report = if let Only::Tax | Only::Join = plan.only {
+        let figures =
+            if plan.only == Only::Tax { studies::tax(plan)? } else { studies::join(plan)? };
+        Report::of_figures(figures)
+    } else if plan.only == Only::Isolate {
+        isolate::run(plan)?
+    } else {
+        campaign::run(plan, tell)?
     };
     let mut last = Map::new();
     last.insert("chaos".to_owned(), plan.only.name().into());

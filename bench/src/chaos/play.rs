@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use greenroom_client::{Client, ClientError, Event, Room};
+use greenroom_client::{Client, ClientError, Event, InstanceId, Room};
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -41,13 +41,16 @@ struct Step {
 /// When the instances of each key ran, as their views tell.
 #[derive(Debug, Default)]
 pub(crate) struct Lives {
-    by_key: BTreeMap<usize, BTreeMap<(String, u64), (f64, f64)>>,
+    by_key: BTreeMap<usize, BTreeMap<InstanceId, Span>>,
 }
 
+/// The earliest and the latest time of a view, in milliseconds.
+type Span = (f64, f64);
+
 impl Lives {
-    /// A view of a life of an instance of a room was made at `t`, in milliseconds.
-    fn seen(&mut self, room: usize, life: (String, u64), t: f64) {
-        let span = self.by_key.entry(room).or_default().entry(life).or_insert((t, t));
+    /// A view of an instance of a room was made at `t`, in milliseconds.
+    fn seen(&mut self, room: usize, instance: InstanceId, t: f64) {
+        let span = self.by_key.entry(room).or_default().entry(instance).or_insert((t, t));
         *span = (span.0.min(t), span.1.max(t));
     }
 
@@ -62,9 +65,9 @@ impl Lives {
                 if ended - began > TICK_MS {
                     found.push(format!(
                         "room-{room}: {} ran on for {:.0} ms after {} began",
-                        first.0,
+                        first,
                         ended - began,
-                        second.0
+                        second
                     ));
                 }
             }
@@ -203,8 +206,7 @@ impl Player {
     /// Looks at the newest view: whose it is, when it was made, how many of our steps it has.
     fn look(&self, room: &Room, steps: u32) -> Option<u32> {
         let view: View = room.state().ok()?;
-        let life = (room.instance().to_string(), 0);
-        self.control.lives().seen(self.number / ROOM, life, view.t);
+        self.control.lives().seen(self.number / ROOM, room.instance(), view.t);
         let (x, _, _) = (*view.players.get(usize::from(room.seat().0))?)?;
         #[expect(
             clippy::cast_possible_truncation,
@@ -243,23 +245,24 @@ impl Player {
 mod tests {
     use super::*;
 
-    fn lives(spans: &[(&str, f64, f64)]) -> Lives {
+    fn lives(spans: &[(u128, f64, f64)]) -> Lives {
         let mut lives = Lives::default();
         for &(life, from, to) in spans {
-            lives.seen(3, (life.to_owned(), 0), from);
-            lives.seen(3, (life.to_owned(), 0), to);
+            lives.seen(3, InstanceId(life), from);
+            lives.seen(3, InstanceId(life), to);
         }
         lives
     }
 
     #[test]
     fn instances_of_one_key_that_follow_each_other_are_no_twins() {
-        assert_eq!(lives(&[("a", 0.0, 900.0), ("b", 950.0, 2_000.0)]).twins(), [""; 0]);
+        assert_eq!(lives(&[(1, 0.0, 900.0), (2, 950.0, 2_000.0)]).twins(), [""; 0]);
     }
 
     #[test]
     fn two_instances_of_one_key_at_the_same_time_are_twins() {
-        let twins = lives(&[("b", 700.0, 2_000.0), ("a", 0.0, 900.0)]).twins();
-        assert_eq!(twins, ["room-3: a ran on for 200 ms after b began"]);
+        let twins = lives(&[(2, 700.0, 2_000.0), (1, 0.0, 900.0)]).twins();
+        let (a, b) = (InstanceId(1), InstanceId(2));
+        assert_eq!(twins, [format!("room-3: {a} ran on for 200 ms after {b} began")]);
     }
 }

@@ -60,7 +60,7 @@ impl Scale {
     fn over(values: impl Iterator<Item = f64>) -> Self {
         let (least, most) = values
             .fold((f64::MAX, 0.0_f64), |(least, most), value| (least.min(value), most.max(value)));
-        let least = least.min(1.0).max(0.1).log10().floor();
+        let least = least.clamp(0.1, 1.0).log10().floor();
         Self { least, most: most.max(10.0).log10().ceil().max(least + 1.0) }
     }
 
