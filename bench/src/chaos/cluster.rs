@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use greenroom_link::ClusterKey;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::proxy::{Proxies, Route};
@@ -97,6 +98,9 @@ impl Cluster {
         );
         fs::create_dir_all(&shape.folder)
             .with_context(|| format!("making {}", shape.folder.display()))?;
+        // So that it is there whoever starts first.
+        let key = ClusterKey::generate().context("drawing random bits")?;
+        write(&shape.folder.join("cluster.key"), &key.expose())?;
         let ports = free_ports(12)?;
         let (masters, admins) = (vec![ports[0], ports[1]], vec![ports[2], ports[3]]);
         let doors = vec![ports[4], ports[5]];
@@ -388,7 +392,8 @@ impl Cluster {
         let mut text = String::from("the logs end so:");
         for member in &self.members {
             let log = fs::read_to_string(self.log(member.name)).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
+            let mut lines: Vec<&str> = log.lines().collect();
+            lines.dedup();
             for line in &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..] {
                 text.push_str(&format!("\n  {}: {line}", member.name));
             }
@@ -433,6 +438,8 @@ impl Member {
             .args(["child", "any", &std::process::id().to_string()])
             .arg(&shape.greenroom)
             .args(&self.words)
+            // An error is told in a line; a panic still has its backtrace.
+            .env("RUST_LIB_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(open(&log.with_extension("out"))?)
             .stderr(open(&log)?)

@@ -192,12 +192,20 @@ impl Fault {
         matches!(self, Self::Kill(name) if name.starts_with("game"))
     }
 
+    /// Whether it has something to do with masters.
+    const fn needs_a_pair(self) -> bool {
+        !matches!(self, Self::Kill(_) | Self::StopWitness)
+    }
+
     /// Does it, to its end. Gives when it began.
     ///
     /// # Errors
     /// When it can't be done.
     pub(crate) fn perform(self, cluster: &mut Cluster, ledger: &Shared) -> anyhow::Result<Begun> {
-        let [active, standby] = cluster.roles()?;
+        let [active, standby] = match self.needs_a_pair() {
+            true => cluster.roles()?,
+            false => ["master-a", "master-b"],
+        };
         match self {
             Self::KillActive => {
                 let begun = Begun::now(ledger);

@@ -70,6 +70,9 @@ pub(crate) struct Arguments {
     /// The program to hurt [default: the one beside this program].
     #[arg(long)]
     greenroom: Option<PathBuf>,
+    /// One master, no standby and no witness, to compare with.
+    #[arg(long)]
+    alone: bool,
     /// Leaves the cluster's files where they are.
     #[arg(long)]
     keep: bool,
@@ -121,7 +124,7 @@ fn plan(arguments: &Arguments, greenroom: PathBuf, folder: PathBuf) -> anyhow::R
         shape: Shape {
             greenroom,
             folder,
-            pair: true,
+            pair: !arguments.alone,
             proxied: only.needs_proxies(),
             master_flags: if directory > 0 { fill::flags() } else { Vec::new() },
             capacity: fill + 20_000,
