@@ -23,7 +23,7 @@ const AFTER: Duration = Duration::from_millis(300);
 /// The longest that an audit may take.
 const AUDIT_MAX: Duration = Duration::from_secs(20);
 /// Time in which the load runs before the first fault.
-const WARM_UP: Duration = Duration::from_secs(3);
+const WARM_UP: Duration = Duration::from_secs(4);
 /// What a fault may take at most on average; a run that takes longer is ended.
 const EACH_MAX: Duration = Duration::from_secs(30);
 /// What is looked at before a fault, for comparison.
@@ -190,6 +190,8 @@ impl Campaign<'_> {
             ledger.may_be_gone_before_us = Some(u64::MAX);
         }
         let begun = fault.perform(cluster, &self.load.ledger)?;
+        // What the cluster says of itself means something once nobody is missing.
+        cluster.wait_until_all_run()?;
         cluster.wait_until(HEAL_MAX, "whole", View::is_whole)?;
         let healed_us = self.load.ledger.lock().now_us();
         cluster.wait(AFTER)?;

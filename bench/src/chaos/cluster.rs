@@ -338,6 +338,19 @@ impl Cluster {
         }
     }
 
+    /// Waits until every process that was killed has been started again.
+    ///
+    /// # Errors
+    /// When one can't be started.
+    pub(crate) fn wait_until_all_run(&mut self) -> anyhow::Result<()> {
+        let runs = |member: &Member| (member.child.is_some() && !member.expected) || member.held;
+        while !self.members.iter().all(runs) {
+            self.tend()?;
+            pause(LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+
     /// Waits, and starts again meanwhile what died.
     ///
     /// # Errors

@@ -16,6 +16,8 @@ use super::load::Control;
 pub(crate) const KIND: &str = "lobby";
 /// Instances that a lane leaves behind before it closes the oldest.
 const KEPT: usize = 3;
+/// Operations of one cycle.
+const OPERATIONS: usize = 7;
 
 /// The parameters of [`KIND`]: its name says whose it is.
 #[derive(Debug, Serialize)]
@@ -64,6 +66,11 @@ type Step<T> = Result<T, Broken>;
 impl Lane {
     /// Works until the load is over.
     pub(crate) async fn run(self) {
+        // Lanes begin one after the other, so that at any moment some write and others look.
+        for _ in 0..self.number % OPERATIONS {
+            let Ok(turn) = self.due.acquire().await else { return };
+            turn.forget();
+        }
         let mut kept = VecDeque::new();
         for cycle in 0_u64.. {
             let name = format!("{}-{}-{cycle}", self.run, self.number);
@@ -88,7 +95,11 @@ impl Lane {
             self.look(&name, instance, 0).await?;
         }
         let room = self.join(&name, instance).await?;
-        self.look(&name, instance, 1).await?;
+        if let Err(broken) = self.look(&name, instance, 1).await {
+            // The room goes, and nobody waits for that.
+            self.seats(&name, None);
+            return Err(broken);
+        }
         self.leave(&name, room).await?;
         kept.push_back((name, instance));
         if kept.len() > KEPT
@@ -192,8 +203,8 @@ impl Lane {
     }
 
     async fn leave(&self, name: &str, room: Room) -> Step<()> {
-        let asked_us = self.next().await?;
         self.seats(name, None);
+        let asked_us = self.next().await?;
         let left = room.leave().await;
         self.ended("leave", name, asked_us, true, left)?;
         self.seats(name, Some(0));

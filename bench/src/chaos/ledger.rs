@@ -7,7 +7,7 @@ use std::time::Instant;
 use greenroom_client::{ClientError, InstanceId};
 
 /// Findings of one kind that are kept as text; the others are counted.
-const TEXTS_MAX: usize = 20;
+const TEXTS_MAX: usize = 8;
 
 /// What must never be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -206,7 +206,10 @@ impl Player {
     /// Looks at the newest view: whose it is, when it was made, how many of our steps it has.
     fn look(&self, room: &Room, steps: u32) -> Option<u32> {
         let view: View = room.state().ok()?;
-        self.control.lives().seen(self.number / ROOM, room.instance(), view.t);
+        // Before its first tick an instance has no time.
+        if view.t > 0.0 {
+            self.control.lives().seen(self.number / ROOM, room.instance(), view.t);
+        }
         let (x, _, _) = (*view.players.get(usize::from(room.seat().0))?)?;
         #[expect(
             clippy::cast_possible_truncation,
