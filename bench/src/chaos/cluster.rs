@@ -62,6 +62,8 @@ pub(crate) struct Shape {
     pub(crate) folder: PathBuf,
     /// Two masters and a witness; else one master that is alone.
     pub(crate) pair: bool,
+    /// The witness is a file of both masters, and no process.
+    pub(crate) witness_file: bool,
     /// Everything that servers say to masters, and masters to each other, goes through proxies of ours.
     pub(crate) proxied: bool,
     /// More flags of the masters.
@@ -116,8 +118,10 @@ impl Cluster {
             unexpected: Vec::new(),
         };
         let data = cluster.shape.folder.to_string_lossy().into_owned();
-        let witness = ports[6];
-        if cluster.shape.pair {
+        let mut witness = ports[6].to_string();
+        if cluster.shape.witness_file {
+            witness = format!("sqlite:{data}/witness.db");
+        } else if cluster.shape.pair {
             let words = format!("witness --listen {witness} --data {data}");
             cluster.add("witness", Part::Witness, &words, &[])?;
         }

@@ -73,6 +73,9 @@ pub(crate) struct Arguments {
     /// One master, no standby and no witness, to compare with.
     #[arg(long)]
     alone: bool,
+    /// The witness is a file that both masters open, and no process.
+    #[arg(long)]
+    witness_file: bool,
     /// Leaves the cluster's files where they are.
     #[arg(long)]
     keep: bool,
@@ -125,6 +128,7 @@ fn plan(arguments: &Arguments, greenroom: PathBuf, folder: PathBuf) -> anyhow::R
             greenroom,
             folder,
             pair: !arguments.alone,
+            witness_file: arguments.witness_file,
             proxied: only.needs_proxies(),
             master_flags: if directory > 0 { fill::flags() } else { Vec::new() },
             capacity: fill + 20_000,
