@@ -5,6 +5,7 @@
 //! says what the sockets alone cost. The generator has another core. `README.md` says what each figure is.
 
 mod bare;
+mod chaos;
 mod core;
 mod directory;
 mod fleet;
@@ -135,10 +136,12 @@ enum Part {
     /// A part of the directory's benchmark, on standard output as a list of names and values.
     #[command(hide = true)]
     Study { study: Study, size: usize, seconds: f64 },
-    /// Becomes a program on a core that ends when the parent does.
+    /// Hurts a cluster of real processes under load, and judges what its clients saw.
+    Chaos(chaos::Arguments),
+    /// Becomes a program on a core, or on `any`, that ends when the parent does.
     #[command(hide = true)]
     Child {
-        core: usize,
+        core: String,
         parent: u32,
         program: PathBuf,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -153,7 +156,9 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(Part::Study { study, size, seconds }) => {
             print(&serde_json::to_string(&directory::run(study, size, seconds)?)?)?;
         }
+        Some(Part::Chaos(arguments)) => return chaos::run(&arguments),
         Some(Part::Child { core, parent, program, words }) => {
+            let core = if core == "any" { None } else { Some(core.parse().context("a core")?) };
             servers::become_child(core, parent, &program, &words)?;
         }
         None => Plan::new(arguments)?.run()?,
@@ -503,6 +508,6 @@ fn first_figures(figures: &Figures) -> String {
     shown.map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join(", ")
 }
 
-fn print(line: &str) -> anyhow::Result<()> {
+pub(crate) fn print(line: &str) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{line}").context("writing the result")
 }

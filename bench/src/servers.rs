@@ -280,17 +280,17 @@ pub(crate) fn output_on(core: usize, words: &[String]) -> anyhow::Result<String>
     String::from_utf8(output.stdout).context("output that is no text")
 }
 
-/// Becomes `program` on `core`; the kernel kills it when our parent ends, however that ends.
+/// Becomes `program` on `core`, or on any; the kernel kills it when our parent ends, however that ends.
 ///
 /// # Errors
 /// When it can't be pinned or started, or the parent has ended already.
 pub(crate) fn become_child(
-    core: usize,
+    core: Option<usize>,
     parent: u32,
     program: &Path,
     words: &[OsString],
 ) -> anyhow::Result<()> {
-    machine::pin(core)?;
+    core.map(machine::pin).transpose()?;
     set_parent_process_death_signal(Some(Signal::KILL)).context("prctl")?;
     ensure!(parent_id() == parent, "the benchmark ended before its server began");
     Err(Command::new(program).args(words).exec())

@@ -48,6 +48,8 @@ const ANEW_WITHIN: Duration = Duration::from_secs(5);
 
 /// Kind bytes of requests that change nothing, so that they can be made again on another session: a search, a rank.
 const READS: [u8; 2] = [0x15, 0x18];
+/// Kind byte of the request that gives a seat up.
+const LEAVE: u8 = 0x13;
 /// Kind byte of the request that begins a live search.
 const WATCH: u8 = 0x16;
 /// One acknowledgement of live searches is sent in this time, on the whole: they share the rate of messages that a
@@ -387,8 +389,21 @@ impl Session {
     }
 
     fn rejoin(&mut self, now: Instant, instance: InstanceId) {
+        if self.is_leaving(instance) {
+            return; // Asked for behind the leave, it would be taken again, and nobody would know of it.
+        }
         let request = Request::from(Join { instance, options: Opaque::new() });
         self.ask(&request, now + KEPT, Asker::Rejoin(instance));
+    }
+
+    /// Whether somebody has asked to give this seat up and has no answer yet.
+    fn is_leaving(&self, instance: InstanceId) -> bool {
+        let under_way = self.under_way.values().map(|request| (request.kind, &request.payload));
+        let waiting = self.waiting.iter().map(|request| (request.kind, &request.payload));
+        under_way.chain(waiting).filter(|(kind, _)| *kind == LEAVE).any(|(kind, payload)| {
+            let request = Request::decode(kind, payload, Limits::SERVER);
+            matches!(request, Ok(Request::Leave(leave)) if leave.instance == instance)
+        })
     }
 
     /// Starts waiting requests while there is room for them.
@@ -659,7 +674,13 @@ impl Session {
         reply: Reply,
     ) -> Result<(), Misbehaved> {
         let same_session = self.same_session;
-        let Some(seated) = self.seats.get_mut(&instance) else { return Ok(()) };
+        let Some(seated) = self.seats.get_mut(&instance) else {
+            if let Reply::Joined(_) = reply {
+                // It was given up meanwhile: nobody would know of it.
+                self.ask(&Leave { instance }.into(), now + KEPT, Asker::Nobody);
+            }
+            return Ok(());
+        };
         match reply {
             Reply::Joined(joined) if joined.instance == instance => {
                 check_numbers(&joined)?;

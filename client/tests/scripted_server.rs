@@ -23,7 +23,7 @@ use greenroom_protocol::{
         client_instance::{self as kinds, NeedSnapshot},
         client_session::{
             self as wire, Changes, CheckIn, CheckedIn, ClientToSession, Found, GoAway, Joined,
-            RankPart, Reply, Request, ServerHello, SessionServer, SessionToClient,
+            Left, RankPart, Reply, Request, ServerHello, SessionServer, SessionToClient,
         },
     },
 };
@@ -639,6 +639,26 @@ async fn a_seat_that_is_gone_after_a_reconnect_ends_its_room_with_the_reason() {
     assert!(matches!(soon(call).await.unwrap(), Err(ClientError::Left(_))));
     assert!(matches!(room.send("y"), Err(ClientError::Left(_))));
     assert_eq!(*client.status().borrow(), Status::Resumed);
+}
+
+#[tokio::test]
+async fn a_seat_that_is_being_given_up_is_not_taken_again_after_a_reconnect() {
+    let server = Server::start().await;
+    let (client, room, mut peer) = server.seated().await;
+    let leaving = TASKS.spawn(room.leave());
+    let (asked, _) = peer.request().await;
+    drop(peer);
+
+    let mut peer = server.accept().await;
+    peer.check_in().await;
+    let (again, request) = peer.request().await;
+    assert!(matches!(request, Request::Leave(leave) if leave.instance == ARENA));
+    assert_eq!(again.id, asked.id);
+    peer.reply(again.id, Left { instance: ARENA }).await;
+    soon(leaving).await.unwrap().unwrap();
+    // Had it asked for its seat, that would have come before this.
+    let _listing = TASKS.spawn(async move { client.search("arena").await });
+    assert!(matches!(peer.request().await.1, Request::Search(_)));
 }
 
 #[tokio::test]

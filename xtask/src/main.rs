@@ -1,6 +1,6 @@
 //! Our own commands: what CI runs and what a laptop runs are the same thing.
 //!
-//! *Takes* a command line: `cargo xtask test`, `bench`, `sim`, `vectors`.
+//! *Takes* a command line: `cargo xtask test`, `bench`, `chaos`, `sim`, `vectors`.
 //! *Gives* the children's output as it comes, then one plain last line and an exit code.
 //! *Owns* the table of tools that the tests need (`tools.rs`) and the order of the steps (`test.rs`).
 //! *Never* skips: what cannot run is a failure by name. It imports no crate of ours, since it compiles first.
@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "these commands are for a terminal")]
 
 mod bench;
+mod chaos;
 mod child;
 mod fuzz;
 mod libtest;
@@ -38,6 +39,8 @@ enum Task {
     Test(test::Arguments),
     /// Builds in release and runs a benchmark: all of them, or NAME.
     Bench(bench::Arguments),
+    /// Builds in release and hurts a cluster of real processes under load.
+    Chaos(chaos::Arguments),
     /// Builds in release and plays seeds of the simulator.
     Sim(sim::Arguments),
     /// Writes the protocol's test vectors and recorded conversations anew.
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match arguments.command {
         Task::Test(arguments) => test::run(&workspace, &arguments),
         Task::Bench(arguments) => bench::run(&workspace, &arguments),
+        Task::Chaos(arguments) => chaos::run(&workspace, &arguments),
         Task::Sim(arguments) => sim::run(&workspace, &arguments),
         Task::Vectors(arguments) => vectors::run(&workspace, &arguments),
     }
