@@ -39,6 +39,8 @@ const MAPS: [&str; 8] =
 const RATING_MAX: u64 = 3_000;
 /// Messages of a stream that a server lets come together before it acknowledges them, as shells do.
 const ACKNOWLEDGED_TOGETHER: u64 = 64;
+/// Commands between two comparisons of a master's hash with that of its standby.
+pub(crate) const CHECK_EVERY: u64 = 1_024;
 /// When the log begins, in milliseconds since 1970.
 const BEGAN_MS: u64 = 1_800_000_000_000;
 
@@ -86,6 +88,11 @@ pub(crate) struct Core {
     acknowledged: u64,
 }
 
+/// The secret of the cluster that is measured.
+pub(crate) fn secret() -> ClusterSecret {
+    ClusterSecret::from_key(b"a cluster that is only measured")
+}
+
 fn origin(name: &str) -> anyhow::Result<Origin> {
     Ok(Origin { server: ServerName::new(name)?, incarnation: Incarnation(1) })
 }
@@ -96,7 +103,7 @@ impl Core {
     /// # Errors
     /// When the core does not take their reports.
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let secret = ClusterSecret::from_key(b"a cluster that is only measured");
+        let secret = secret();
         let settings = Settings { rejoin_grace_ms: 0, ..Settings::default() };
         let mut core = Self {
             state: State::new(&secret, settings),
@@ -152,6 +159,9 @@ impl Core {
         self.effects.clear();
         let began = Instant::now();
         self.state.apply(&header, command, &mut self.effects);
+        if header.lsn.is_multiple_of(CHECK_EVERY) {
+            self.state.check();
+        }
         self.last = began.elapsed();
         self.spent.entry(verb).or_default().add(self.last);
         for effect in &self.effects {

@@ -6,16 +6,16 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use greenroom_master_core::Event;
+use greenroom_master_core::{Event, Record, State};
 use greenroom_protocol::search::Filter;
 use greenroom_protocol::wire::client_session::{Rank, RankPart, Watch};
 use greenroom_protocol::wire::master_game::Scored;
 use greenroom_protocol::wire::session_master::{Granted, Outcome};
-use greenroom_protocol::{KindName, UserId};
+use greenroom_protocol::{KindName, Limits, UserId};
 use hdrhistogram::Histogram;
 
 use crate::core::{
-    About, Core, LOBBY, Lobby, Player, SEARCHES, SEATS, Spent, below, rating, search,
+    About, CHECK_EVERY, Core, LOBBY, Lobby, Player, SEARCHES, SEATS, Spent, below, rating, search,
 };
 use crate::machine;
 use crate::measure::float;
@@ -52,6 +52,8 @@ pub(crate) enum Study {
     Ranks,
     /// What updates cost beside live searches.
     Watch,
+    /// What a standby costs: hashes of the state, a snapshot of it, and a state made from that.
+    Standby,
 }
 
 impl Study {
@@ -62,6 +64,7 @@ impl Study {
             Self::Apply => "apply",
             Self::Ranks => "ranks",
             Self::Watch => "watch",
+            Self::Standby => "standby",
         }
     }
 
@@ -79,13 +82,14 @@ impl Study {
                 "other_update_1_watcher_ns",
                 "other_update_1000_watchers_ns",
             ],
+            Self::Standby => &["hash_us", "freeze_us", "slice_most_us", "restore_ms"],
         }
     }
 
     /// What it counts.
     pub(crate) const fn counts(self) -> &'static str {
         match self {
-            Self::Users | Self::Ranks => "users",
+            Self::Users | Self::Ranks | Self::Standby => "users",
             Self::Instances | Self::Apply | Self::Watch => "instances",
         }
     }
@@ -93,7 +97,7 @@ impl Study {
     /// How many there are of what it counts, when `records` are wanted at most.
     pub(crate) fn sizes(self, records: usize) -> Vec<usize> {
         match self {
-            Self::Users | Self::Ranks => vec![records],
+            Self::Users | Self::Ranks | Self::Standby => vec![records],
             Self::Instances if records > 100_000 => vec![100_000, records],
             Self::Instances => vec![records],
             Self::Apply | Self::Watch => vec![records.min(LIVE)],
@@ -114,6 +118,7 @@ pub(crate) fn run(study: Study, size: usize, seconds: f64) -> anyhow::Result<Fig
         Study::Apply => apply(size, window),
         Study::Ranks => ranks(size, window),
         Study::Watch => watch(size, window),
+        Study::Standby => standby(size),
     }
 }
 
@@ -421,6 +426,104 @@ fn apply(size: usize, window: Duration) -> anyhow::Result<Figures> {
     };
     figures.extend(core.spent.iter().map(|(name, spent)| (named(name), nanos(*spent))));
     Ok(figures)
+}
+
+/// Pieces of a slice, as the replica's default is.
+const SLICE: usize = 256;
+/// Commands between two slices of a snapshot.
+const COMMANDS_BETWEEN: u32 = 16;
+
+/// Users in seats, and a tenth as many instances: what is hashed after each 1,024 commands, what a snapshot that is read
+/// between commands costs them, and how long it takes to make a state of it.
+fn standby(size: usize) -> anyhow::Result<Figures> {
+    let mut core = Core::new()?;
+    let mut players = players(&mut core, size)?;
+    for player in &mut players {
+        core.sit_anywhere(player)?;
+    }
+    let mut made = Vec::new();
+    let more = (size / 10).saturating_sub(size.div_ceil(usize::from(SEATS)));
+    fill(&mut core, &mut players, &mut made, more)?;
+    let mut lobbies: Vec<(Lobby, About)> =
+        made.into_iter().map(|(lobby, seed)| (lobby, about(seed))).collect();
+    progress(&format!("  {size} users sit in {} instances", core.state.instances()));
+    let mut updates = Updates::new();
+    let mut some = |core: &mut Core, players: &mut [Player], count: u32| {
+        let mut commands = 0;
+        while commands < count {
+            commands += updates.next(core, players, &mut lobbies)?;
+        }
+        anyhow::Ok(())
+    };
+    let timed = |began: Instant| began.elapsed();
+
+    let mut hashes = Times::new();
+    for _ in 0..20 {
+        core.state.check();
+        some(&mut core, &mut players, u32::try_from(CHECK_EVERY)? - 1)?;
+        let began = Instant::now();
+        core.state.check();
+        hashes.add(timed(began));
+    }
+    let hash = core.state.state_hash();
+    let began = Instant::now();
+    ensure!(core.state.state_hash_in_full() == hash, "the hash that is kept up is another one");
+    let in_full = timed(began);
+
+    let began = Instant::now();
+    let frozen = core.state.freeze();
+    let freeze = timed(began);
+    let (mut slices, mut all, mut records) = (Times::new(), Duration::ZERO, Vec::new());
+    let lsn = core.state.lsn();
+    loop {
+        let began = Instant::now();
+        let slice = core.state.next_records(&frozen, SLICE);
+        let took = timed(began);
+        slices.add(took);
+        all += took;
+        if slice.is_empty() {
+            break;
+        }
+        records.extend(slice);
+        some(&mut core, &mut players, COMMANDS_BETWEEN)?;
+    }
+    let commands = core.state.lsn() - lsn;
+    let pieces = records.len() as u64;
+    progress(&format!("  {pieces} pieces are read beside {commands} commands"));
+
+    let mut bytes: Vec<Vec<u8>> = Vec::with_capacity(records.len());
+    let began = Instant::now();
+    bytes.extend(records.iter().map(greenroom_protocol::encode));
+    let encode = timed(began);
+    drop(records);
+    let sum: u64 = bytes.iter().map(|piece| piece.len() as u64).sum();
+    let began = Instant::now();
+    let records: Result<Vec<Record>, _> =
+        bytes.iter().map(|piece| greenroom_protocol::decode(piece, Limits::SERVER)).collect();
+    let records = records?;
+    let decode = timed(began);
+    drop(bytes);
+    let began = Instant::now();
+    let (settings, placement) = (core.state.settings(), core.state.placement());
+    let restored = State::restore(&crate::core::secret(), settings, placement, records)?;
+    let restore = timed(began);
+    ensure!(restored.state_hash() == hash, "a snapshot gives another state");
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    Ok(vec![
+        ("hash_us", hashes.micros(0.5)),
+        ("hash_most_us", hashes.most()),
+        ("hash_in_full_ms", millis(in_full)),
+        ("freeze_us", freeze.as_secs_f64() * 1e6),
+        ("slice_p50_us", slices.micros(0.5)),
+        ("slice_most_us", slices.most()),
+        ("slices", float(slices.len())),
+        ("slices_ms", millis(all)),
+        ("pieces", float(pieces)),
+        ("snapshot_mib", float(sum) / 1_048_576.0),
+        ("encode_ms", millis(encode)),
+        ("decode_ms", millis(decode)),
+        ("restore_ms", millis(restore)),
+    ])
 }
 
 /// A board with everybody on it; where somebody is, and who is around.

@@ -123,7 +123,7 @@ enum Name {
     W3,
     /// Instances that are made with a new key, entered and left; and searches, as clients see them.
     W4,
-    /// The master's core alone: memory of a million records, searches, verbs, ranks, live searches.
+    /// The master's core alone: memory of a million records, searches, verbs, ranks, live searches, a standby.
     Directory,
 }
 

@@ -197,6 +197,14 @@ pub fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
         .expect("a message of the protocol encodes: writing to memory does not fail, and its maps have known lengths");
 }
 
+/// Appends `value` as MessagePack without field names: for what never meets another version, such as a hash. Panics as
+/// [`encode_into`] does.
+pub fn encode_compact_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
+    value
+        .serialize(&mut rmp_serde::Serializer::new(out))
+        .expect("writing to memory does not fail, and what is hashed has known lengths");
+}
+
 /// `value` as MessagePack with field names. Panics as [`encode_into`] does.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);

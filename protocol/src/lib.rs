@@ -18,7 +18,7 @@ pub mod search;
 mod stream;
 pub mod wire;
 
-pub use bounded::{DecodeError, Limits, check, decode, encode, encode_into};
+pub use bounded::{DecodeError, Limits, check, decode, encode, encode_compact_into, encode_into};
 pub use follow::{Follow, MasterLink, Streams, Verdict, Word};
 pub use frame::{
     CLIENT_FRAME_BYTES_MAX, DownHeader, HELLO_BYTES_MAX, InstanceFrame, LINK_FRAME_BYTES_MAX,

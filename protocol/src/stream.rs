@@ -43,6 +43,10 @@ impl<T> Outbound<T> {
         let skipped = usize::try_from(first - self.first()).unwrap_or(usize::MAX);
         (first..).zip(self.waiting.range(skipped.min(self.waiting.len())..))
     }
+    /// Item `n`, if it was pushed and is not acknowledged.
+    pub fn get(&self, n: u64) -> Option<&T> {
+        self.waiting.get(usize::try_from(n.checked_sub(self.first())?).ok()?)
+    }
     /// The number of the last item that was pushed; 0 before the first.
     pub const fn last(&self) -> u64 {
         self.next - 1

@@ -2,7 +2,7 @@
 
 use std::collections::btree_map::Entry;
 
-use greenroom_master_core::replica::{Apply, Master, Position, Rec, Role};
+use greenroom_master_core::replica::{Master, Position, Rec, Role};
 use greenroom_protocol::Epoch;
 
 use crate::machine::Effect;
@@ -59,7 +59,7 @@ impl World<'_> {
         }
         self.check_commit(node, commit);
         if commit == last.lsn {
-            let Some(hash) = self.nodes[node].master.as_ref().map(|r| r.state().hash()) else {
+            let Some(hash) = self.nodes[node].master.as_ref().map(|r| r.state().sum()) else {
                 return;
             };
             match self.states.entry(commit) {

@@ -1,7 +1,8 @@
 //! A small state machine in which every mistake of replication shows: a counter that each request adds one to, the
 //! last answer of each client, and a numbered stream to a receiver.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Weak};
 
 use greenroom_master_core::replica::Apply;
 use greenroom_master_core::{BadSnapshot, Header};
@@ -76,8 +77,26 @@ pub enum Piece {
     },
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Where a record stands, in the order in which a snapshot gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Client(usize),
+    Push(u64),
+}
+
+/// A snapshot under way: as in the directory, a record that changes before it is read is kept as it was. A copy of the
+/// machine has it too, for the copy of who reads it.
+#[derive(Clone, Debug)]
+struct Copying {
+    of: Weak<()>,
+    head: Option<Piece>,
+    read: Option<Place>,
+    /// What changed records were; nothing for those that were not there.
+    saved: BTreeMap<Place, Option<Piece>>,
+}
+
 /// The state machine of the simulator.
+#[derive(Clone, Debug, Default)]
 pub struct Machine {
     value: u64,
     pushed: u64,
@@ -89,9 +108,59 @@ pub struct Machine {
     is_backwards: bool,
     /// A planted bug: repeated requests count again.
     is_forgetful: bool,
+    copies: Vec<Copying>,
 }
 
 impl Machine {
+    fn piece(&self, place: Place) -> Option<Piece> {
+        match place {
+            Place::Client(client) => {
+                let &(id, before) = self.answered.get(client)?;
+                Some(Piece::Client { client, id, before })
+            }
+            Place::Push(number) => {
+                let first = self.stream.front()?.0;
+                let place = usize::try_from(number.checked_sub(first)?).ok()?;
+                let &(number, payload) = self.stream.get(place)?;
+                Some(Piece::Push { number, payload })
+            }
+        }
+    }
+
+    fn next(&self, read: Option<Place>) -> Option<Place> {
+        let first = self.stream.front().map_or(1, |(number, _)| *number);
+        let next = match read {
+            None => Place::Client(0),
+            Some(Place::Client(client)) if client + 1 < CLIENTS => Place::Client(client + 1),
+            Some(Place::Client(_)) => Place::Push(first),
+            Some(Place::Push(number)) => Place::Push(first.max(number + 1)),
+        };
+        self.piece(next).map(|_| next)
+    }
+
+    /// To be called before a record changes.
+    fn touch(&mut self, place: Place) {
+        self.copies.retain(|copy| copy.of.strong_count() > 0);
+        let was = self.piece(place);
+        for copy in &mut self.copies {
+            if copy.read.is_none_or(|read| read < place) {
+                copy.saved.entry(place).or_insert(was);
+            }
+        }
+    }
+
+    /// A hash of everything.
+    pub(crate) fn sum(&self) -> u128 {
+        let mut hash = mix(self.value) ^ mix(self.pushed).rotate_left(7) ^ mix(!self.now_ms);
+        for (id, before) in &self.answered {
+            hash = mix(hash ^ mix(*id) ^ before.map_or(1, |before| mix(before) | 2));
+        }
+        for (number, payload) in &self.stream {
+            hash = mix(hash ^ number.rotate_left(32) ^ payload);
+        }
+        u128::from(hash)
+    }
+
     pub(crate) fn value(&self) -> u64 {
         self.value
     }
@@ -120,7 +189,7 @@ impl Apply for Machine {
     type Command = Command;
     type Effect = Effect;
     type Piece = Piece;
-    type Frozen = Machine;
+    type Frozen = Arc<()>;
 
     const VERSION: u16 = 1;
 
@@ -131,11 +200,13 @@ impl Apply for Machine {
             Command::Add { client, id } => {
                 let (last, _) = self.answered[client];
                 if id == last + 1 || (self.is_forgetful && id == last) {
+                    self.touch(Place::Client(client));
                     let is_poison = id.is_multiple_of(16);
                     self.answered[client] = (id, (!is_poison).then_some(self.value));
                     if !is_poison {
                         self.value += 1;
                         self.pushed += 1;
+                        self.touch(Place::Push(self.pushed));
                         let payload = mix(header.seed ^ header.now_ms);
                         self.stream.push_back((self.pushed, payload));
                         effects.push(Effect::Push { number: self.pushed, payload });
@@ -147,7 +218,10 @@ impl Apply for Machine {
                 }
             }
             Command::Received(number) => {
-                while self.stream.front().is_some_and(|(n, _)| *n <= number) {
+                while let Some(&(first, _)) = self.stream.front()
+                    && first <= number
+                {
+                    self.touch(Place::Push(first));
                     self.stream.pop_front();
                 }
             }
@@ -163,31 +237,36 @@ impl Apply for Machine {
         }
     }
 
-    fn hash(&self) -> u128 {
-        let mut hash = mix(self.value) ^ mix(self.pushed).rotate_left(7) ^ mix(!self.now_ms);
-        for (id, before) in &self.answered {
-            hash = mix(hash ^ mix(*id) ^ before.map_or(1, |before| mix(before) | 2));
-        }
-        for (number, payload) in &self.stream {
-            hash = mix(hash ^ number.rotate_left(32) ^ payload);
-        }
-        u128::from(hash)
+    fn hash(&mut self) -> u128 {
+        self.sum()
     }
 
-    fn freeze(&self) -> Machine {
-        self.clone()
+    fn freeze(&mut self) -> Arc<()> {
+        let frozen = Arc::new(());
+        let of = Arc::downgrade(&frozen);
+        let Self { value, pushed, now_ms, .. } = *self;
+        let head = Some(Piece::Head { value, pushed, now_ms });
+        self.copies.push(Copying { of, head, read: None, saved: BTreeMap::new() });
+        frozen
     }
 
-    fn pieces(frozen: &Machine, from: usize, max: usize) -> Vec<Piece> {
-        let Machine { value, pushed, now_ms, .. } = *frozen;
-        let head = Piece::Head { value, pushed, now_ms };
-        let clients = frozen
-            .answered
-            .iter()
-            .enumerate()
-            .map(|(client, &(id, before))| Piece::Client { client, id, before });
-        let stream = frozen.stream.iter().map(|&(number, payload)| Piece::Push { number, payload });
-        std::iter::once(head).chain(clients).chain(stream).skip(from).take(max).collect()
+    fn next_pieces(&mut self, frozen: &mut Arc<()>, max: usize) -> Vec<Piece> {
+        let is_it = |copy: &Copying| std::ptr::eq(copy.of.as_ptr(), Arc::as_ptr(frozen));
+        let place = self.copies.iter().position(is_it);
+        let place = place.expect("a snapshot is read from the machine that it was taken of");
+        let mut copy = self.copies.swap_remove(place);
+        let mut pieces: Vec<Piece> = copy.head.take().into_iter().collect();
+        while pieces.len() < max {
+            let was = copy.saved.first_key_value().map(|(&place, _)| place);
+            let Some(next) = self.next(copy.read).into_iter().chain(was).min() else { break };
+            copy.read = Some(next);
+            pieces.extend(match copy.saved.remove(&next) {
+                Some(was) => was,
+                None => self.piece(next),
+            });
+        }
+        self.copies.push(copy);
+        pieces
     }
 
     fn restore(&self, pieces: Vec<Piece>) -> Result<Self, BadSnapshot> {

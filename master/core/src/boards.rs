@@ -10,12 +10,13 @@ use std::num::NonZeroUsize;
 use ecow::EcoString;
 use greenroom_protocol::UserId;
 use greenroom_protocol::wire::client_session::Ranked;
-use slab::Slab;
 
+use crate::changes::{Ledger, Records, RowKey, Touched, Tracked, TrackedSlot};
 use crate::directory::slot_of;
 use crate::index::PointIndex;
 use crate::mint::ClusterSecret;
 use crate::ordered::{Entry, OrderedIndex};
+use crate::record::Record;
 
 /// Boards that there can be. They have names that games choose; a game that made one per match would fill the memory.
 pub(crate) const BOARDS_MAX: usize = 1_024;
@@ -31,14 +32,18 @@ pub(crate) struct Member {
     pub(crate) since: u64,
 }
 
-/// One member of one board, with all that is needed to make the same board again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Row<'a> {
-    /// The board's name.
-    pub(crate) board: &'a EcoString,
-    /// How many changes of scores the board has seen; the same in all of its rows.
-    pub(crate) changes: u64,
-    pub(crate) member: &'a Member,
+/// By the number of the board and the slot in it.
+impl Tracked for Member {
+    type At = (u64, u32);
+    fn key((board, slot): (u64, u32)) -> RowKey {
+        RowKey::Member(board, slot)
+    }
+}
+
+impl TrackedSlot for Member {
+    fn slot((_, slot): (u64, u32)) -> u32 {
+        slot
+    }
 }
 
 /// Why a score was not taken.
@@ -55,13 +60,19 @@ pub(crate) enum NotRanked {
 pub(crate) struct Boards {
     /// None is empty.
     boards: BTreeMap<EcoString, Board>,
+    /// Names of the boards by number.
+    names: BTreeMap<u64, EcoString>,
+    /// The number that the next board gets. Another master's boards may have others: they never show.
+    next: u64,
     members_max: NonZeroUsize,
     secret: ClusterSecret,
 }
 
 #[derive(Debug)]
 struct Board {
-    members: Slab<Member>,
+    name: EcoString,
+    number: u64,
+    members: Records<Member>,
     by_user: PointIndex<u32>,
     by_score: OrderedIndex,
     changes: u64,
@@ -70,7 +81,13 @@ struct Board {
 impl Boards {
     /// No boards. Each will have at most `members_max` members, of which there can be 4,294,967,295.
     pub(crate) fn new(secret: &ClusterSecret, members_max: NonZeroUsize) -> Self {
-        Self { boards: BTreeMap::new(), members_max, secret: secret.clone() }
+        Self {
+            boards: BTreeMap::new(),
+            names: BTreeMap::new(),
+            next: 0,
+            members_max,
+            secret: secret.clone(),
+        }
     }
 
     /// Gives a user this score, and makes the board if there is none. A score that stays what it was keeps its place
@@ -80,6 +97,7 @@ impl Boards {
     /// When the score is not taken; nothing changed then. Who is on the board already is never refused.
     pub(crate) fn set(
         &mut self,
+        ledger: &mut Ledger,
         board: &EcoString,
         user: &UserId,
         name: &EcoString,
@@ -87,15 +105,16 @@ impl Boards {
     ) -> Result<Option<UserId>, NotRanked> {
         let members_max = self.members_max.get();
         let board = self.board_mut(board).ok_or(NotRanked::BoardsFull)?;
-        board.set(user, name, score, members_max)
+        board.set(ledger, user, name, score, members_max)
     }
 
     /// Takes a user off a board; false for one who is not on it. With its last member the board is gone.
-    pub(crate) fn remove(&mut self, board: &EcoString, user: &UserId) -> bool {
+    pub(crate) fn remove(&mut self, ledger: &mut Ledger, board: &EcoString, user: &UserId) -> bool {
         let Some(there) = self.boards.get_mut(board) else { return false };
         let Some(slot) = there.find(user) else { return false };
-        there.remove(slot);
+        there.remove(ledger, slot);
         if there.members.is_empty() {
+            self.names.remove(&there.number);
             self.boards.remove(board);
         }
         true
@@ -132,41 +151,64 @@ impl Boards {
         Some(board.from(place - better).take((better + 1).saturating_add(each_side)))
     }
 
-    /// Everything, by name of the board and by rank: in an order that is the same wherever the state is.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Row<'_>> {
-        self.boards.iter().flat_map(|(name, board)| {
-            let row = |member| Row { board: name, changes: board.changes, member };
-            board.by_score.iter_from(0).map(move |entry| row(&board.members[entry.slot as usize]))
+    /// Every board by its name, and how many changes of scores it has seen.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&EcoString, u64)> {
+        self.boards.iter().map(|(name, board)| (name, board.changes))
+    }
+
+    /// A member as a record, if there is one.
+    pub(crate) fn record(&self, board: u64, slot: u32) -> Option<Record> {
+        let board = self.boards.get(self.names.get(&board)?)?;
+        Some(Record::member(&board.name, board.members.get(slot as usize)?))
+    }
+
+    /// The first member from this board and slot on.
+    pub(crate) fn member_from(&self, (board, slot): (u64, u32)) -> Option<(u64, u32)> {
+        self.names.range(board..).find_map(|(&number, name)| {
+            let from = if number == board { slot } else { 0 };
+            Some((number, self.boards.get(name)?.members.next(from)?))
         })
     }
 
-    /// Puts back what [`Boards::iter`] gave, row by row and in its order, ties and all. What came in is not judged by
-    /// the bound on members: a snapshot says what was.
+    /// Puts back a board that [`Boards::iter`] gave. Its members follow.
     ///
     /// # Errors
-    /// When no boards could have given these rows. The boards are useless then.
+    /// When it is one too many, or there already.
+    pub(crate) fn restore_board(&mut self, name: &EcoString, changes: u64) -> Result<(), String> {
+        let Some(board) = self.board_mut(name) else {
+            return Err(format!("board {name} is one more than {BOARDS_MAX}"));
+        };
+        if board.changes > 0 {
+            return Err(format!("board {name} is there twice"));
+        }
+        board.changes = changes;
+        Ok(())
+    }
+
+    /// Puts back a member, in whatever order. What came in is not judged by the bound on members: a snapshot says what
+    /// was.
+    ///
+    /// # Errors
+    /// When no boards could have had this member. The boards are useless then.
     pub(crate) fn restore(
         &mut self,
+        ledger: &mut Ledger,
         board: &EcoString,
-        changes: u64,
         member: Member,
     ) -> Result<(), String> {
-        let Some(there) = self.board_mut(board) else {
-            return Err(format!("board {board} is one more than {BOARDS_MAX}"));
+        let Some(there) = self.boards.get_mut(board) else {
+            return Err(format!("{} is on board {board}, which is not there", member.user));
         };
-        if there.members.is_empty() {
-            there.changes = changes;
-        }
-        if there.changes != changes || member.since == 0 || member.since > changes {
+        if member.since == 0 || member.since > there.changes {
             return Err(format!("{} is on board {board} by a change that was not", member.user));
         }
         if there.find(&member.user).is_some() {
             return Err(format!("{} is on board {board} twice", member.user));
         }
-        if there.last().is_some_and(|last| !is_ahead(&there.members[last as usize], &member)) {
-            return Err(format!("{} is on board {board} out of order", member.user));
+        if there.has_tie(&member) {
+            return Err(format!("{} is on board {board} by another one's change", member.user));
         }
-        there.insert(member);
+        there.insert(ledger, member);
         Ok(())
     }
 
@@ -190,19 +232,36 @@ impl Boards {
         match self.boards.entry(name.clone()) {
             btree_map::Entry::Occupied(there) => Some(there.into_mut()),
             btree_map::Entry::Vacant(_) if full => None,
-            btree_map::Entry::Vacant(place) => Some(place.insert(Board::new(&self.secret))),
+            btree_map::Entry::Vacant(place) => {
+                let number = self.next;
+                self.next += 1;
+                self.names.insert(number, name.clone());
+                Some(place.insert(Board::new(&self.secret, name, number)))
+            }
         }
     }
 }
 
 impl Board {
-    fn new(secret: &ClusterSecret) -> Self {
-        let by_user = PointIndex::new(secret);
-        Self { members: Slab::new(), by_user, by_score: OrderedIndex::default(), changes: 0 }
+    fn new(secret: &ClusterSecret, name: &EcoString, number: u64) -> Self {
+        Self {
+            name: name.clone(),
+            number,
+            members: Records::default(),
+            by_user: PointIndex::new(secret),
+            by_score: OrderedIndex::default(),
+            changes: 0,
+        }
+    }
+
+    fn touch(&self, ledger: &mut Ledger, slot: u32) -> Touched<Member> {
+        let member = &self.members[slot as usize];
+        ledger.touch((self.number, slot), || Some(Record::member(&self.name, member)))
     }
 
     fn set(
         &mut self,
+        ledger: &mut Ledger,
         user: &UserId,
         name: &EcoString,
         score: i64,
@@ -210,14 +269,15 @@ impl Board {
     ) -> Result<Option<UserId>, NotRanked> {
         let mut out = None;
         if let Some(slot) = self.find(user) {
-            let member = &mut self.members[slot as usize];
+            let member = &self.members[slot as usize];
             if member.score == score {
                 if member.name != *name {
-                    member.name = name.clone();
+                    let touched = self.touch(ledger, slot);
+                    self.members.get_mut(&touched).name = name.clone();
                 }
                 return Ok(None);
             }
-            self.remove(slot);
+            self.remove(ledger, slot);
         } else if self.members.len() >= members_max
             && let Some(last) = self.last()
         {
@@ -225,32 +285,42 @@ impl Board {
             if score <= self.members[last as usize].score {
                 return Err(NotRanked::BelowLast);
             }
-            out = Some(self.remove(last).user);
+            out = Some(self.remove(ledger, last).user);
         }
         self.changes += 1;
         let (user, name) = (user.clone(), name.clone());
-        self.insert(Member { user, name, score, since: self.changes });
+        self.insert(ledger, Member { user, name, score, since: self.changes });
         Ok(out)
     }
 
     /// Adds a member whose user is not on the board.
-    fn insert(&mut self, member: Member) {
-        let slot = slot_of(self.members.insert(member));
+    fn insert(&mut self, ledger: &mut Ledger, member: Member) {
+        let number = self.number;
+        let slot = self.members.insert(ledger, member, |slot| (number, slot));
         let member = &self.members[slot as usize];
         self.by_user.insert(&member.user, slot, |slot| &self.members[slot as usize].user);
         self.by_score.insert(entry_of(slot, member), order(&self.members));
     }
 
-    fn remove(&mut self, slot: u32) -> Member {
+    fn remove(&mut self, ledger: &mut Ledger, slot: u32) -> Member {
+        let touched = self.touch(ledger, slot);
         let entry = entry_of(slot, &self.members[slot as usize]);
         self.by_score.remove(entry, order(&self.members));
-        let member = self.members.remove(slot as usize);
+        let member = self.members.remove(&touched);
         self.by_user.remove(&member.user, slot);
         member
     }
 
     fn find(&self, user: &UserId) -> Option<u32> {
         self.by_user.get(user, |slot| &self.members[slot as usize].user)
+    }
+
+    /// Whether somebody has this score by the same change.
+    fn has_tie(&self, member: &Member) -> bool {
+        let before =
+            self.by_score.rank(|there| is_ahead(&self.members[there.slot as usize], member));
+        let next = self.by_score.nth(before).map(|there| &self.members[there.slot as usize]);
+        next.is_some_and(|next| (next.score, next.since) == (member.score, member.since))
     }
 
     fn last(&self) -> Option<u32> {
@@ -273,7 +343,7 @@ impl Board {
         if held.iter().any(|&len| len != held[0] || len == 0) {
             return Err(format!("members, users and scores are {held:?}"));
         }
-        for (slot, member) in &self.members {
+        for (slot, member) in self.members.iter() {
             if self.find(&member.user) != Some(slot_of(slot)) {
                 return Err(format!("{} is not found", member.user));
             }
@@ -300,7 +370,7 @@ fn entry_of(slot: u32, member: &Member) -> Entry {
 }
 
 /// Decides between equal scores after four thousand million changes, when the ties are all the same.
-fn order(members: &Slab<Member>) -> impl Fn(Entry, Entry) -> Ordering {
+fn order(members: &Records<Member>) -> impl Fn(Entry, Entry) -> Ordering {
     |a, b| members[a.slot as usize].since.cmp(&members[b.slot as usize].since)
 }
 
@@ -320,20 +390,68 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn boards(members_max: usize) -> Boards {
+    /// Boards, and who is told of their changes.
+    struct Kept {
+        boards: Boards,
+        ledger: Ledger,
+    }
+
+    impl std::ops::Deref for Kept {
+        type Target = Boards;
+        fn deref(&self) -> &Boards {
+            &self.boards
+        }
+    }
+
+    impl Kept {
+        fn set(
+            &mut self,
+            board: &EcoString,
+            user: &UserId,
+            name: &EcoString,
+            score: i64,
+        ) -> Result<Option<UserId>, NotRanked> {
+            self.boards.set(&mut self.ledger, board, user, name, score)
+        }
+        fn remove(&mut self, board: &EcoString, user: &UserId) -> bool {
+            self.boards.remove(&mut self.ledger, board, user)
+        }
+        fn restore(&mut self, board: &EcoString, member: Member) -> Result<(), String> {
+            self.boards.restore(&mut self.ledger, board, member)
+        }
+    }
+
+    fn boards(members_max: usize) -> Kept {
         let secret = ClusterSecret::from_key(b"a cluster that is only a test");
-        Boards::new(&secret, NonZeroUsize::new(members_max).unwrap())
+        let members_max = NonZeroUsize::new(members_max).unwrap();
+        Kept { boards: Boards::new(&secret, members_max), ledger: Ledger::new(&secret) }
+    }
+
+    /// Everything, by name of the board and by rank.
+    fn rows(boards: &Boards) -> Vec<(&EcoString, u64, &Member)> {
+        let of = |board: &'_ Board| board.by_score.iter_from(0).map(|entry| entry.slot).collect();
+        let rows = boards.boards.iter().flat_map(|(name, board)| {
+            let slots: Vec<u32> = of(board);
+            slots.into_iter().map(move |slot| (name, board.changes, &board.members[slot as usize]))
+        });
+        rows.collect()
     }
 
     fn user(n: u32) -> UserId {
         UserId::new(format!("user {n}")).unwrap()
     }
 
-    /// The same boards, made from their rows.
-    fn restored(old: &Boards) -> Result<Boards, String> {
+    /// The same boards, made from their members in the order of their slots.
+    fn restored(old: &Boards) -> Result<Kept, String> {
         let mut new = boards(old.members_max.get());
-        for Row { board, changes, member } in old.iter() {
-            new.restore(board, changes, member.clone())?;
+        for (board, changes) in old.iter() {
+            new.boards.restore_board(board, changes)?;
+        }
+        let mut next = old.member_from((0, 0));
+        while let Some((number, slot)) = next {
+            let name = &old.names[&number];
+            new.restore(name, old.boards[name].members[slot as usize].clone())?;
+            next = old.member_from((number, slot + 1));
         }
         Ok(new)
     }
@@ -441,7 +559,7 @@ mod tests {
                     }
                     Step::Age { board } => {
                         for boards in both.into_iter().flatten() {
-                            if let Some(there) = boards.boards.get_mut(&*format!("board {board}")) {
+                            if let Some(there) = boards.boards.boards.get_mut(&*format!("board {board}")) {
                                 there.changes += u64::from(u32::MAX);
                             }
                         }
@@ -450,12 +568,12 @@ mod tests {
                 model.retain(|_, members| !members.is_empty());
                 prop_assert_eq!(live.audit(), Ok(()));
                 if let Some(twin) = &twin {
-                    prop_assert!(twin.iter().eq(live.iter()));
+                    prop_assert_eq!(rows(twin), rows(&live));
                     prop_assert_eq!(twin.audit(), Ok(()));
                 }
             }
 
-            prop_assert_eq!(live.boards.len(), model.len());
+            prop_assert_eq!(live.boards.boards.len(), model.len());
             for (board, members) in &model {
                 let members = in_model(members);
                 prop_assert_eq!(live.members(board), Some(members.len()));
@@ -476,7 +594,8 @@ mod tests {
                     }
                 }
             }
-            prop_assert!(live.iter().eq(restored(&live).unwrap().iter()));
+            let again = restored(&live).unwrap();
+            prop_assert_eq!(rows(&live), rows(&again));
         }
     }
 
@@ -484,7 +603,7 @@ mod tests {
     fn ann_and_bo_have_the_same_score_and_ann_had_it_first() {
         let mut boards = boards(10);
         let (board, ann, bo) = ("wins".into(), user(1), user(2));
-        let rank = |boards: &Boards, user| place_of(boards, &"wins".into(), user).unwrap().rank;
+        let rank = |boards: &Kept, user| place_of(boards, &"wins".into(), user).unwrap().rank;
         boards.set(&board, &bo, &"Bo".into(), 6).unwrap();
         boards.set(&board, &ann, &"Ann".into(), 7).unwrap();
         boards.set(&board, &bo, &"Bo".into(), 7).unwrap();
@@ -520,21 +639,23 @@ mod tests {
     fn rows_that_no_board_gave_are_refused() {
         let member =
             |n, score, since| Member { user: user(n), name: "a name".into(), score, since };
-        for (changes, second) in [
-            (4, member(1, 4, 2)),
-            (4, member(2, 6, 2)),
-            (4, member(2, 5, 1)),
-            (4, member(2, 4, 0)),
-            (4, member(2, 4, 5)),
-            (5, member(2, 4, 2)),
+        for (board, second) in [
+            ("wins", member(1, 4, 2)),
+            ("wins", member(2, 5, 1)),
+            ("wins", member(2, 4, 0)),
+            ("wins", member(2, 4, 5)),
+            ("losses", member(2, 4, 2)),
         ] {
             let mut boards = boards(10);
-            boards.restore(&"wins".into(), 4, member(1, 5, 1)).unwrap();
-            boards.restore(&"wins".into(), changes, second).unwrap_err();
+            boards.boards.restore_board(&"wins".into(), 4).unwrap();
+            boards.restore(&"wins".into(), member(1, 5, 1)).unwrap();
+            boards.restore(&board.into(), second).unwrap_err();
         }
         let mut boards = boards(10);
-        boards.restore(&"wins".into(), 4, member(1, 5, 1)).unwrap();
-        boards.restore(&"wins".into(), 4, member(2, 5, 2)).unwrap();
+        boards.boards.restore_board(&"wins".into(), 4).unwrap();
+        boards.boards.restore_board(&"wins".into(), 4).unwrap_err();
+        boards.restore(&"wins".into(), member(1, 5, 1)).unwrap();
+        boards.restore(&"wins".into(), member(2, 5, 2)).unwrap();
         boards.audit().unwrap();
     }
 }

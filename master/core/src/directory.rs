@@ -15,20 +15,38 @@ use greenroom_protocol::{
     Incarnation, InstanceId, Key, KindName, RequestId, Seat, SessionId, UserId,
 };
 use serde::{Deserialize, Serialize};
-use slab::Slab;
 
+use crate::changes::{Ledger, Records, RowKey, Touched, TouchedAll, Tracked, TrackedSlot};
 use crate::deadlines::NEVER;
 use crate::index::{PointIndex, text_number};
 use crate::mint::ClusterSecret;
 use crate::ordered::{Entry, OrderedIndex};
-use crate::search::{Column, FieldId, Packed, Record, Schema, Table, ValueRef};
+use crate::search::{Column, FieldId, Packed, Record, Said, Schema, Table, ValueRef};
 use crate::servers::{GameServer, GameSlot, Servers};
 
 /// Where a record is: good until it is removed, and known to nobody outside the core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct At {
-    shard: u32,
-    slot: u32,
+    pub(crate) shard: u32,
+    pub(crate) slot: u32,
+}
+
+impl At {
+    /// No record is before it.
+    pub(crate) const FIRST: Self = Self { shard: 0, slot: 0 };
+}
+
+impl Tracked for Instance {
+    type At = At;
+    fn key(at: At) -> RowKey {
+        RowKey::Instance(at)
+    }
+}
+
+impl TrackedSlot for Instance {
+    fn slot(at: At) -> u32 {
+        at.slot
+    }
 }
 
 /// How far an instance is.
@@ -385,7 +403,7 @@ impl Instance {
 struct Shard {
     kind: KindName,
     schema: Schema,
-    instances: Slab<Instance>,
+    instances: Records<Instance>,
     keys: PointIndex<u32>,
     /// With room for whoever asks for any, the fullest first, so that players meet and instances end.
     open: OrderedIndex,
@@ -428,7 +446,7 @@ fn columns(schema: &Schema) -> Vec<FieldColumn> {
 #[derive(Clone, Copy)]
 struct Values<'a> {
     schema: &'a Schema,
-    instances: &'a Slab<Instance>,
+    instances: &'a Records<Instance>,
     seed: (u64, u64),
     /// What an instance's metadata was when its entries were made, if it is not that any more.
     before: Option<(u32, &'a Packed)>,
@@ -493,6 +511,19 @@ fn entry_open(taken: u16, id: InstanceId, slot: u32) -> Entry {
 }
 
 impl FieldColumn {
+    /// Enters records into the indexes, which are empty.
+    fn fill(&mut self, slots: impl Iterator<Item = u32>, values: Values<'_>) {
+        let (mut present, mut absent) = (Vec::new(), Vec::new());
+        for slot in slots {
+            match values.get(slot, self.field) {
+                Some(value) => present.push(values.entry(self.is_numbered, value, slot)),
+                None => absent.push(entry_absent(slot, values)),
+            }
+        }
+        self.present = OrderedIndex::of(present, values.order((self.field, self.is_numbered)));
+        self.absent = OrderedIndex::of(absent, values.order_by_id());
+    }
+
     fn insert(&mut self, slot: u32, values: Values<'_>) {
         let order = values.order((self.field, self.is_numbered));
         let is_new = match values.get(slot, self.field) {
@@ -525,7 +556,7 @@ impl Shard {
         Self {
             kind: kind.clone(),
             schema,
-            instances: Slab::new(),
+            instances: Records::default(),
             keys: PointIndex::new(secret),
             open: OrderedIndex::default(),
             listed,
@@ -545,6 +576,23 @@ impl Shard {
         if let Some(taken) = instance.places().open {
             open.insert(entry_open(taken, instance.id, slot), values.order_by_id());
         }
+    }
+
+    /// Enters all records into the ordered indexes, which are empty.
+    fn order(&mut self) {
+        let Self { schema, instances, listed, hidden, open, seed, .. } = self;
+        let values = Values { schema, instances, seed: *seed, before: None };
+        for (columns, is_listed) in [(listed, true), (hidden, false)] {
+            let slots = || {
+                let those = instances.iter().filter(|(_, there)| there.is_listed() == is_listed);
+                those.map(|(slot, _)| slot_of(slot))
+            };
+            columns.iter_mut().for_each(|column| column.fill(slots(), values));
+        }
+        let entries = instances.iter().filter_map(|(slot, instance)| {
+            Some(entry_open(instance.places().open?, instance.id, slot_of(slot)))
+        });
+        *open = OrderedIndex::of(entries.collect(), values.order_by_id());
     }
 
     /// Takes a record that stands in the slab out of the ordered indexes.
@@ -590,11 +638,11 @@ impl Shard {
     }
 
     /// Reads every record's values by name as the new fields say. An index of a field that stays what it was stays.
-    fn redeclare(&mut self, schema: Schema) {
+    fn redeclare(&mut self, touched: &TouchedAll, schema: Schema) {
         let before = std::mem::replace(&mut self.schema, schema);
-        for (_, instance) in &mut self.instances {
+        self.instances.change_all(touched, |instance| {
             (instance.meta, _) = Packed::of(&self.schema, &instance.meta.meta(&before));
-        }
+        });
         let Self { schema, instances, listed, hidden, seed, .. } = self;
         let values = Values { schema, instances, seed: *seed, before: None };
         for columns in [listed, hidden] {
@@ -655,7 +703,7 @@ impl Shard {
             return Err(format!("{held:?} are found of {listed} and {}", self.instances.len()));
         }
         let mut open = 0;
-        for (slot, instance) in &self.instances {
+        for (slot, instance) in self.instances.iter() {
             if let Some(taken) = instance.places().open {
                 open += 1;
                 let entry = entry_open(taken, instance.id, slot_of(slot));
@@ -680,9 +728,11 @@ pub(crate) struct Directory {
     by_id: PointIndex<At>,
     /// What changed in shards that are watched, and was not asked for yet.
     touched: Vec<(KindName, InstanceId)>,
+    /// Between [`Directory::fill`] and [`Directory::order`] the ordered indexes are empty.
+    is_filling: bool,
 }
 
-fn key_at<'a>(instances: &'a Slab<Instance>) -> impl Fn(u32) -> &'a Key {
+fn key_at<'a>(instances: &'a Records<Instance>) -> impl Fn(u32) -> &'a Key {
     |slot| instances[slot as usize].key().expect("only instances with a key are in this index")
 }
 
@@ -694,6 +744,7 @@ impl Directory {
             kinds: BTreeMap::new(),
             by_id: PointIndex::new(secret),
             touched: Vec::new(),
+            is_filling: false,
         }
     }
 
@@ -707,6 +758,39 @@ impl Directory {
 
     pub(crate) fn get(&self, at: At) -> &Instance {
         &self.shards[at.shard as usize].instances[at.slot as usize]
+    }
+
+    pub(crate) fn try_get(&self, at: At) -> Option<&Instance> {
+        self.shards.get(at.shard as usize)?.instances.get(at.slot as usize)
+    }
+
+    /// The first place from this one on that has an instance.
+    pub(crate) fn at_from(&self, at: At) -> Option<At> {
+        let from = |at: At| {
+            let slot = self.shards.get(at.shard as usize)?.instances.next(at.slot)?;
+            Some(At { slot, ..at })
+        };
+        let others = at.shard.saturating_add(1)..slot_of(self.shards.len());
+        from(at).or_else(|| others.into_iter().find_map(|shard| from(At { shard, slot: 0 })))
+    }
+
+    /// Every instance of a kind.
+    pub(crate) fn of_kind(&self, kind: &KindName) -> impl Iterator<Item = At> {
+        let shard = self.kinds.get(kind).copied();
+        shard.into_iter().flat_map(|shard| {
+            let of_kind = self.shards[shard as usize].instances.iter();
+            of_kind.map(move |(slot, _)| At { shard, slot: slot_of(slot) })
+        })
+    }
+
+    /// What the game says of an instance.
+    pub(crate) fn meta(&self, at: At) -> Meta {
+        self.get(at).meta.meta(&self.shards[at.shard as usize].schema)
+    }
+
+    /// The same, borrowed.
+    pub(crate) fn said(&self, at: At) -> Said<'_> {
+        self.get(at).meta.said(&self.shards[at.shard as usize].schema)
     }
 
     pub(crate) fn kind(&self, at: At) -> &KindName {
@@ -731,16 +815,23 @@ impl Directory {
 
     /// Adds an instance whose id, and whose key in its kind, are new. What the game says of it comes by
     /// [`Directory::edit_meta`].
-    pub(crate) fn insert(&mut self, kind: &KindName, instance: Instance) -> At {
+    pub(crate) fn insert(
+        &mut self,
+        ledger: &mut Ledger,
+        kind: &KindName,
+        instance: Instance,
+    ) -> At {
         let shard = self.shard(kind);
         let (id, key) = (instance.id, instance.key().cloned());
         let of_kind = &mut self.shards[shard as usize];
-        let slot = slot_of(of_kind.instances.insert(instance));
+        let slot = of_kind.instances.insert(ledger, instance, |slot| At { shard, slot });
         if let Some(key) = &key {
             let Shard { keys, instances, .. } = of_kind;
             keys.insert(key, slot, key_at(instances));
         }
-        of_kind.enter(slot);
+        if !self.is_filling {
+            of_kind.enter(slot);
+        }
         let at = At { shard, slot };
         let shards = &self.shards;
         self.by_id.insert(&id, at, |at| &shards[at.shard as usize].instances[at.slot as usize].id);
@@ -749,34 +840,61 @@ impl Directory {
         at
     }
 
-    pub(crate) fn remove(&mut self, at: At) -> Instance {
+    /// Many instances come, and nobody searches or changes one before they are there: [`Directory::order`].
+    pub(crate) fn fill(&mut self) {
+        self.is_filling = true;
+    }
+
+    /// Makes the ordered indexes of all instances.
+    pub(crate) fn order(&mut self) {
+        self.shards.iter_mut().for_each(Shard::order);
+        self.is_filling = false;
+    }
+
+    /// Adds an instance that a snapshot had, with what its game said of it.
+    ///
+    /// # Errors
+    /// What is wrong with that; nothing changed then.
+    pub(crate) fn restore(
+        &mut self,
+        ledger: &mut Ledger,
+        kind: &KindName,
+        mut instance: Instance,
+        meta: &Meta,
+    ) -> Result<At, EcoString> {
+        let shard = self.shard(kind);
+        let (packed, wrong) = Packed::of(&self.shards[shard as usize].schema, meta);
+        instance.tidy();
+        instance.meta = packed;
+        wrong.map_or_else(|| Ok(self.insert(ledger, kind, instance)), Err)
+    }
+
+    pub(crate) fn remove(&mut self, touched: &Touched<Instance>) -> Instance {
+        let at = touched.at();
         let instance = self.get(at);
         let (id, is_listed) = (instance.id, instance.is_listed());
         self.touch(at, is_listed);
         self.by_id.remove(&id, at);
         let shard = &mut self.shards[at.shard as usize];
         shard.leave(at.slot);
-        let instance = shard.instances.remove(at.slot as usize);
+        let instance = shard.instances.remove(touched);
         if let Some(key) = instance.key() {
             shard.keys.remove(key, at.slot);
         }
         instance
     }
 
-    /// Changes a record and, where the change shows there, the indexes. Its id, key and time of creation stay.
-    pub(crate) fn edit<R>(&mut self, at: At, change: impl FnOnce(&mut Instance) -> R) -> R {
-        self.edit_meta(at, None, change)
-    }
-
-    /// Changes a record and, if there is something new, what the game says of it.
-    pub(crate) fn edit_meta<R>(
+    /// Changes a record, if there is something new also what the game says of it, and the indexes where that shows. Its
+    /// id, key and time of creation stay.
+    pub(crate) fn edit<R>(
         &mut self,
-        at: At,
+        touched: &Touched<Instance>,
         meta: Option<Packed>,
         change: impl FnOnce(&mut Instance) -> R,
     ) -> R {
+        let at = touched.at();
         let shard = &mut self.shards[at.shard as usize];
-        let instance = &mut shard.instances[at.slot as usize];
+        let instance = shard.instances.get_mut(touched);
         let was = instance.places();
         let result = change(instance);
         instance.tidy();
@@ -795,26 +913,27 @@ impl Directory {
         Packed::of(&self.shards[at.shard as usize].schema, meta)
     }
 
-    /// Says what instances of a kind say of themselves. The same again changes nothing, and gives false. Another
+    /// Says what instances of a kind say of themselves, and is something new: [`Directory::is_declared`]. Another
     /// declaration, as a new version of a game makes it, takes over what it can of the values that are there.
     ///
     /// # Errors
     /// What is wrong with the declaration: then nothing has changed.
     pub(crate) fn declare(
         &mut self,
+        touched: &TouchedAll,
         kind: &KindName,
         fields: &[FieldInfo],
-    ) -> Result<bool, EcoString> {
-        if let Some(&shard) = self.kinds.get(kind)
-            && self.shards[shard as usize].schema.declared() == fields
-        {
-            return Ok(false);
-        }
+    ) -> Result<(), EcoString> {
         let shard = self.shard(kind);
         let shard = &mut self.shards[shard as usize];
         let schema = shard.schema.with(fields)?;
-        shard.redeclare(schema);
-        Ok(true)
+        shard.redeclare(touched, schema);
+        Ok(())
+    }
+
+    /// Whether a kind is declared as just that.
+    pub(crate) fn is_declared(&self, kind: &KindName, fields: &[FieldInfo]) -> bool {
+        self.schema(kind).is_some_and(|schema| schema.declared() == fields)
     }
 
     /// Every kind that was ever told of, with its fields.
@@ -853,7 +972,7 @@ impl Directory {
             seats_taken: instance.seats_taken(),
             seats_max: instance.seats_max,
             created_ms: instance.created_ms,
-            meta: instance.meta.meta(&self.shards[at.shard as usize].schema),
+            meta: self.meta(at),
         }
     }
 

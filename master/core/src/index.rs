@@ -37,6 +37,18 @@ impl<T: Copy + PartialEq> PointIndex<T> {
         Self { tables: vec![HashTable::new()], len: 0, key: secret.hash_key() }
     }
 
+    /// An index with room for so many entries: while they come, nothing is read again.
+    pub(crate) fn with_room(secret: &ClusterSecret, len: usize) -> Self {
+        let mut index = Self::new(secret);
+        if len >= SPLIT_LEN {
+            // Keys are spread evenly: few tables get an eighth more than their share.
+            let share = len / TABLES + len / TABLES / 8;
+            index.tables =
+                std::iter::repeat_with(|| HashTable::with_capacity(share)).take(TABLES).collect();
+        }
+        index
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -63,6 +75,16 @@ impl<T: Copy + PartialEq> PointIndex<T> {
         value: T,
         key_of: impl Fn(T) -> &'a K,
     ) {
+        assert!(self.try_insert(key, value, key_of), "a point index has one value for a key");
+    }
+
+    /// Adds `value`, whose key is `key`. False if there is one with this key: then nothing changed.
+    pub(crate) fn try_insert<'a, K: Hash + Eq + 'a>(
+        &mut self,
+        key: &K,
+        value: T,
+        key_of: impl Fn(T) -> &'a K,
+    ) -> bool {
         let seed = self.key;
         if self.len == SPLIT_LEN && self.tables.len() == 1 {
             self.split(|value| hash(seed, key_of(value)));
@@ -77,10 +99,11 @@ impl<T: Copy + PartialEq> PointIndex<T> {
         match entry {
             Entry::Vacant(place) => {
                 place.insert(value);
+                self.len += 1;
+                true
             }
-            Entry::Occupied(_) => panic!("a point index has one value for a key"),
+            Entry::Occupied(_) => false,
         }
-        self.len += 1;
     }
 
     /// Removes `value`, whose key is `key`.

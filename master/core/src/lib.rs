@@ -9,6 +9,7 @@
 //! *Never*: a clock, randomness, a socket, a task; never an iteration whose order is random.
 
 mod boards;
+mod changes;
 mod command;
 mod deadlines;
 mod directory;
@@ -29,6 +30,7 @@ mod users;
 mod verbs;
 mod watch;
 
+pub use changes::Frozen;
 pub use command::{Command, Effect, Effects, Event, Header, Origin};
 pub use log::{Log, replay};
 pub use memory::Memory;

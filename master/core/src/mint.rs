@@ -26,6 +26,12 @@ impl ClusterSecret {
         (u64_of(&bytes[..8]), u64_of(&bytes[8..16]))
     }
 
+    /// Key of the hashes of records.
+    pub(crate) fn state_key(&self) -> (u64, u64) {
+        let bytes = self.keyed(b"state hash");
+        (u64_of(&bytes[..8]), u64_of(&bytes[8..16]))
+    }
+
     pub(crate) fn keyed(&self, input: &[u8]) -> [u8; 32] {
         *blake3::keyed_hash(&self.0, input).as_bytes()
     }

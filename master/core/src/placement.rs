@@ -113,7 +113,7 @@ impl Obstacle {
             Self::Suspect => "suspect: its link is gone".into(),
             Self::Down => "down".into(),
             Self::Slow => {
-                eco_format!("it does not keep up: {} messages wait for it", server.peer.out.len())
+                eco_format!("it does not keep up: {} messages wait for it", server.peer.out().len())
             }
             Self::KindUnknown => "it does not run this kind".into(),
         }
@@ -260,7 +260,7 @@ fn obstacle(server: &GameServer, kind: &KindName, stream_max: usize) -> Option<O
     if server.used + u64::from(info.weight) > u64::from(server.capacity) {
         return Some(Obstacle::Full);
     }
-    (server.peer.out.len() >= stream_max).then_some(Obstacle::Slow)
+    (server.peer.out().len() >= stream_max).then_some(Obstacle::Slow)
 }
 
 /// Says that nobody knows the kind, and what kinds are known.

@@ -14,26 +14,63 @@ use greenroom_protocol::wire::master_game::{GameLoad, KindInfo, MasterToGame};
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{MasterToSession, Outcome, SessionLoad};
 use greenroom_protocol::{
-    Code, Epoch, Generation, Inbound, Incarnation, InstanceId, Key, KindName, Outbound, Refusal,
-    RequestId, Seat, ServerName, SessionId, SessionKey, UserId, encode_into,
+    Code, Epoch, Generation, Inbound, Incarnation, InstanceId, KindName, Refusal, RequestId, Seat,
+    ServerName, SessionId, SessionKey, UserId, encode_compact_into,
 };
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::boards::Member;
+use crate::changes::RowKey;
 use crate::command::Origin;
 use crate::deadlines::{Due, NEVER};
-use crate::directory::{Instance, SeatRecord, SeatStage, Stage, Waiter, Wants, Wishes};
+use crate::directory::{At, Instance, SeatRecord, SeatStage, Stage, Waiter, Wants, Wishes};
 use crate::mint::ClusterSecret;
 use crate::placement::Placement;
 use crate::rejoin::Waiting;
-use crate::servers::{GameServer, Health, Peer, Server, Servers, SessionServer};
-use crate::state::{Settings, State};
+use crate::search::Said;
+use crate::servers::{GameServer, Health, Peer, Server, Servers, SessionServer, Slot};
+use crate::state::{Gone, Settings, State};
 use crate::users::{Life, Session};
 use crate::watch::{GroupRecord, PlaceRecord};
 
 /// A piece of the state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record(Piece);
+
+impl Record {
+    pub(crate) fn member(board: &EcoString, member: &Member) -> Self {
+        let Member { user, name, score, since } = member.clone();
+        Self(Piece::Member(MemberRecord { board: board.clone(), user, name, score, since }))
+    }
+    pub(crate) fn to_session(server: &ServerName, message: &MasterToSession) -> Self {
+        Self(Piece::ToSession(server.clone(), message.clone()))
+    }
+    pub(crate) fn to_game(server: &ServerName, message: &MasterToGame) -> Self {
+        Self(Piece::ToGame(server.clone(), message.clone()))
+    }
+    /// How much of a slice it is: most are one part.
+    pub(crate) fn weight(&self) -> usize {
+        match &self.0 {
+            Piece::Group(group) => 1 + group.len() / 32,
+            Piece::Instance(instance) => 1 + instance.seats.len() / 64,
+            Piece::Head(_)
+            | Piece::SessionServer(_)
+            | Piece::ToSession(..)
+            | Piece::GameServer(_)
+            | Piece::ToGame(..)
+            | Piece::Kind(..)
+            | Piece::Meet(..)
+            | Piece::Session(_)
+            | Piece::Waiting(_)
+            | Piece::Board(..)
+            | Piece::Member(_)
+            | Piece::Departed(..)
+            | Piece::Place(_)
+            | Piece::WatchEnded(..) => 1,
+        }
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum Piece {
@@ -47,8 +84,9 @@ enum Piece {
     Meet(KindName, Filter, InstanceId),
     Session(Box<SessionRecord>),
     Waiting(Waiting),
+    Board(EcoString, u64),
     Member(MemberRecord),
-    Departed(InstanceId, Code),
+    Departed(u64, InstanceId, Code),
     Group(Box<GroupRecord>),
     Place(PlaceRecord),
     WatchEnded(SessionId, RequestId, Refusal),
@@ -112,7 +150,7 @@ struct InstanceRecord {
     open: bool,
     suspect: bool,
     private: bool,
-    key: Option<Key>,
+    key: Option<greenroom_protocol::Key>,
     meta: Meta,
     /// Those that are not free.
     seats: Vec<(Seat, SeatStage, SessionId, u64)>,
@@ -145,11 +183,64 @@ enum LifeRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct MemberRecord {
     board: EcoString,
-    changes: u64,
     user: UserId,
     name: EcoString,
     score: i64,
     since: u64,
+}
+
+/// The two records that change with nearly every command, as [`Piece`] has them and with the same bytes, but borrowed:
+/// they are hashed more often than they are copied.
+#[derive(Serialize)]
+enum Words<'a> {
+    Instance(InstanceWords<'a>),
+    Session(SessionWords<'a>),
+}
+
+/// [`InstanceRecord`], borrowed.
+#[derive(Serialize)]
+struct InstanceWords<'a> {
+    kind: &'a KindName,
+    id: InstanceId,
+    incarnation: Incarnation,
+    created_ms: u64,
+    owner: &'a Option<UserId>,
+    server: &'a ServerName,
+    weight: u32,
+    seats_max: u16,
+    stage: Stage,
+    open: bool,
+    suspect: bool,
+    private: bool,
+    key: Option<&'a greenroom_protocol::Key>,
+    meta: Said<'a>,
+    seats: &'a [(Seat, SeatStage, SessionId, u64)],
+    waiters: &'a [(SessionId, RequestId, Wants)],
+    vacating: &'a [(Seat, SessionId)],
+    expected: &'a [(Seat, UserId)],
+    filter: &'a Option<Filter>,
+}
+
+/// [`SessionRecord`], borrowed.
+#[derive(Serialize)]
+struct SessionWords<'a> {
+    id: SessionId,
+    key: &'a Option<SessionKey>,
+    life: LifeWords<'a>,
+    generation: Generation,
+    binding: Option<&'a ServerName>,
+    bound_by: Option<u64>,
+    until_ms: u64,
+    seats: &'a [(InstanceId, Seat)],
+    answered: RequestId,
+    requests: &'a [(RequestId, Option<Outcome>)],
+}
+
+/// [`LifeRecord`], borrowed.
+#[derive(Serialize)]
+enum LifeWords<'a> {
+    Live { user: &'a UserId, name: &'a EcoString },
+    Ended(&'a Refusal),
 }
 
 /// Why records are no snapshot.
@@ -164,20 +255,14 @@ impl From<String> for BadSnapshot {
 }
 
 impl State {
-    /// A hash of everything that later commands depend on: equal states have equal hashes, whoever has them.
-    pub fn state_hash(&self) -> u128 {
-        let mut bytes = Vec::new();
-        self.records().fold(0, |sum: u128, record| {
-            bytes.clear();
-            encode_into(&record, &mut bytes);
-            let mut hash = [0; 16];
-            hash.copy_from_slice(&self.secret.keyed(&bytes)[..16]);
-            sum.wrapping_add(u128::from_le_bytes(hash))
-        })
-    }
-
     /// Everything that later commands depend on, in an order in which [`State::restore`] takes it.
     pub fn records(&self) -> impl Iterator<Item = Record> {
+        let keys = std::iter::successors(self.key_after(None), |&key| self.key_after(Some(key)));
+        self.front().chain(keys.filter_map(|key| self.record(key)))
+    }
+
+    /// The records of the small tables.
+    pub(crate) fn front(&self) -> impl Iterator<Item = Record> {
         let head = Head {
             lsn: self.lsn,
             now_ms: self.now_ms,
@@ -189,41 +274,179 @@ impl State {
         };
         let kinds = self.directory.kinds();
         let kinds = kinds.map(|(kind, fields)| Piece::Kind(kind.clone(), fields.to_vec()));
-        let instances = self.directory.iter().map(|(at, kind, instance)| {
-            let meta = self.directory.listed_of(at).meta;
-            Piece::Instance(Box::new(self.instance_record(kind, instance, meta)))
-        });
         let meets = self
             .meets
             .iter()
             .map(|((kind, filter), instance)| Piece::Meet(kind.clone(), filter.clone(), *instance));
-        let sessions = self.users.iter();
-        let sessions =
-            sessions.map(|(_, session)| Piece::Session(Box::new(self.session_record(session))));
-        let members = self.boards.iter().map(|row| {
-            let Member { user, name, score, since } = row.member.clone();
-            let (board, changes) = (row.board.clone(), row.changes);
-            Piece::Member(MemberRecord { board, changes, user, name, score, since })
-        });
-        let departed = self.departed.iter().map(|(id, code)| Piece::Departed(id, code.clone()));
-        let groups = self.watches.groups().map(|group| Piece::Group(Box::new(group)));
-        let ended = self.watches.ended();
-        let ended =
-            ended.map(|(session, watch, why)| Piece::WatchEnded(session, watch, why.clone()));
+        let boards = self.boards.iter();
+        let boards = boards.map(|(name, changes)| Piece::Board(name.clone(), changes));
         std::iter::once(Piece::Head(head))
-            .chain(self.session_servers.iter().flat_map(|(_, server)| session_server(server)))
-            .chain(self.game_servers.iter().flat_map(|(_, server)| game_server(server)))
+            .chain(self.session_servers.iter().map(|(_, server)| session_server(server)))
+            .chain(self.game_servers.iter().map(|(_, server)| game_server(server)))
             .chain(kinds)
-            .chain(instances)
             .chain(meets)
-            .chain(sessions)
             .chain(self.rejoin.waiting.iter().cloned().map(Piece::Waiting))
-            .chain(members)
-            .chain(departed)
-            .chain(groups)
-            .chain(self.watches.places().map(Piece::Place))
-            .chain(ended)
+            .chain(boards)
             .map(Record)
+    }
+
+    /// A record of a large table, if it is there.
+    pub(crate) fn record(&self, key: RowKey) -> Option<Record> {
+        let piece = match key {
+            RowKey::ToSession(server, n) => return self.session_servers.record(server, n),
+            RowKey::ToGame(server, n) => return self.game_servers.record(server, n),
+            RowKey::Instance(at) => {
+                let instance = self.directory.try_get(at)?;
+                let (kind, meta) = (self.directory.kind(at), self.directory.meta(at));
+                Piece::Instance(Box::new(self.instance_record(kind, instance, meta)))
+            }
+            RowKey::Session(slot) => {
+                Piece::Session(Box::new(self.session_record(self.users.try_session(slot)?)))
+            }
+            RowKey::Member(board, slot) => return self.boards.record(board, slot),
+            RowKey::Departed(n) => {
+                let gone = self.departed.get(n)?;
+                Piece::Departed(n, gone.id, gone.code.clone())
+            }
+            RowKey::Group(number) => Piece::Group(Box::new(self.watches.group_record(number)?)),
+            RowKey::Place(session, watch) => {
+                Piece::Place(self.watches.place_record(session, watch)?)
+            }
+            RowKey::WatchEnded(session, watch) => Piece::WatchEnded(
+                session,
+                watch,
+                self.watches.ended_record(session, watch)?.clone(),
+            ),
+        };
+        Some(Record(piece))
+    }
+
+    /// The first record of a large table after `key`, or of all.
+    pub(crate) fn key_after(&self, key: Option<RowKey>) -> Option<RowKey> {
+        let next = |slot: u32| slot.saturating_add(1);
+        let to_session =
+            |at| self.session_servers.message_from(at).map(|(s, n)| RowKey::ToSession(s, n));
+        let to_game = |at| self.game_servers.message_from(at).map(|(s, n)| RowKey::ToGame(s, n));
+        let instance = |at| self.directory.at_from(at).map(RowKey::Instance);
+        let session = |slot| self.users.session_from(slot).map(RowKey::Session);
+        let member =
+            |at| self.boards.member_from(at).map(|(board, slot)| RowKey::Member(board, slot));
+        let departed = |n| self.departed.from(n).map(RowKey::Departed);
+        let group = |n| self.watches.group_from(n).map(RowKey::Group);
+        let place = |after| self.watches.place_after(after).map(|(s, w)| RowKey::Place(s, w));
+        let ended = |after| self.watches.ended_after(after).map(|(s, w)| RowKey::WatchEnded(s, w));
+
+        // From the table that `key` is of on, the first that has one.
+        let (table, found) = match key {
+            None => (0, None),
+            Some(RowKey::ToSession(server, n)) => (1, to_session((server, n + 1))),
+            Some(RowKey::ToGame(server, n)) => (2, to_game((server, n + 1))),
+            Some(RowKey::Instance(at)) => (3, instance(At { slot: next(at.slot), ..at })),
+            Some(RowKey::Session(slot)) => (4, session(next(slot))),
+            Some(RowKey::Member(board, slot)) => (5, member((board, next(slot)))),
+            Some(RowKey::Departed(n)) => (6, departed(n + 1)),
+            Some(RowKey::Group(n)) => (7, group(n + 1)),
+            Some(RowKey::Place(session, watch)) => (8, place(Some((session, watch)))),
+            Some(RowKey::WatchEnded(session, watch)) => (9, ended(Some((session, watch)))),
+        };
+        let first = |n| match n {
+            0 => to_session((0, 0)),
+            1 => to_game((0, 0)),
+            2 => instance(At::FIRST),
+            3 => session(0),
+            4 => member((0, 0)),
+            5 => departed(0),
+            6 => group(0),
+            7 => place(None),
+            8 => ended(None),
+            _ => None,
+        };
+        found.or_else(|| (table..9).find_map(first))
+    }
+
+    /// Appends the bytes by which a record is hashed: those of [`State::record`]. False if there is none.
+    pub(crate) fn encode_record(&self, key: RowKey, bytes: &mut Vec<u8>) -> bool {
+        match key {
+            RowKey::Instance(at) => {
+                let Some(instance) = self.directory.try_get(at) else { return false };
+                self.encode_instance(at, instance, bytes);
+            }
+            RowKey::Session(slot) => {
+                let Some(session) = self.users.try_session(slot) else { return false };
+                self.encode_session(session, bytes);
+            }
+            RowKey::ToSession(..)
+            | RowKey::ToGame(..)
+            | RowKey::Member(..)
+            | RowKey::Departed(_)
+            | RowKey::Group(_)
+            | RowKey::Place(..)
+            | RowKey::WatchEnded(..) => {
+                let Some(record) = self.record(key) else { return false };
+                encode_compact_into(&record, bytes);
+            }
+        }
+        true
+    }
+
+    fn encode_instance(&self, at: At, instance: &Instance, bytes: &mut Vec<u8>) {
+        let Wishes { expected, filter } = instance.wishes();
+        let seats = instance.seats();
+        let seats: SmallVec<[_; 16]> =
+            seats.map(|(number, seat)| (number, seat.stage, seat.session, seat.until_ms)).collect();
+        let waiters = instance.waiters().iter();
+        let waiters: SmallVec<[_; 4]> =
+            waiters.map(|waiter| (waiter.session, waiter.id, waiter.wants)).collect();
+        let words = InstanceWords {
+            kind: self.directory.kind(at),
+            id: instance.id,
+            incarnation: instance.incarnation,
+            created_ms: instance.created_ms,
+            owner: &instance.owner,
+            server: &self.game_servers.get(instance.server).peer.name,
+            weight: instance.weight,
+            seats_max: instance.seats_max,
+            stage: instance.stage,
+            open: instance.open,
+            suspect: instance.suspect,
+            private: instance.private,
+            key: instance.key(),
+            meta: self.directory.said(at),
+            seats: &seats,
+            waiters: &waiters,
+            vacating: instance.vacating(),
+            expected,
+            filter,
+        };
+        encode_compact_into(&Words::Instance(words), bytes);
+    }
+
+    fn encode_session(&self, session: &Session, bytes: &mut Vec<u8>) {
+        let life = match &session.life {
+            Life::Live { user } => {
+                let user = self.users.user(*user);
+                LifeWords::Live { user: &user.id, name: &user.name }
+            }
+            Life::Ended(refusal) => LifeWords::Ended(refusal),
+        };
+        let seats = session.seats.iter().map(|(at, seat)| (self.directory.get(*at).id, *seat));
+        let seats: SmallVec<[_; 8]> = seats.collect();
+        let requests = session.requests.iter();
+        let requests: SmallVec<[_; 2]> =
+            requests.map(|asked| (asked.id(), self.answered(asked))).collect();
+        let words = SessionWords {
+            id: session.id,
+            key: &session.key,
+            life,
+            generation: session.generation,
+            binding: session.binding.map(|server| self.session_server_name(server)),
+            bound_by: session.bound_by,
+            until_ms: session.until_ms,
+            seats: &seats,
+            answered: session.requests.answered,
+            requests: &requests,
+        };
+        encode_compact_into(&Words::Session(words), bytes);
     }
 
     fn instance_record(&self, kind: &KindName, instance: &Instance, meta: Meta) -> InstanceRecord {
@@ -290,7 +513,10 @@ impl State {
     ) -> Result<Self, BadSnapshot> {
         let mut state = Self::with_placement(secret, settings, placement);
         let mut has_head = false;
+        state.users.fill();
+        state.directory.fill();
         for Record(piece) in records {
+            state.tidy_changes();
             match piece {
                 Piece::Head(head) => {
                     has_head = true;
@@ -305,14 +531,16 @@ impl State {
                 }
                 Piece::SessionServer(record) => state.restore_session_server(record)?,
                 Piece::ToSession(name, message) => {
-                    stream(&mut state.session_servers, &name)?.push(message);
+                    let slot = speaker(&state.session_servers, &name)?;
+                    state.tell_session(slot, message);
                 }
                 Piece::GameServer(record) => state.restore_game_server(record)?,
                 Piece::ToGame(name, message) => {
-                    stream(&mut state.game_servers, &name)?.push(message);
+                    let slot = speaker(&state.game_servers, &name)?;
+                    state.tell_game(slot, message);
                 }
                 Piece::Kind(kind, fields) => {
-                    let declared = state.directory.declare(&kind, &fields);
+                    let declared = state.declare(&kind, &fields);
                     declared.map_err(|what| what.to_string())?;
                 }
                 Piece::Instance(record) => state.restore_instance(*record)?,
@@ -321,20 +549,33 @@ impl State {
                 }
                 Piece::Session(record) => state.restore_session(*record)?,
                 Piece::Waiting(waiting) => state.rejoin.waiting.push_back(waiting),
+                Piece::Board(name, changes) => state.boards.restore_board(&name, changes)?,
                 Piece::Member(record) => {
-                    let MemberRecord { board, changes, user, name, score, since } = record;
+                    let MemberRecord { board, user, name, score, since } = record;
                     let member = Member { user, name, score, since };
-                    state.boards.restore(&board, changes, member)?;
+                    state.boards.restore(&mut state.ledger, &board, member)?;
                 }
-                Piece::Departed(id, code) => state.departed.push(id, code),
+                Piece::Departed(n, id, code) => {
+                    let touched = state.touch(n);
+                    state.departed.restore(&touched, Gone { id, code });
+                }
                 Piece::Group(record) => state.restore_group(*record)?,
-                Piece::Place(record) => state.watches.restore_place(record)?,
+                Piece::Place(record) => state.restore_place(record)?,
                 Piece::WatchEnded(session, watch, refusal) => {
-                    state.watches.restore_ended(session, watch, refusal);
+                    state.restore_ended(session, watch, refusal);
                 }
             }
         }
-        if has_head { Ok(state) } else { Err(BadSnapshot("it has no beginning".to_owned())) }
+        if !has_head {
+            return Err(BadSnapshot("it has no beginning".to_owned()));
+        }
+        state.users.order(&state.secret)?;
+        state.directory.order();
+        let bound =
+            state.users.iter().filter_map(|(_, session)| Some((session.binding?, session.id)));
+        state.session_servers.bind_all(bound);
+        state.check();
+        Ok(state)
     }
 
     fn restore_session_server(&mut self, record: SessionServerRecord) -> Result<(), BadSnapshot> {
@@ -398,23 +639,14 @@ impl State {
         instance.wish(|wishes| {
             *wishes = Wishes { expected: record.expected, filter: record.filter };
         });
-        let at = self.directory.insert(&kind, instance);
-        let (meta, wrong) = self.directory.pack(at, &record.meta);
-        if let Some(wrong) = wrong {
-            return Err(BadSnapshot(format!("instance {id}: {wrong}")));
-        }
-        self.directory.edit_meta(at, Some(meta), |_| ());
+        let restored = self.directory.restore(&mut self.ledger, &kind, instance, &record.meta);
+        restored.map_err(|wrong| format!("instance {id}: {wrong}"))?;
         self.game_servers.get_mut(server).add(id, weight);
         Ok(())
     }
 
     fn restore_session(&mut self, record: SessionRecord) -> Result<(), BadSnapshot> {
         let id = record.id;
-        let is_twice = self.users.find(id).is_some()
-            || record.key.as_ref().is_some_and(|key| self.users.find_key(key).is_some());
-        if is_twice {
-            return Err(BadSnapshot(format!("session {id} or its key is there twice")));
-        }
         let mut session = Session::new(id, record.key, record.generation);
         session.bound_by = record.bound_by;
         session.until_ms = record.until_ms;
@@ -434,14 +666,11 @@ impl State {
         }
         let slot = match record.life {
             LifeRecord::Live { user, name } => {
-                if self.users.find_user(&user).is_some() {
-                    return Err(BadSnapshot(format!("user {user} has two sessions")));
-                }
-                self.users.insert(session, &user, name)
+                self.users.insert(&mut self.ledger, session, &user, name)
             }
             LifeRecord::Ended(refusal) => {
                 session.life = Life::Ended(Box::new(refusal));
-                self.users.keep(session)
+                self.users.keep(&mut self.ledger, session)
             }
         };
         self.restore_deadline(record.until_ms, Due::Session(id));
@@ -449,8 +678,8 @@ impl State {
             let server = self.session_servers.named(&name);
             let server = server
                 .ok_or_else(|| format!("session {id} is bound to {name}, which is not there"))?;
-            self.users.bind(slot, Some(server));
-            self.session_servers.get_mut(server).sessions.insert(id);
+            let touched = self.touch(slot);
+            self.users.bind(&touched, Some(server));
         }
         Ok(())
     }
@@ -461,32 +690,24 @@ impl State {
     }
 }
 
-fn session_server(server: &SessionServer) -> impl Iterator<Item = Piece> {
-    let record = SessionServerRecord {
+fn session_server(server: &SessionServer) -> Piece {
+    Piece::SessionServer(SessionServerRecord {
         peer: peer(&server.peer),
         urls: server.urls.clone(),
         connections_max: server.connections_max,
         load: server.load.clone(),
-    };
-    let name = &server.peer.name;
-    let waiting = server.peer.out.unacknowledged();
-    std::iter::once(Piece::SessionServer(record))
-        .chain(waiting.map(|(_, message)| Piece::ToSession(name.clone(), message.clone())))
+    })
 }
 
-fn game_server(server: &GameServer) -> impl Iterator<Item = Piece> {
-    let record = GameServerRecord {
+fn game_server(server: &GameServer) -> Piece {
+    Piece::GameServer(GameServerRecord {
         peer: peer(&server.peer),
         address: server.address.clone(),
         kinds: server.kinds.values().cloned().collect(),
         capacity: server.capacity,
         labels: server.labels.clone(),
         load: server.load.clone(),
-    };
-    let name = &server.peer.name;
-    let waiting = server.peer.out.unacknowledged();
-    std::iter::once(Piece::GameServer(record))
-        .chain(waiting.map(|(_, message)| Piece::ToGame(name.clone(), message.clone())))
+    })
 }
 
 fn peer<M>(peer: &Peer<M>) -> PeerRecord {
@@ -500,7 +721,7 @@ fn peer<M>(peer: &Peer<M>) -> PeerRecord {
         streams: peer.streams,
         drained: peer.drained,
         received: peer.inbound.received(),
-        acknowledged: peer.out.last() - peer.out.len() as u64,
+        acknowledged: peer.out().last() - peer.out().len() as u64,
     }
 }
 
@@ -510,7 +731,7 @@ fn origin(peer: &PeerRecord) -> Origin {
 
 /// The server's deadline is not set: that is [`State::restore_deadline`]'s.
 fn restore_peer<M>(peer: &mut Peer<M>, record: PeerRecord) -> Result<(), BadSnapshot> {
-    if peer.out.last() > 0 || peer.reported_ms > 0 {
+    if peer.out().last() > 0 || peer.reported_ms > 0 {
         return Err(BadSnapshot(format!("server {} is there twice", record.name)));
     }
     peer.build = record.build;
@@ -520,15 +741,11 @@ fn restore_peer<M>(peer: &mut Peer<M>, record: PeerRecord) -> Result<(), BadSnap
     peer.streams = record.streams;
     peer.drained = record.drained;
     peer.inbound = Inbound::up_to(record.received);
-    peer.out = Outbound::acknowledged(record.acknowledged);
+    peer.restore_out(record.acknowledged);
     Ok(())
 }
 
-fn stream<'a, S: Server>(
-    servers: &'a mut Servers<S>,
-    name: &ServerName,
-) -> Result<&'a mut Outbound<S::Message>, BadSnapshot> {
+fn speaker<S: Server>(servers: &Servers<S>, name: &ServerName) -> Result<Slot<S>, BadSnapshot> {
     let slot = servers.named(name);
-    let slot = slot.ok_or_else(|| format!("a message to {name}, which is not there"))?;
-    Ok(&mut servers.get_mut(slot).peer_mut().out)
+    Ok(slot.ok_or_else(|| format!("a message to {name}, which is not there"))?)
 }

@@ -65,7 +65,7 @@ impl State {
             let peer = &mut self.session_servers.get_mut(slot).peer;
             let due = Due::Server(Role::Session, origin.server.clone());
             self.deadlines.set(&mut peer.until_ms, NEVER, due);
-            self.session_servers.renew(slot, origin, self.lsn);
+            self.session_servers.renew(&mut self.ledger, slot, origin, self.lsn);
         }
         let now_ms = self.now_ms;
         let server = self.session_servers.get_mut(slot);
@@ -142,20 +142,17 @@ impl State {
             None => {
                 let key = Some(held.session_key);
                 let session = Session::new(held.session, key, held.generation);
-                Ok(self.users.insert(session, &held.user, held.name.clone()))
+                Ok(self.users.insert(&mut self.ledger, session, &held.user, held.name.clone()))
             }
         };
         match verdict {
             Ok(slot) => {
-                let session = self.users.session(slot);
-                if session.key.is_none() {
-                    let user = session.user();
-                    self.users.set_key(slot, held.session_key);
-                    if let Some(user) = user {
-                        self.users.rename(user, &held.name);
-                    }
+                let touched = self.touch(slot);
+                if self.users.session(slot).key.is_none() {
+                    self.users.set_key(&touched, held.session_key);
+                    self.users.rename(&touched, &held.name);
                 }
-                let session = self.users.session_mut(slot);
+                let session = self.users.session_mut(&touched);
                 session.generation = held.generation;
                 session.bound_by = None;
                 self.rebind(slot, server);
@@ -164,7 +161,7 @@ impl State {
             Err(refusal) => {
                 let told =
                     EndSession { session: held.session, generation: held.generation, refusal };
-                self.session_servers.get_mut(server).peer.out.push(told.into());
+                self.tell_session(server, told.into());
                 false
             }
         }
@@ -228,7 +225,7 @@ impl State {
             let peer = &mut self.game_servers.get_mut(slot).peer;
             let due = Due::Server(Role::Game, origin.server.clone());
             self.deadlines.set(&mut peer.until_ms, NEVER, due);
-            self.game_servers.renew(slot, origin, self.lsn);
+            self.game_servers.renew(&mut self.ledger, slot, origin, self.lsn);
         }
         if self.game_servers.get(slot).address != report.address {
             self.moves(slot);
@@ -306,10 +303,10 @@ impl State {
         instance.created_ms = held.created_ms;
         instance.owner.clone_from(&held.owner);
         instance.key_set(held.key.clone());
-        let at = self.directory.insert(&held.kind, instance);
+        let at = self.directory.insert(&mut self.ledger, &held.kind, instance);
         let name = self.game_servers.get(server).peer.name.clone();
         let meta = self.said(step, &name, at, &held.meta);
-        self.directory.edit_meta(at, meta, |_| {});
+        self.edit_meta(at, meta, |_| {});
         self.game_servers.get_mut(server).add(held.instance, weight);
         for seat in &held.seats {
             self.adopt_seat(at, seat);
@@ -324,7 +321,7 @@ impl State {
             && self.users.sessions_len() < self.settings.sessions_max
         {
             let session = Session::new(held.session, None, Generation(0));
-            let slot = self.users.insert(session, &held.user, EcoString::new());
+            let slot = self.users.insert(&mut self.ledger, session, &held.user, EcoString::new());
             self.unbind(slot);
         }
         let stage = if held.away { SeatStage::Away } else { SeatStage::Taken };
@@ -341,7 +338,7 @@ impl State {
     ) {
         let refusal = Refusal::new(Code::InstanceLost, why);
         let told = DestroyInstance { instance, incarnation, refusal };
-        self.game_servers.get_mut(server).peer.out.push(told.into());
+        self.tell_game(server, told.into());
     }
 
     /// Gives an instance up. Its server is told to stop it: should it be gone, as soon as it comes back.
@@ -354,9 +351,11 @@ impl State {
 
     /// The instances of a server are avoided while it is suspect.
     fn suspect(&mut self, server: GameSlot, suspect: bool) {
-        for &id in &self.game_servers.get(server).instances {
+        let all: Vec<InstanceId> =
+            self.game_servers.get(server).instances.iter().copied().collect();
+        for id in all {
             if let Some(at) = self.directory.find(id) {
-                self.directory.edit(at, |instance| instance.suspect = suspect);
+                self.edit(at, |instance| instance.suspect = suspect);
             }
         }
     }
@@ -394,7 +393,7 @@ impl State {
         let server = self.session_servers.get_mut(slot);
         if server.peer.health == Health::Down {
             self.deadlines.set(&mut server.peer.until_ms, NEVER, due);
-            return self.session_servers.remove(slot);
+            return self.session_servers.remove(&mut self.ledger, slot);
         }
         let some: Vec<SessionId> = server.sessions.iter().copied().take(*left).collect();
         *left -= some.len();
@@ -420,7 +419,7 @@ impl State {
         let server = self.game_servers.get_mut(slot);
         if server.peer.health == Health::Down {
             self.deadlines.set(&mut server.peer.until_ms, NEVER, due);
-            return self.game_servers.remove(slot);
+            return self.game_servers.remove(&mut self.ledger, slot);
         }
         let some: Vec<InstanceId> = server.instances.iter().copied().take(*left).collect();
         *left -= some.len();
@@ -470,7 +469,7 @@ impl State {
             Event::SeatChanged(change) => self.seat_changed(step, origin, at, change),
             Event::MetaChanged(MetaChanged { meta, open, private, .. }) => {
                 let meta = self.said(step, &origin.server, at, meta);
-                self.directory.edit_meta(at, meta, |instance| {
+                self.edit_meta(at, meta, |instance| {
                     instance.open = *open;
                     instance.private = *private;
                 });
@@ -504,7 +503,7 @@ impl State {
             return;
         }
         let meta = self.said(step, &origin.server, at, &running.meta);
-        let (waiters, filter) = self.directory.edit_meta(at, meta, |instance| {
+        let (waiters, filter) = self.edit_meta(at, meta, |instance| {
             instance.stage = Stage::Running;
             instance.open = running.open;
             instance.private = running.private;
@@ -547,9 +546,9 @@ impl State {
         let name = if name.len() > SHOWN_BYTES_MAX { &EcoString::new() } else { name };
         match score {
             None => {
-                self.boards.remove(board, user);
+                self.boards.remove(&mut self.ledger, board, user);
             }
-            Some(score) => match self.boards.set(board, user, name, *score) {
+            Some(score) => match self.boards.set(&mut self.ledger, board, user, name, *score) {
                 Ok(_) => {}
                 Err(NotRanked::BoardsFull) => {
                     let fault =
@@ -592,7 +591,7 @@ impl State {
 
     /// The holder before is out of a seat: whoever was promised it may take it.
     fn vacant(&mut self, step: &mut Step<'_>, at: At, seat: Seat, before: SessionId) {
-        let waiters = self.directory.edit(at, |instance| {
+        let waiters = self.edit(at, |instance| {
             instance.vacating_mut().retain(|vacating| *vacating != (seat, before));
             if instance.is_vacating(seat) {
                 return Vec::new();
@@ -652,13 +651,13 @@ impl State {
         let (id, incarnation, server) = (instance.id, instance.incarnation, instance.server);
         let refusal = Refusal::new(Code::NotSeated, "the seat is not this session's any more");
         let told = FreeSeat { instance: id, incarnation, seat, session, refusal };
-        self.directory.edit(at, |instance| {
+        self.edit(at, |instance| {
             // Each seat has a holder, and one on the way out: more is a game server that makes sessions up.
             if instance.vacating().len() < usize::from(instance.seats_max) {
                 instance.vacating_mut().push((seat, session));
             }
         });
-        self.game_servers.get_mut(server).peer.out.push(told.into());
+        self.tell_game(server, told.into());
     }
 }
 

@@ -14,9 +14,11 @@ use greenroom_protocol::{
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 
+use crate::changes::{Ledger, RowKey, Touched, Tracked};
 use crate::command::Origin;
 use crate::deadlines::NEVER;
 use crate::directory::slot_of;
+use crate::record::Record;
 
 /// Where a session server's record is.
 pub(crate) type SessionSlot = Slot<SessionServer>;
@@ -35,6 +37,9 @@ impl<S> Slot<S> {
     }
     fn index(self) -> usize {
         self.0.get() as usize - 1
+    }
+    fn place(self) -> u32 {
+        self.0.get() - 1
     }
 }
 
@@ -90,7 +95,7 @@ pub(crate) struct Peer<M> {
     /// What came from it.
     pub(crate) inbound: Inbound,
     /// What goes to it.
-    pub(crate) out: Outbound<M>,
+    out: Outbound<M>,
 }
 
 impl<M> Peer<M> {
@@ -107,6 +112,14 @@ impl<M> Peer<M> {
             inbound: Inbound::default(),
             out: Outbound::default(),
         }
+    }
+    /// What goes to it. Changes by [`Servers::tell`] and [`Servers::acknowledge`].
+    pub(crate) fn out(&self) -> &Outbound<M> {
+        &self.out
+    }
+    /// Begins the stream to it behind message `last`, before anything was told.
+    pub(crate) fn restore_out(&mut self, last: u64) {
+        self.out = Outbound::acknowledged(last);
     }
     /// Milliseconds since it last said how it is.
     pub(crate) fn silent_ms(&self, now_ms: u64) -> u64 {
@@ -165,9 +178,32 @@ impl GameServer {
     }
 }
 
+/// A message to a session server, as a row: by the server's place and by its number.
+pub(crate) struct ToSession;
+/// A message to a game server, as a row.
+pub(crate) struct ToGame;
+
+impl Tracked for ToSession {
+    type At = (u32, u64);
+    fn key((server, n): (u32, u64)) -> RowKey {
+        RowKey::ToSession(server, n)
+    }
+}
+
+impl Tracked for ToGame {
+    type At = (u32, u64);
+    fn key((server, n): (u32, u64)) -> RowKey {
+        RowKey::ToGame(server, n)
+    }
+}
+
 /// A record of one of the two roles.
 pub(crate) trait Server {
     type Message;
+    /// What the messages to it are called as rows.
+    type Told: Tracked<At = (u32, u64)>;
+    /// A message to it as a record.
+    fn record(name: &ServerName, message: &Self::Message) -> Record;
     fn new(origin: &Origin) -> Self;
     fn peer(&self) -> &Peer<Self::Message>;
     fn peer_mut(&mut self) -> &mut Peer<Self::Message>;
@@ -175,6 +211,10 @@ pub(crate) trait Server {
 
 impl Server for SessionServer {
     type Message = MasterToSession;
+    type Told = ToSession;
+    fn record(name: &ServerName, message: &MasterToSession) -> Record {
+        Record::to_session(name, message)
+    }
     fn new(origin: &Origin) -> Self {
         Self {
             peer: Peer::new(origin),
@@ -194,6 +234,10 @@ impl Server for SessionServer {
 
 impl Server for GameServer {
     type Message = MasterToGame;
+    type Told = ToGame;
+    fn record(name: &ServerName, message: &MasterToGame) -> Record {
+        Record::to_game(name, message)
+    }
     fn new(origin: &Origin) -> Self {
         Self {
             peer: Peer::new(origin),
@@ -259,9 +303,24 @@ impl<S: Server> Servers<S> {
         self.get_mut(slot).peer_mut().reported_ms = now_ms;
         Some(slot)
     }
+    /// Appends a message to the stream to a server.
+    pub(crate) fn tell(&mut self, ledger: &mut Ledger, slot: Slot<S>, message: S::Message) {
+        let n = self.get_mut(slot).peer_mut().out.push(message);
+        ledger.added::<S::Told>((slot.place(), n));
+    }
+    /// A server has what it was told up to number `n`.
+    pub(crate) fn acknowledge(&mut self, ledger: &mut Ledger, slot: Slot<S>, n: u64) {
+        let peer = self.get_mut(slot).peer_mut();
+        for (told, message) in peer.out.unacknowledged().take_while(|(told, _)| *told <= n) {
+            let record = || Some(S::record(&peer.name, message));
+            let _: Touched<S::Told> = ledger.touch((slot.place(), told), record);
+        }
+        peer.out.acknowledge(n);
+    }
     /// Begins the life `origin` of the server by command `lsn`: its record and both streams are new. Its deadline is
     /// [`NEVER`] before.
-    pub(crate) fn renew(&mut self, slot: Slot<S>, origin: &Origin, lsn: u64) {
+    pub(crate) fn renew(&mut self, ledger: &mut Ledger, slot: Slot<S>, origin: &Origin, lsn: u64) {
+        self.acknowledge(ledger, slot, u64::MAX);
         let server = self.get_mut(slot);
         *server = S::new(origin);
         server.peer_mut().streams = lsn;
@@ -277,7 +336,24 @@ impl<S: Server> Servers<S> {
         let up = up.filter(|peer| peer.health == Health::Up);
         up.map(|peer| Origin { server: peer.name.clone(), incarnation: peer.incarnation })
     }
-    pub(crate) fn remove(&mut self, slot: Slot<S>) {
+    /// A message that a server has not acknowledged, as a record.
+    pub(crate) fn record(&self, place: u32, n: u64) -> Option<Record> {
+        let peer = self.servers.get(place as usize)?.peer();
+        Some(S::record(&peer.name, peer.out.get(n)?))
+    }
+    /// The first message from this place and number on that is not acknowledged.
+    pub(crate) fn message_from(&self, (place, n): (u32, u64)) -> Option<(u32, u64)> {
+        let after = n.saturating_sub(1);
+        let at = |place: u32| self.servers.get(place as usize).map(Server::peer);
+        let here = at(place).and_then(|peer| peer.out.after(after).next());
+        if let Some((n, _)) = here {
+            return Some((place, n));
+        }
+        let mut others = place.saturating_add(1)..slot_of(self.servers.capacity());
+        others.find_map(|place| Some((place, at(place)?.out.unacknowledged().next()?.0)))
+    }
+    pub(crate) fn remove(&mut self, ledger: &mut Ledger, slot: Slot<S>) {
+        self.acknowledge(ledger, slot, u64::MAX);
         let server = self.servers.remove(slot.index());
         self.by_name.remove(&server.peer().name);
     }
@@ -288,6 +364,16 @@ impl<S: Server> Servers<S> {
 }
 
 impl Servers<SessionServer> {
+    /// Writes down which sessions are bound to which server, where none are yet: sorted first, a list is made at once.
+    pub(crate) fn bind_all(&mut self, bound: impl Iterator<Item = (SessionSlot, SessionId)>) {
+        let mut lists: BTreeMap<u32, Vec<SessionId>> = BTreeMap::new();
+        for (slot, session) in bound {
+            lists.entry(slot.place()).or_default().push(session);
+        }
+        for (place, sessions) in lists {
+            self.servers[place as usize].sessions = sessions.into_iter().collect();
+        }
+    }
     /// Those that take clients. A suspect one may be back before its clients have noticed.
     pub(crate) fn open(&self) -> Vec<client_session::SessionServer> {
         let open = self.iter().filter(|(_, server)| {

@@ -1,6 +1,6 @@
 //! The state of the master and the one way to change it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -17,14 +17,16 @@ use greenroom_protocol::{
 };
 
 use crate::boards::Boards;
+use crate::changes::{Ledger, RowKey, Rows, Touched, Tracked};
 use crate::command::{Command, Effect, Effects, Header, Origin};
 use crate::deadlines::{Deadlines, Due, NEVER};
 use crate::directory::{At, Directory, Instance, SeatRecord, SeatStage, Stage, Wants};
 use crate::mint::{ClusterSecret, Mint};
 use crate::placement::{Placement, Weighted};
 use crate::rejoin::Rejoin;
-use crate::servers::{GameServer, Health, Servers, SessionServer, SessionSlot};
-use crate::users::{Asked, Users};
+use crate::search::Packed;
+use crate::servers::{GameServer, GameSlot, Health, Servers, SessionServer, SessionSlot};
+use crate::users::{Asked, Session, Users};
 use crate::watch::Watches;
 
 /// How long a game server runs an instance that has a unique key, or that can be restored, without a word of the active
@@ -85,41 +87,69 @@ impl Default for Settings {
     }
 }
 
-/// Why an instance is gone, for as long as somebody may still ask for it.
+/// An instance that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gone {
+    pub(crate) id: InstanceId,
+    pub(crate) code: Code,
+}
+
+impl Tracked for Gone {
+    type At = u64;
+    fn key(n: u64) -> RowKey {
+        RowKey::Departed(n)
+    }
+}
+
+/// Why instances are gone, for as long as somebody may still ask for one.
 #[derive(Debug, Default)]
 pub(crate) struct Departed {
-    codes: BTreeMap<InstanceId, Code>,
-    order: VecDeque<InstanceId>,
+    /// In the order in which they went, by number.
+    gone: Rows<Gone>,
+    numbers: BTreeMap<InstanceId, u64>,
 }
 
 impl Departed {
     /// Enough for the players of a lost game server to hear what became of their instances.
     const LEN_MAX: usize = 8_192;
 
-    pub(crate) fn push(&mut self, id: InstanceId, code: Code) {
-        if self.codes.insert(id, code).is_none() {
-            self.order.push_back(id);
+    /// The number that is written when this instance goes, and that which is forgotten then, if there is one.
+    fn numbers(&self, id: InstanceId) -> (u64, Option<u64>) {
+        if let Some(&known) = self.numbers.get(&id) {
+            return (known, None);
         }
-        if self.order.len() > Self::LEN_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.codes.remove(&oldest);
+        let is_full = self.gone.len() >= Self::LEN_MAX;
+        let oldest = self.gone.keys().next().filter(|_| is_full);
+        (self.gone.last_key_value().map_or(0, |(n, _)| n + 1), oldest.copied())
+    }
+    /// Writes an instance under this number.
+    pub(crate) fn restore(&mut self, touched: &Touched<Gone>, gone: Gone) {
+        self.numbers.insert(gone.id, touched.at());
+        self.gone.set(touched, gone);
+    }
+    fn forget(&mut self, touched: &Touched<Gone>) {
+        if let Some(gone) = self.gone.remove(touched) {
+            self.numbers.remove(&gone.id);
         }
     }
     pub(crate) fn contains(&self, id: InstanceId) -> bool {
-        self.codes.contains_key(&id)
+        self.numbers.contains_key(&id)
     }
     /// What somebody hears who asks for an instance that is not there.
     pub(crate) fn refusal(&self, id: InstanceId) -> Refusal {
-        match self.codes.get(&id) {
-            Some(code) => {
+        match self.numbers.get(&id).and_then(|n| self.gone.get(n)) {
+            Some(Gone { code, .. }) => {
                 Refusal::new(code.clone(), eco_format!("instance {id} is gone: {}", code.meaning()))
             }
             None => Refusal::new(Code::InstanceUnknown, eco_format!("there is no instance {id}")),
         }
     }
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (InstanceId, &Code)> {
-        self.order.iter().filter_map(|id| Some((*id, self.codes.get(id)?)))
+    pub(crate) fn get(&self, n: u64) -> Option<&Gone> {
+        self.gone.get(&n)
+    }
+    /// The first number from this one on.
+    pub(crate) fn from(&self, n: u64) -> Option<u64> {
+        self.gone.range(n..).next().map(|(&n, _)| n)
     }
 }
 
@@ -163,6 +193,9 @@ pub struct State {
     pub(crate) placement: Arc<dyn Placement>,
     /// The list of session servers as it was last told.
     pub(crate) announced: Vec<client_session::SessionServer>,
+    pub(crate) ledger: Ledger,
+    /// A command is being applied; or one was not applied to its end, and then nothing here can be relied on.
+    pub(crate) is_torn: bool,
 }
 
 impl State {
@@ -200,16 +233,24 @@ impl State {
             watches: Watches::default(),
             placement,
             announced: Vec::new(),
+            ledger: Ledger::new(secret),
+            is_torn: false,
         }
     }
 
     /// Applies one command of the log and appends what the shell must do. Total: any command in any state, and the
     /// same one everywhere. A refusal is an effect too.
+    ///
+    /// # Panics
+    /// When a command before this one panicked in here, which is a bug: who caught that can't go on with half of it.
     pub fn apply(&mut self, header: &Header, command: &Command, effects: &mut Effects) {
+        self.assert_whole();
+        self.is_torn = true;
         self.lsn = header.lsn;
         self.epoch = self.epoch.max(header.epoch);
         self.now_ms = self.now_ms.max(header.now_ms);
         self.begin_rejoin();
+        self.tidy_changes();
         let mut step = Step { mint: Mint::new(&self.secret, header), effects };
         let step = &mut step;
         match command {
@@ -217,7 +258,7 @@ impl State {
             Command::SessionLoad(origin, load) => self.session_load(step, origin, load),
             Command::SessionReceived(origin, n) => {
                 if let Some(slot) = self.session_servers.speaker(origin) {
-                    self.session_servers.get_mut(slot).peer.out.acknowledge(*n);
+                    self.session_servers.acknowledge(&mut self.ledger, slot, *n);
                 }
             }
             Command::Bind(origin, bind) => self.bind(step, origin, bind),
@@ -235,7 +276,7 @@ impl State {
             }
             Command::GameReceived(origin, n) => {
                 if let Some(slot) = self.game_servers.speaker(origin) {
-                    self.game_servers.get_mut(slot).peer.out.acknowledge(*n);
+                    self.game_servers.acknowledge(&mut self.ledger, slot, *n);
                 }
             }
             Command::Happened(origin, n, event) => self.happened(step, origin, *n, event),
@@ -247,6 +288,17 @@ impl State {
             }
         }
         self.watch_changes();
+        self.is_torn = false;
+    }
+
+    /// Stops who would use a state that a panic left half changed.
+    pub(crate) fn assert_whole(&self) {
+        assert!(
+            !self.is_torn,
+            "command {} was not applied to its end, which is a bug of this build: this master's state is spoiled. Stop \
+             the process; it gets a new state from its disk or from the other master",
+            self.lsn
+        );
     }
 
     /// The number of a server's streams, if this life of it is there and was not lost sight of: it may go on with them.
@@ -301,12 +353,12 @@ impl State {
     /// What goes to a session server and must not be lost.
     pub fn session_stream(&self, server: &ServerName) -> Option<&Outbound<MasterToSession>> {
         let slot = self.session_servers.named(server)?;
-        Some(&self.session_servers.get(slot).peer.out)
+        Some(self.session_servers.get(slot).peer.out())
     }
     /// What goes to a game server and must not be lost.
     pub fn game_stream(&self, server: &ServerName) -> Option<&Outbound<MasterToGame>> {
         let slot = self.game_servers.named(server)?;
-        Some(&self.game_servers.get(slot).peer.out)
+        Some(self.game_servers.get(slot).peer.out())
     }
     /// The number up to which a server's own stream has been applied: what to acknowledge.
     pub fn received(&self, role: Role, server: &ServerName) -> u64 {
@@ -430,9 +482,10 @@ impl State {
         let refusal =
             Refusal::new(Code::SessionExpired, "the session was without a connection for too long");
         self.leave_all(step, slot, &refusal);
-        let session = self.users.session_mut(slot);
+        let touched = self.touch(slot);
+        let session = self.users.session_mut(&touched);
         self.deadlines.set(&mut session.until_ms, NEVER, Due::Session(id));
-        self.users.remove(slot);
+        self.users.remove(&touched);
     }
 
     /// Ends a session for `refusal`, tells its session server, and remembers it for a while.
@@ -445,34 +498,37 @@ impl State {
                 generation: session.generation,
                 refusal: refusal.clone(),
             };
-            self.session_servers.get_mut(server).peer.out.push(told.into());
+            self.tell_session(server, told.into());
         }
         self.unbind(slot);
-        self.users.end(slot, refusal.clone());
+        let touched = self.touch(slot);
+        self.users.end(&touched, refusal.clone());
     }
 
     /// Takes the connection from a session. It keeps its seats until its time is up.
     pub(crate) fn unbind(&mut self, slot: u32) {
-        let session = self.users.session_mut(slot);
+        let touched = self.touch(slot);
+        let session = self.users.session_mut(&touched);
         let (id, binding) = (session.id, session.binding);
         let until_ms = self.now_ms.saturating_add(self.settings.session_grace_ms);
         self.deadlines.set(&mut session.until_ms, until_ms, Due::Session(id));
         if let Some(server) = binding {
             self.session_servers.get_mut(server).sessions.remove(&id);
-            self.users.bind(slot, None);
+            self.users.bind(&touched, None);
         }
     }
 
     /// Gives a session its connection.
     pub(crate) fn rebind(&mut self, slot: u32, server: SessionSlot) {
-        let session = self.users.session_mut(slot);
+        let touched = self.touch(slot);
+        let session = self.users.session_mut(&touched);
         let (id, binding) = (session.id, session.binding);
         self.deadlines.set(&mut session.until_ms, NEVER, Due::Session(id));
         if let Some(before) = binding {
             self.session_servers.get_mut(before).sessions.remove(&id);
         }
         self.session_servers.get_mut(server).sessions.insert(id);
-        self.users.bind(slot, Some(server));
+        self.users.bind(&touched, Some(server));
         self.watches_anew(id);
     }
 
@@ -494,13 +550,13 @@ impl State {
         let is_there = matches!(instance.seat(seat).stage, SeatStage::Taken | SeatStage::Away);
         self.set_seat(at, seat, SeatRecord::FREE);
         if is_there {
-            self.directory.edit(at, |instance| instance.vacating_mut().push((seat, session)));
+            self.edit(at, |instance| instance.vacating_mut().push((seat, session)));
         }
         // A reserved seat may be taken just now. But nobody was sent to an instance that does not run yet.
         if is_running {
             let told =
                 FreeSeat { instance: id, incarnation, seat, session, refusal: refusal.clone() };
-            self.game_servers.get_mut(server).peer.out.push(told.into());
+            self.tell_game(server, told.into());
         }
     }
 
@@ -514,15 +570,15 @@ impl State {
         if held != holds {
             self.write_out(at, seat);
             if let Some(slot) = held.and_then(|session| self.users.find(session)) {
-                self.users.session_mut(slot).seats.retain(|held| *held != (at, seat));
+                self.session_mut(slot).seats.retain(|held| *held != (at, seat));
             }
             if let Some(slot) = holds.and_then(|session| self.users.find(session)) {
-                self.users.session_mut(slot).seats.push((at, seat));
+                self.session_mut(slot).seats.push((at, seat));
             }
         }
         if before.stage == SeatStage::Expected && record.stage != SeatStage::Expected {
             let kind = self.directory.kind(at).clone();
-            let expected = self.directory.edit(at, |instance| {
+            let expected = self.edit(at, |instance| {
                 let mut expected = None;
                 instance.wish(|wishes| {
                     expected = wishes.expected.extract_if(.., |(there, _)| *there == seat).next();
@@ -533,7 +589,7 @@ impl State {
                 self.expected.remove(&(user, kind, id));
             }
         }
-        self.directory.edit(at, |instance| instance.seat_set(seat, record));
+        self.edit(at, |instance| instance.seat_set(seat, record));
     }
 
     /// Keeps a free seat for a user, checked in or not, who is not expected there yet.
@@ -546,7 +602,7 @@ impl State {
             }
         };
         self.expected.insert((user.clone(), self.directory.kind(at).clone(), id));
-        self.directory.edit(at, |instance| {
+        self.edit(at, |instance| {
             instance.wish(|wishes| wishes.expected.push((seat, user)));
         });
         let record = SeatRecord { stage: SeatStage::Expected, until_ms, ..SeatRecord::FREE };
@@ -566,11 +622,11 @@ impl State {
         if self.directory.get(at).stage == Stage::Closing {
             return;
         }
-        self.directory.edit(at, |instance| instance.stage = Stage::Closing);
+        self.edit(at, |instance| instance.stage = Stage::Closing);
         let instance = self.directory.get(at);
         let told =
             DestroyInstance { instance: instance.id, incarnation: instance.incarnation, refusal };
-        self.game_servers.get_mut(instance.server).peer.out.push(told.into());
+        self.tell_game(instance.server, told.into());
     }
 
     /// Removes an instance that does not run any more, with its seats, and answers who waits for it.
@@ -584,12 +640,13 @@ impl State {
         for seat in held {
             self.set_seat(at, seat, SeatRecord::FREE);
         }
-        let instance = self.directory.remove(at);
+        let touched = self.touch(at);
+        let instance = self.directory.remove(&touched);
         self.game_servers.get_mut(server).take(id, weight);
         if let Some(filter) = instance.wishes().filter.clone() {
             self.met(&kind, id, filter);
         }
-        self.departed.push(id, refusal.code.clone());
+        self.depart(Gone { id, code: refusal.code.clone() });
         for waiter in instance.waiters() {
             let outcome = match waiter.wants {
                 Wants::Destroyed => Outcome::Destroyed(Destroyed { instance: id }),
@@ -597,6 +654,49 @@ impl State {
             };
             self.resolve(step, waiter.session, waiter.id, outcome);
         }
+    }
+
+    /// Writes down that an instance is gone.
+    fn depart(&mut self, gone: Gone) {
+        let (n, oldest) = self.departed.numbers(gone.id);
+        let touched = self.touch(n);
+        self.departed.restore(&touched, gone);
+        if let Some(oldest) = oldest {
+            let touched = self.touch(oldest);
+            self.departed.forget(&touched);
+        }
+    }
+
+    /// A session to change; its id, key, life and binding have their own functions.
+    pub(crate) fn session_mut(&mut self, slot: u32) -> &mut Session {
+        let touched = self.touch(slot);
+        self.users.session_mut(&touched)
+    }
+
+    /// Changes an instance and, where the change shows there, the indexes. Its id, key and time of creation stay.
+    pub(crate) fn edit<R>(&mut self, at: At, change: impl FnOnce(&mut Instance) -> R) -> R {
+        self.edit_meta(at, None, change)
+    }
+
+    /// Changes an instance and, if there is something new, what the game says of it.
+    pub(crate) fn edit_meta<R>(
+        &mut self,
+        at: At,
+        meta: Option<Packed>,
+        change: impl FnOnce(&mut Instance) -> R,
+    ) -> R {
+        let touched = self.touch(at);
+        self.directory.edit(&touched, meta, change)
+    }
+
+    /// Tells a session server what must not be lost.
+    pub(crate) fn tell_session(&mut self, server: SessionSlot, message: MasterToSession) {
+        self.session_servers.tell(&mut self.ledger, server, message);
+    }
+
+    /// Tells a game server what must not be lost.
+    pub(crate) fn tell_game(&mut self, server: GameSlot, message: MasterToGame) {
+        self.game_servers.tell(&mut self.ledger, server, message);
     }
 
     /// Answers a request that waited, at the session server that has the session now. If none has, the answer waits

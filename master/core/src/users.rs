@@ -11,6 +11,7 @@ use greenroom_protocol::{Generation, Refusal, RequestId, Seat, SessionId, Sessio
 use slab::Slab;
 use smallvec::SmallVec;
 
+use crate::changes::{Ledger, Records, RowKey, Touched, Tracked, TrackedSlot, make_room};
 use crate::deadlines::NEVER;
 use crate::directory::{At, slot_of};
 use crate::index::PointIndex;
@@ -78,6 +79,19 @@ impl Session {
             Life::Live { user } => Some(user),
             Life::Ended(_) => None,
         }
+    }
+}
+
+impl Tracked for Session {
+    type At = u32;
+    fn key(slot: u32) -> RowKey {
+        RowKey::Session(slot)
+    }
+}
+
+impl TrackedSlot for Session {
+    fn slot(slot: u32) -> u32 {
+        slot
     }
 }
 
@@ -215,14 +229,16 @@ pub(crate) struct Users {
     ids: OrderedIndex,
     /// Users by name, then by id.
     names: OrderedIndex,
-    sessions: Slab<Session>,
+    sessions: Records<Session>,
     by_session: PointIndex<u32>,
     by_key: PointIndex<u32>,
     /// How many sessions have a connection.
     bound: usize,
+    /// Between [`Users::fill`] and [`Users::order`] the indexes are empty.
+    is_filling: bool,
 }
 
-fn key_at<'a>(sessions: &'a Slab<Session>) -> impl Fn(u32) -> &'a SessionKey {
+fn key_at<'a>(sessions: &'a Records<Session>) -> impl Fn(u32) -> &'a SessionKey {
     |slot| sessions[slot as usize].key.as_ref().expect("only sessions with a key are in this index")
 }
 
@@ -237,14 +253,6 @@ fn by_name(users: &Slab<User>) -> impl Fn(Entry, Entry) -> Ordering {
     }
 }
 
-/// Makes room for one more record, and for an eighth more where there are many: a table that doubles, as it would by
-/// itself, is half empty after it did.
-fn make_room<T>(records: &mut Slab<T>) {
-    if records.len() == records.capacity() {
-        records.reserve_exact((records.len() / 8).max(4));
-    }
-}
-
 impl Users {
     pub(crate) fn new(secret: &ClusterSecret) -> Self {
         Self {
@@ -252,11 +260,53 @@ impl Users {
             by_user: PointIndex::new(secret),
             ids: OrderedIndex::default(),
             names: OrderedIndex::default(),
-            sessions: Slab::new(),
+            sessions: Records::default(),
             by_session: PointIndex::new(secret),
             by_key: PointIndex::new(secret),
             bound: 0,
+            is_filling: false,
         }
+    }
+
+    /// Many users and sessions come, and nobody looks for one before they are there: [`Users::order`].
+    pub(crate) fn fill(&mut self) {
+        self.is_filling = true;
+    }
+
+    /// Makes the indexes of all that came.
+    ///
+    /// # Errors
+    /// When two have the same id or key. The users are useless then.
+    pub(crate) fn order(&mut self, secret: &ClusterSecret) -> Result<(), String> {
+        let Self { users, sessions, ids, names, .. } = self;
+        self.by_user = PointIndex::with_room(secret, users.len());
+        for (slot, user) in users.iter() {
+            let id_of = |slot: u32| &users[slot as usize].id;
+            if !self.by_user.try_insert(&user.id, slot_of(slot), id_of) {
+                return Err(format!("user {} has two sessions", user.id));
+            }
+        }
+        self.by_session = PointIndex::with_room(secret, sessions.len());
+        self.by_key = PointIndex::with_room(secret, sessions.len());
+        for (slot, session) in sessions.iter() {
+            let (id, slot) = (session.id, slot_of(slot));
+            let id_of = |slot: u32| &sessions[slot as usize].id;
+            let is_new = self.by_session.try_insert(&id, slot, id_of)
+                && session
+                    .key
+                    .as_ref()
+                    .is_none_or(|key| self.by_key.try_insert(key, slot, key_at(sessions)));
+            if !is_new {
+                return Err(format!("session {id} or its key is there twice"));
+            }
+        }
+        let entries = |text: fn(&User) -> &[u8]| {
+            users.iter().map(|(slot, user)| Entry::of_text(text(user), slot_of(slot))).collect()
+        };
+        *ids = OrderedIndex::of(entries(|user| user.id.as_str().as_bytes()), by_id(users));
+        *names = OrderedIndex::of(entries(|user| user.name.as_bytes()), by_name(users));
+        self.is_filling = false;
+        Ok(())
     }
 
     /// How many users have a session.
@@ -287,9 +337,16 @@ impl Users {
     pub(crate) fn session(&self, slot: u32) -> &Session {
         &self.sessions[slot as usize]
     }
+    pub(crate) fn try_session(&self, slot: u32) -> Option<&Session> {
+        self.sessions.get(slot as usize)
+    }
+    /// The first slot from this one on that has a session.
+    pub(crate) fn session_from(&self, slot: u32) -> Option<u32> {
+        self.sessions.next(slot)
+    }
     /// A session to change; its id, key, life and binding have their own functions.
-    pub(crate) fn session_mut(&mut self, slot: u32) -> &mut Session {
-        &mut self.sessions[slot as usize]
+    pub(crate) fn session_mut(&mut self, touched: &Touched<Session>) -> &mut Session {
+        self.sessions.get_mut(touched)
     }
     pub(crate) fn find(&self, id: SessionId) -> Option<u32> {
         self.by_session.get(&id, |slot| &self.sessions[slot as usize].id)
@@ -299,23 +356,34 @@ impl Users {
     }
 
     /// Adds a live session, and its user, who has no other. Both ids and the key are new.
-    pub(crate) fn insert(&mut self, mut session: Session, id: &UserId, name: EcoString) -> u32 {
+    pub(crate) fn insert(
+        &mut self,
+        ledger: &mut Ledger,
+        mut session: Session,
+        id: &UserId,
+        name: EcoString,
+    ) -> u32 {
         make_room(&mut self.users);
-        make_room(&mut self.sessions);
+        self.sessions.make_room();
         let slot = slot_of(self.sessions.vacant_key());
         let user = slot_of(self.users.insert(User { id: id.clone(), name, session: slot }));
-        self.by_user.insert(id, user, |user| &self.users[user as usize].id);
-        let record = &self.users[user as usize];
-        self.ids.insert(Entry::of_text(id.as_str().as_bytes(), user), by_id(&self.users));
-        self.names.insert(Entry::of_text(record.name.as_bytes(), user), by_name(&self.users));
+        if !self.is_filling {
+            self.by_user.insert(id, user, |user| &self.users[user as usize].id);
+            let record = &self.users[user as usize];
+            self.ids.insert(Entry::of_text(id.as_str().as_bytes(), user), by_id(&self.users));
+            self.names.insert(Entry::of_text(record.name.as_bytes(), user), by_name(&self.users));
+        }
         session.life = Life::Live { user };
-        self.keep(session)
+        self.keep(ledger, session)
     }
 
     /// Adds a session that is over, or whose user has just been added. Its id and key are new.
-    pub(crate) fn keep(&mut self, session: Session) -> u32 {
+    pub(crate) fn keep(&mut self, ledger: &mut Ledger, session: Session) -> u32 {
         let (id, key) = (session.id, session.key);
-        let slot = slot_of(self.sessions.insert(session));
+        let slot = self.sessions.insert(ledger, session, |slot| slot);
+        if self.is_filling {
+            return slot;
+        }
         self.by_session.insert(&id, slot, |slot| &self.sessions[slot as usize].id);
         if let Some(key) = &key {
             self.by_key.insert(key, slot, key_at(&self.sessions));
@@ -323,7 +391,9 @@ impl Users {
         slot
     }
 
-    pub(crate) fn rename(&mut self, user: u32, name: &EcoString) {
+    /// Writes the name of a session's user, if it has one.
+    pub(crate) fn rename(&mut self, touched: &Touched<Session>, name: &EcoString) {
+        let Life::Live { user } = self.session(touched.at()).life else { return };
         let record = &self.users[user as usize];
         if record.name != *name {
             let entry = Entry::of_text(record.name.as_bytes(), user);
@@ -335,30 +405,31 @@ impl Users {
     }
 
     /// Gives a key to a session that has none. No other session has it.
-    pub(crate) fn set_key(&mut self, slot: u32, key: SessionKey) {
-        self.sessions[slot as usize].key = Some(key);
-        self.by_key.insert(&key, slot, key_at(&self.sessions));
+    pub(crate) fn set_key(&mut self, touched: &Touched<Session>, key: SessionKey) {
+        self.sessions.get_mut(touched).key = Some(key);
+        self.by_key.insert(&key, touched.at(), key_at(&self.sessions));
     }
 
     /// Binds a session to a server, or to none.
-    pub(crate) fn bind(&mut self, slot: u32, server: Option<SessionSlot>) {
-        let binding = &mut self.sessions[slot as usize].binding;
+    pub(crate) fn bind(&mut self, touched: &Touched<Session>, server: Option<SessionSlot>) {
+        let binding = &mut self.sessions.get_mut(touched).binding;
         self.bound = self.bound + usize::from(server.is_some()) - usize::from(binding.is_some());
         *binding = server;
     }
 
     /// Ends a session that is not bound: its user is gone, the record stays.
-    pub(crate) fn end(&mut self, slot: u32, refusal: Refusal) {
-        self.remove_user(slot);
-        let session = &mut self.sessions[slot as usize];
+    pub(crate) fn end(&mut self, touched: &Touched<Session>, refusal: Refusal) {
+        self.remove_user(touched);
+        let session = self.sessions.get_mut(touched);
         session.life = Life::Ended(Box::new(refusal));
         session.requests = Requests::default();
     }
 
     /// Forgets a session that is not bound.
-    pub(crate) fn remove(&mut self, slot: u32) -> Session {
-        self.remove_user(slot);
-        let session = self.sessions.remove(slot as usize);
+    pub(crate) fn remove(&mut self, touched: &Touched<Session>) -> Session {
+        self.remove_user(touched);
+        let slot = touched.at();
+        let session = self.sessions.remove(touched);
         self.by_session.remove(&session.id, slot);
         if let Some(key) = &session.key {
             self.by_key.remove(key, slot);
@@ -366,8 +437,9 @@ impl Users {
         session
     }
 
-    fn remove_user(&mut self, slot: u32) {
-        if let Life::Live { user } = self.sessions[slot as usize].life {
+    /// What a session's record says of its user goes with the user, so it takes leave to change the session.
+    fn remove_user(&mut self, touched: &Touched<Session>) {
+        if let Life::Live { user } = self.session(touched.at()).life {
             let record = &self.users[user as usize];
             let id = Entry::of_text(record.id.as_str().as_bytes(), user);
             let name = Entry::of_text(record.name.as_bytes(), user);

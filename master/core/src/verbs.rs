@@ -60,7 +60,7 @@ impl State {
         }
         let message = match self.bound(step, server, bind) {
             Ok(slot) => {
-                self.users.session_mut(slot).bound_by = Some(bind.number);
+                self.session_mut(slot).bound_by = Some(bind.number);
                 let session = self.users.session(slot);
                 Bound {
                     number: bind.number,
@@ -99,7 +99,7 @@ impl State {
         }
         let id = step.mint.session();
         let session = Session::new(id, Some(bind.session_key), Generation(1));
-        let slot = self.users.insert(session, &bind.user, bind.name.clone());
+        let slot = self.users.insert(&mut self.ledger, session, &bind.user, bind.name.clone());
         self.rebind(slot, server);
         Ok(slot)
     }
@@ -107,13 +107,12 @@ impl State {
     /// Binds a session that only a game server told of, after the master's memory was lost: nobody here knows its key,
     /// but this is its user, whose seats wait. Should another session server have it, that one is told that it has not.
     fn bound_anew(&mut self, slot: u32, server: SessionSlot, bind: &Bind) -> u32 {
-        self.users.set_key(slot, bind.session_key);
-        if let Some(user) = self.users.session(slot).user() {
-            self.users.rename(user, &bind.name);
-        }
+        let touched = self.touch(slot);
+        self.users.set_key(&touched, bind.session_key);
+        self.users.rename(&touched, &bind.name);
         // Larger than any that it had: generations count bindings, and nobody binds once a second for years.
         let seconds = u32::try_from(self.now_ms / 1_000).unwrap_or(u32::MAX);
-        let generation = &mut self.users.session_mut(slot).generation;
+        let generation = &mut self.users.session_mut(&touched).generation;
         *generation = Generation(generation.0.saturating_add(1).max(seconds));
         self.rebind(slot, server);
         slot
@@ -137,10 +136,11 @@ impl State {
                 generation: session.generation,
                 refusal: Refusal::new(Code::Superseded, "the session has a newer connection"),
             };
-            self.session_servers.get_mut(before).peer.out.push(told.into());
+            self.tell_session(before, told.into());
         }
-        self.users.rename(user, &bind.name);
-        let generation = &mut self.users.session_mut(slot).generation;
+        let touched = self.touch(slot);
+        self.users.rename(&touched, &bind.name);
+        let generation = &mut self.users.session_mut(&touched).generation;
         *generation = Generation(generation.0.saturating_add(1));
         self.rebind(slot, server);
         Ok(slot)
@@ -182,10 +182,10 @@ impl State {
         if let Some(known) = self.users.session(slot).requests.get(id) {
             return self.answered(known);
         }
-        let requests = &mut self.users.session_mut(slot).requests;
-        if id <= requests.answered.max(answered) {
+        if id <= self.users.session(slot).requests.answered.max(answered) {
             return refused(Code::Stale, Code::Stale.meaning());
         }
+        let requests = &mut self.session_mut(slot).requests;
         requests.forget(answered);
         // One that takes long holds back the acknowledgement of those after it: they may go on for a while.
         let kept_max = KEPT_FOR_EACH * requests_max;
@@ -203,7 +203,7 @@ impl State {
             return Some(Outcome::Refused(refusal));
         }
         // Known from here on, so that an instance may already write its outcome.
-        self.users.session_mut(slot).requests.begin(id);
+        self.session_mut(slot).requests.begin(id);
         if has_to_wait {
             self.rejoin.waiting.push_back(Waiting { session, id, request: request.clone() });
             return None;
@@ -239,7 +239,7 @@ impl State {
     /// Writes the outcome of a request that is not decided yet.
     pub(crate) fn decided(&mut self, slot: u32, id: RequestId, outcome: &Outcome) -> bool {
         let decided = self.kept(&self.users.session(slot).seats, id, outcome);
-        self.users.session_mut(slot).requests.decide(decided)
+        self.session_mut(slot).requests.decide(decided)
     }
 
     /// Writes the answers that say a seat out as they were given. To be called before the seat has another holder, the
@@ -248,7 +248,7 @@ impl State {
         let holder = self.directory.get(at).seat(seat).holder();
         if let Some(slot) = holder.and_then(|session| self.users.find(session)) {
             let outcome = self.granted(at, seat);
-            self.users.session_mut(slot).requests.write_out(at, seat, &outcome);
+            self.session_mut(slot).requests.write_out(at, seat, &outcome);
         }
     }
 
@@ -477,9 +477,8 @@ impl State {
             record.wish(|wishes| wishes.filter = Some(filter.clone()));
             self.meets.insert((kind.clone(), filter.clone()), instance);
         }
-        let at = self.directory.insert(kind, record);
-        let server = self.game_servers.get_mut(server);
-        server.add(instance, weight);
+        let at = self.directory.insert(&mut self.ledger, kind, record);
+        self.game_servers.get_mut(server).add(instance, weight);
         let told = CreateInstance {
             instance,
             incarnation,
@@ -491,7 +490,7 @@ impl State {
             created_ms: self.now_ms,
             private,
         };
-        server.peer.out.push(told.into());
+        self.tell_game(server, told.into());
         Ok(at)
     }
 
@@ -587,7 +586,7 @@ impl State {
         if self.users.session(slot).seats.len() >= self.settings.seats_max {
             return Err(self.seats_max());
         }
-        if self.game_servers.get(instance.server).peer.out.len() >= self.settings.stream_max {
+        if self.game_servers.get(instance.server).peer.out().len() >= self.settings.stream_max {
             return Err(Refusal::new(
                 Code::Busy,
                 "the game server of the instance does not keep up; try again",
@@ -626,8 +625,7 @@ impl State {
     /// The request is answered when the instance runs, or is closed.
     fn wait(&mut self, at: At, slot: u32, id: RequestId, wants: Wants) -> Option<Outcome> {
         let session = self.users.session(slot).id;
-        self.directory
-            .edit(at, |instance| instance.waiters_mut().push(Waiter { session, id, wants }));
+        self.edit(at, |instance| instance.waiters_mut().push(Waiter { session, id, wants }));
         None
     }
 

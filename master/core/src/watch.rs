@@ -6,6 +6,7 @@
 //! list: who reads slowly finds changes merged, not more of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use ecow::eco_format;
 use greenroom_protocol::search::{Filter, LIMIT_MAX};
@@ -20,6 +21,7 @@ use greenroom_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::changes::{RowKey, Rows, Touched, Tracked};
 use crate::command::Origin;
 use crate::deadlines::{Due, NEVER};
 use crate::search::{Compiled, FieldId, Record, Value};
@@ -80,6 +82,31 @@ pub(crate) struct Place {
     waits: bool,
 }
 
+/// Why a live search ended.
+#[derive(Clone, Debug)]
+struct Ended(Refusal);
+
+impl Tracked for Group {
+    type At = u64;
+    fn key(number: u64) -> RowKey {
+        RowKey::Group(number)
+    }
+}
+
+impl Tracked for Place {
+    type At = (SessionId, RequestId);
+    fn key((session, watch): (SessionId, RequestId)) -> RowKey {
+        RowKey::Place(session, watch)
+    }
+}
+
+impl Tracked for Ended {
+    type At = (SessionId, RequestId);
+    fn key((session, watch): (SessionId, RequestId)) -> RowKey {
+        RowKey::WatchEnded(session, watch)
+    }
+}
+
 /// A kind, and a field with the value that every instance of it has in which a filter lets through.
 type Wanted = (KindName, Option<(FieldId, Value)>);
 
@@ -96,25 +123,27 @@ struct Alike {
 pub(crate) struct Watches {
     /// Number of the newest group.
     last: u64,
-    groups: BTreeMap<u64, Group>,
+    groups: Rows<Group>,
     by_filter: BTreeMap<(KindName, Filter), u64>,
     /// Groups whose filter no instance passes without a certain value, by that value; for the others it is none.
     by_value: BTreeMap<Wanted, Alike>,
     /// The groups that know an instance: members of their sets and those that left one.
     knowing: BTreeMap<InstanceId, BTreeSet<u64>>,
-    places: BTreeMap<(SessionId, RequestId), Place>,
+    places: Rows<Place>,
     /// Live searches that ended while their session had no connection: it is told with its next one.
-    ended: BTreeMap<(SessionId, RequestId), Refusal>,
+    ended: Rows<Ended>,
 }
 
 impl Group {
-    /// Writes down that an instance changed, and whether it is in the set now. False if nobody has to be told.
-    fn change(&mut self, id: InstanceId, is_member: bool) -> bool {
+    /// Whether an instance is in the set.
+    fn has(&self, id: InstanceId) -> bool {
+        self.newest.get(&id).is_some_and(|change| change.is_member)
+    }
+
+    /// Writes down that an instance changed that was in the set or is, and whether it is in the set now.
+    fn change(&mut self, id: InstanceId, is_member: bool) {
         let before = self.newest.get(&id).copied();
         let was_member = before.is_some_and(|change| change.is_member);
-        if !was_member && !is_member {
-            return false;
-        }
         if let Some(before) = before {
             self.changes.remove(&before.n);
         }
@@ -122,14 +151,10 @@ impl Group {
         self.newest.insert(id, Change { n: self.n, is_member });
         self.changes.insert(self.n, id);
         self.members = self.members + usize::from(is_member) - usize::from(was_member);
-        true
     }
 
     /// Forgets who left the set up to this change, and gives them.
     fn forget(&mut self, told: u64) -> Vec<InstanceId> {
-        if self.newest.len() == self.members {
-            return Vec::new();
-        }
         let is_gone = |id: &InstanceId| self.newest.get(id).is_some_and(|change| !change.is_member);
         let over = self.changes.range(..=told).filter(|(_, id)| is_gone(id));
         let over: Vec<(u64, InstanceId)> = over.map(|(&n, &id)| (n, id)).collect();
@@ -165,9 +190,9 @@ impl State {
                 self.begin_group(watch, compiled)?
             }
         };
-        let place = Place { group: number, told: 0, anew: true, waits: false };
-        self.watches.places.insert((session, id), place);
-        self.watches.group_mut(number).watchers.insert((session, id));
+        self.set_place((session, id), Place { group: number, told: 0, anew: true, waits: false });
+        let touched = self.touch(number);
+        self.watches.group_mut(&touched).watchers.insert((session, id));
         self.tell_soon(number);
         Ok(Some(Outcome::Watching(Watching {})))
     }
@@ -191,11 +216,12 @@ impl State {
         if self.users.session(slot).binding != Some(server) {
             return step.illegal(Role::Session, &origin.server, "another server's live search");
         }
-        let Some(place) = self.watches.places.get_mut(&(seen.session, seen.watch)) else { return };
+        let watcher = (seen.session, seen.watch);
+        let Some(place) = self.watches.places.get(&watcher).copied() else { return };
         if !place.waits || place.told != seen.n {
             return; // Of what was told before its connection broke.
         }
-        place.waits = false;
+        self.set_place(watcher, Place { waits: false, ..place });
         let number = place.group;
         let is_behind = place.told < self.watches.group(number).n;
         if is_behind {
@@ -208,11 +234,10 @@ impl State {
         let all: Vec<(RequestId, u64)> =
             self.watches.of(session).map(|(watch, place)| (watch, place.group)).collect();
         for (watch, group) in all {
-            let place = Place { group, told: 0, anew: true, waits: false };
-            self.watches.places.insert((session, watch), place);
+            self.set_place((session, watch), Place { group, told: 0, anew: true, waits: false });
             self.tell_soon(group);
         }
-        for (watcher, refusal) in self.watches.take_ended(session) {
+        for (watcher, Ended(refusal)) in self.take_ended(session) {
             self.told(&[watcher], &over(0, &refusal));
         }
     }
@@ -223,7 +248,7 @@ impl State {
         for watch in all {
             self.leave_group(session, watch);
         }
-        self.watches.take_ended(session);
+        self.take_ended(session);
     }
 
     /// Brings the sets up to date with what one command did to instances.
@@ -237,14 +262,16 @@ impl State {
             }
             let mut changed = Vec::new();
             for number in concerned {
-                let group = self.watches.group_mut(number);
+                let group = self.watches.group(number);
                 let is_member =
                     listed.as_ref().is_some_and(|there| group.compiled.lets_through(there));
-                if group.change(id, is_member) {
-                    changed.push(number);
+                if is_member || group.has(id) {
+                    changed.push((number, is_member));
                 }
             }
-            for number in changed {
+            for (number, is_member) in changed {
+                let touched = self.touch(number);
+                self.watches.group_mut(&touched).change(id, is_member);
                 self.watches.knowing.entry(id).or_default().insert(number);
                 self.bound_group(number);
             }
@@ -259,11 +286,13 @@ impl State {
         }
         if group.newest.len() - group.members > GONE_MAX {
             let newest = group.n;
-            self.watches.forget(number, newest);
-            let Watches { groups, places, .. } = &mut self.watches;
-            for watcher in &groups[&number].watchers {
-                let place = places.get_mut(watcher).expect("a watcher has a place");
-                place.anew |= place.told < newest;
+            let watchers = group.watchers.clone();
+            self.forget(number, newest);
+            for watcher in watchers {
+                let place = self.watches.places[&watcher];
+                if place.told < newest && !place.anew {
+                    self.set_place(watcher, Place { anew: true, ..place });
+                }
             }
         }
         self.tell_soon(number);
@@ -280,8 +309,9 @@ impl State {
             };
             match self.compile(&kind, &filter) {
                 Ok(compiled) => {
+                    let touched = self.touch(number);
                     self.watches.unindex(number);
-                    self.watches.group_mut(number).compiled = compiled;
+                    self.watches.group_mut(&touched).compiled = compiled;
                     self.watches.index(number);
                 }
                 Err(refusal) => self.end_group(number, &refusal),
@@ -337,7 +367,8 @@ impl State {
             self.watches.knowing.entry(id).or_default().insert(number);
         }
         self.watches.by_filter.insert((watch.kind.clone(), watch.filter.clone()), number);
-        self.watches.groups.insert(number, group);
+        let touched = self.touch(number);
+        self.watches.groups.set(&touched, group);
         self.watches.index(number);
         self.directory.watch_shard(&watch.kind, true);
         Ok(number)
@@ -368,8 +399,10 @@ impl State {
     }
 
     fn leave_group(&mut self, session: SessionId, watch: RequestId) {
-        let Some(place) = self.watches.places.remove(&(session, watch)) else { return };
-        let group = self.watches.group_mut(place.group);
+        let touched = self.touch((session, watch));
+        let Some(place) = self.watches.places.remove(&touched) else { return };
+        let touched = self.touch(place.group);
+        let group = self.watches.group_mut(&touched);
         group.watchers.remove(&(session, watch));
         if group.watchers.is_empty() {
             self.remove_group(place.group);
@@ -378,10 +411,12 @@ impl State {
 
     fn remove_group(&mut self, number: u64) {
         self.watches.unindex(number);
-        let mut group = self.watches.groups.remove(&number).expect("a group is removed once");
+        let touched = self.touch(number);
+        let mut group = self.watches.groups.remove(&touched).expect("a group is removed once");
         self.deadlines.set(&mut group.until_ms, NEVER, Due::Watch(number));
         for watcher in &group.watchers {
-            self.watches.places.remove(watcher);
+            let touched = self.touch(*watcher);
+            self.watches.places.remove(&touched);
         }
         for id in group.newest.keys() {
             self.watches.unknow(*id, number);
@@ -401,7 +436,8 @@ impl State {
         let each: Vec<(SessionId, RequestId)> = watchers.iter().copied().collect();
         let told: BTreeSet<(SessionId, RequestId)> = self.told(&each, &over).into_iter().collect();
         for watcher in watchers.difference(&told) {
-            self.watches.ended.insert(*watcher, refusal.clone());
+            let touched = self.touch(*watcher);
+            self.watches.ended.set(&touched, Ended(refusal.clone()));
         }
         self.remove_group(number);
     }
@@ -409,14 +445,16 @@ impl State {
     /// A group has something to tell, but not at once after it told something.
     fn tell_soon(&mut self, number: u64) {
         let now_ms = self.now_ms;
-        let group = self.watches.group_mut(number);
+        let touched = self.touch(number);
+        let group = self.watches.group_mut(&touched);
         let at_ms = now_ms.max(group.told_ms.saturating_add(PAUSE_MS)).min(group.until_ms);
         self.deadlines.set(&mut group.until_ms, at_ms, Due::Watch(number));
     }
 
     /// Tells a group's watchers what they don't know. Those at one place get the same bytes.
     pub(crate) fn tell(&mut self, number: u64) {
-        let group = self.watches.group_mut(number);
+        let touched = self.touch(number);
+        let group = self.watches.group_mut(&touched);
         self.deadlines.set(&mut group.until_ms, NEVER, Due::Watch(number));
         let mut by_place: BTreeMap<Place, Vec<(SessionId, RequestId)>> = BTreeMap::new();
         let group = self.watches.group(number);
@@ -427,7 +465,7 @@ impl State {
             }
         }
         if !by_place.is_empty() {
-            self.watches.group_mut(number).told_ms = self.now_ms;
+            self.watches.group_mut(&touched).told_ms = self.now_ms;
         }
         let mut is_told = true;
         for (place, watchers) in by_place {
@@ -436,7 +474,7 @@ impl State {
             is_told &= told.len() == watchers.len();
             for watcher in told {
                 let told = Place { group: number, told: changes.n, anew: false, waits: true };
-                self.watches.places.insert(watcher, told);
+                self.set_place(watcher, told);
             }
         }
         if !is_told {
@@ -446,7 +484,34 @@ impl State {
         let group = self.watches.group(number);
         let places = group.watchers.iter().map(|watcher| self.watches.places[watcher]);
         let told = places.filter(|place| !place.anew).map(|place| place.told).min();
-        self.watches.forget(number, told.unwrap_or(group.n));
+        self.forget(number, told.unwrap_or(group.n));
+    }
+
+    fn set_place(&mut self, watcher: (SessionId, RequestId), place: Place) {
+        let touched = self.touch(watcher);
+        self.watches.places.set(&touched, place);
+    }
+
+    fn take_ended(&mut self, session: SessionId) -> Vec<((SessionId, RequestId), Ended)> {
+        let all = (session, RequestId(0))..=(session, RequestId(u32::MAX));
+        let keys: Vec<_> = self.watches.ended.range(all).map(|(key, _)| *key).collect();
+        let taken = keys.into_iter().map(|key| {
+            let touched = self.touch(key);
+            Some((key, self.watches.ended.remove(&touched)?))
+        });
+        taken.flatten().collect()
+    }
+
+    /// Forgets who left a group's set up to this change.
+    fn forget(&mut self, number: u64, told: u64) {
+        let group = self.watches.group(number);
+        if group.newest.len() == group.members {
+            return;
+        }
+        let touched = self.touch(number);
+        for id in self.watches.group_mut(&touched).forget(told) {
+            self.watches.unknow(id, number);
+        }
     }
 
     fn is_bound(&self, session: SessionId) -> bool {
@@ -458,7 +523,7 @@ impl State {
     pub(crate) fn audit_watches(&self) -> Result<usize, String> {
         let watches = &self.watches;
         let (mut deadlines, mut watchers, mut known) = (0, 0, 0);
-        for (&number, group) in &watches.groups {
+        for (&number, group) in watches.groups.iter() {
             let is_due = group.until_ms != NEVER;
             deadlines += usize::from(is_due);
             if is_due && !self.deadlines.contains(group.until_ms, Due::Watch(number)) {
@@ -568,7 +633,7 @@ impl State {
             let record = self.users.session(slot);
             let Some(server) = record.binding else { continue };
             let peer = &self.session_servers.get(server).peer;
-            if peer.out.len() >= self.settings.stream_max {
+            if peer.out().len() >= self.settings.stream_max {
                 continue;
             }
             let watcher = Watcher { session, generation: record.generation, watch };
@@ -578,7 +643,7 @@ impl State {
         let encoded = Opaque::from(encode(changes));
         for (server, to) in by_server.into_values() {
             let changed = Changed { to, changes: encoded.clone() };
-            self.session_servers.get_mut(server).peer.out.push(changed.into());
+            self.tell_session(server, changed.into());
         }
         told
     }
@@ -631,13 +696,37 @@ impl State {
             watches.knowing.entry(id).or_default().insert(number);
         }
         watches.by_filter.insert((kind.clone(), filter), number);
-        if watches.groups.insert(number, group).is_some() {
+        let touched = self.touch(number);
+        if self.watches.groups.set(&touched, group).is_some() {
             return Err(format!("live search {number} is there twice"));
         }
-        watches.index(number);
+        self.watches.index(number);
         self.directory.watch_shard(&kind, true);
         self.restore_deadline(until_ms, Due::Watch(number));
         Ok(())
+    }
+
+    pub(crate) fn restore_place(&mut self, record: PlaceRecord) -> Result<(), String> {
+        let PlaceRecord { session, watch, place } = record;
+        if !self.watches.groups.contains_key(&place.group) {
+            return Err(format!("session {session} watches nothing"));
+        }
+        let touched = self.touch(place.group);
+        self.watches.group_mut(&touched).watchers.insert((session, watch));
+        self.set_place((session, watch), place);
+        Ok(())
+    }
+
+    pub(crate) fn restore_ended(&mut self, session: SessionId, watch: RequestId, refusal: Refusal) {
+        let touched = self.touch((session, watch));
+        self.watches.ended.set(&touched, Ended(refusal));
+    }
+}
+
+impl GroupRecord {
+    /// How many instances it says something of.
+    pub(crate) fn len(&self) -> usize {
+        self.changes.len()
     }
 }
 
@@ -648,36 +737,43 @@ impl Watches {
     pub(crate) fn set_last(&mut self, last: u64) {
         self.last = last;
     }
-    pub(crate) fn groups(&self) -> impl Iterator<Item = GroupRecord> {
-        self.groups.iter().map(|(&number, group)| {
-            let changes = group.changes.iter();
-            GroupRecord {
-                number,
-                kind: group.kind.clone(),
-                filter: group.filter.clone(),
-                n: group.n,
-                changes: changes.map(|(&n, &id)| (n, id, group.newest[&id].is_member)).collect(),
-                until_ms: group.until_ms,
-                told_ms: group.told_ms,
-            }
+    pub(crate) fn group_record(&self, number: u64) -> Option<GroupRecord> {
+        let group = self.groups.get(&number)?;
+        let changes = group.changes.iter();
+        Some(GroupRecord {
+            number,
+            kind: group.kind.clone(),
+            filter: group.filter.clone(),
+            n: group.n,
+            changes: changes.map(|(&n, &id)| (n, id, group.newest[&id].is_member)).collect(),
+            until_ms: group.until_ms,
+            told_ms: group.told_ms,
         })
     }
-    pub(crate) fn places(&self) -> impl Iterator<Item = PlaceRecord> {
-        self.places.iter().map(|(&(session, watch), &place)| PlaceRecord { session, watch, place })
+    pub(crate) fn place_record(&self, session: SessionId, watch: RequestId) -> Option<PlaceRecord> {
+        let place = *self.places.get(&(session, watch))?;
+        Some(PlaceRecord { session, watch, place })
     }
-    pub(crate) fn ended(&self) -> impl Iterator<Item = (SessionId, RequestId, &Refusal)> {
-        self.ended.iter().map(|(&(session, watch), refusal)| (session, watch, refusal))
+    pub(crate) fn ended_record(&self, session: SessionId, watch: RequestId) -> Option<&Refusal> {
+        self.ended.get(&(session, watch)).map(|Ended(refusal)| refusal)
     }
-    pub(crate) fn restore_place(&mut self, record: PlaceRecord) -> Result<(), String> {
-        let PlaceRecord { session, watch, place } = record;
-        let group = self.groups.get_mut(&place.group);
-        let group = group.ok_or_else(|| format!("session {session} watches nothing"))?;
-        group.watchers.insert((session, watch));
-        self.places.insert((session, watch), place);
-        Ok(())
+    /// The first group from this number on.
+    pub(crate) fn group_from(&self, number: u64) -> Option<u64> {
+        self.groups.range(number..).next().map(|(&number, _)| number)
     }
-    pub(crate) fn restore_ended(&mut self, session: SessionId, watch: RequestId, refusal: Refusal) {
-        self.ended.insert((session, watch), refusal);
+    /// The first watcher after this one, or of all.
+    pub(crate) fn place_after(
+        &self,
+        after: Option<(SessionId, RequestId)>,
+    ) -> Option<(SessionId, RequestId)> {
+        after_in(&self.places, after)
+    }
+    /// The same of live searches that ended and whose sessions have not heard.
+    pub(crate) fn ended_after(
+        &self,
+        after: Option<(SessionId, RequestId)>,
+    ) -> Option<(SessionId, RequestId)> {
+        after_in(&self.ended, after)
     }
 
     /// A session's live searches.
@@ -705,17 +801,11 @@ impl Watches {
         ))
     }
 
-    fn take_ended(&mut self, session: SessionId) -> Vec<((SessionId, RequestId), Refusal)> {
-        let all = (session, RequestId(0))..=(session, RequestId(u32::MAX));
-        let keys: Vec<_> = self.ended.range(all).map(|(key, _)| *key).collect();
-        keys.into_iter().filter_map(|key| self.ended.remove_entry(&key)).collect()
-    }
-
     fn group(&self, number: u64) -> &Group {
         self.groups.get(&number).expect("who watches is in a group that is there")
     }
-    fn group_mut(&mut self, number: u64) -> &mut Group {
-        self.groups.get_mut(&number).expect("who watches is in a group that is there")
+    fn group_mut(&mut self, touched: &Touched<Group>) -> &mut Group {
+        self.groups.get_mut(touched).expect("who watches is in a group that is there")
     }
 
     fn value_of(&self, number: u64) -> Wanted {
@@ -764,12 +854,6 @@ impl Watches {
         }
     }
 
-    /// Forgets who left a group's set up to this change.
-    fn forget(&mut self, number: u64, told: u64) {
-        for id in self.group_mut(number).forget(told) {
-            self.unknow(id, number);
-        }
-    }
     fn unknow(&mut self, id: InstanceId, number: u64) {
         if let Some(groups) = self.knowing.get_mut(&id) {
             groups.remove(&number);
@@ -778,6 +862,14 @@ impl Watches {
             }
         }
     }
+}
+
+fn after_in<T>(
+    rows: &BTreeMap<(SessionId, RequestId), T>,
+    after: Option<(SessionId, RequestId)>,
+) -> Option<(SessionId, RequestId)> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    rows.range((from, Bound::Unbounded)).next().map(|(&key, _)| key)
 }
 
 /// What tells a group with this filter from others.

@@ -19,7 +19,7 @@ fn assert_said_again(world: &mut World, session: SessionId, granted: &Granted) {
     for _ in 0..2 {
         let said = world.ask(session, 1, join_or_create("duel", None));
         assert_eq!(said, Some(Outcome::Granted(granted.clone())));
-        world.state = world::restored(&world.state);
+        world.go_on_restored();
     }
 }
 

@@ -1149,6 +1149,38 @@ fn a_placement_that_chooses_nobody_or_a_server_that_there_is_not_refuses() {
     assert_eq!(code(&world.ask(ann, 2, create("arena", None)).unwrap()), Code::NoCapacity);
 }
 
+#[derive(Debug)]
+struct Panics;
+
+impl Placement for Panics {
+    fn choose(&self, _: &Order<'_>, _: &[Candidate<'_>]) -> Option<usize> {
+        panic!("a bug of a game's own placement")
+    }
+}
+
+#[test]
+fn a_state_in_which_a_command_panicked_does_nothing_more_whoever_caught_that() {
+    let settings = Settings { rejoin_grace_ms: 0, ..Settings::default() };
+    let mut world = World::of(State::with_placement(&secret(), settings, Arc::new(Panics)));
+    world.session_up("s1");
+    world.game_up("g1");
+    let ann = world.user(1);
+    let caught = |act: &mut dyn FnMut()| {
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+        let panic = caught.unwrap_err();
+        panic.downcast_ref::<String>().cloned().unwrap_or_default()
+    };
+    caught(&mut || drop(world.ask(ann, 1, create("duel", None))));
+    let texts = [
+        caught(&mut || drop(world.apply(Command::Expire))),
+        caught(&mut || drop(world.state.freeze())),
+        caught(&mut || assert_eq!(world.state.check(), 0)),
+    ];
+    for text in texts {
+        assert!(text.contains("was not applied to its end"), "{text}");
+    }
+}
+
 #[test]
 fn a_search_waits_until_servers_had_time_to_say_what_they_have() {
     let mut world = World::with(Settings::default());

@@ -12,7 +12,7 @@ use crate::command::Header;
 #[derive(Debug)]
 pub(super) struct Active<S: Apply> {
     /// The other master, as far as it follows.
-    pub(super) link: Option<Link<S::Frozen>>,
+    pub(super) link: Option<Link<S::Frozen, S::Piece>>,
     /// Number of the last committed entry. A standby keeps what it heard of it.
     pub(super) commit: u64,
     /// Effects of what is not committed.
@@ -71,7 +71,7 @@ impl Read {
 
 /// The other master.
 #[derive(Clone, Debug)]
-pub(super) struct Link<F> {
+pub(super) struct Link<F, P> {
     pub(super) member: Master,
     /// Number of the last entry that it has acknowledged; nothing before it said anything.
     acked: Option<u64>,
@@ -82,34 +82,89 @@ pub(super) struct Link<F> {
     /// Its log's beginning is on its disk.
     is_ready: bool,
     /// The snapshot that it is given first.
-    copy: Option<Copying<F>>,
+    copy: Option<Copying<F, P>>,
 }
 
 #[cfg(feature = "explore")]
-impl<F> Link<F> {
+impl<F, P> Link<F, P> {
     /// For [`Replica::fingerprint`].
     pub(super) fn fingerprint(&self, hasher: &mut impl std::hash::Hasher) {
         use std::hash::Hash;
         let Self { member, acked, sent, rewound, is_ready, copy } = self;
         (member, acked, sent, rewound, is_ready, copy.is_some()).hash(hasher);
-        if let Some(Copying { start, frozen: _, acked, sent, is_ended }) = copy {
-            (start, acked, sent, is_ended).hash(hasher);
+        if let Some(Copying { start, frozen, slices, acked, sent, read, is_ended }) = copy {
+            (start, frozen.is_some(), slices.len(), acked, sent, read, is_ended).hash(hasher);
         }
     }
 }
 
+/// A snapshot on its way. Pieces are counted from 0.
 #[derive(Clone, Debug)]
-struct Copying<F> {
+struct Copying<F, P> {
     start: Position,
-    frozen: F,
+    /// Nothing once all of it is read.
+    frozen: Option<F>,
+    /// Slices that are not acknowledged, each with the number of its first piece: what is sent again is the same.
+    slices: VecDeque<(usize, Vec<P>)>,
+    /// How many pieces were acknowledged, sent since the last repetition, and read.
     acked: usize,
     sent: usize,
+    read: usize,
+    /// The end was sent.
     is_ended: bool,
 }
 
-impl<F> Link<F> {
+impl<F, P> Link<F, P> {
     pub(super) fn acked(&self) -> u64 {
         self.acked.unwrap_or_default()
+    }
+}
+
+impl<F, P: Clone> Copying<F, P> {
+    /// Reads no further than the window, which slices of about `max` pieces fill; gives the next slice to send, which
+    /// is empty at the end, with the number of its first piece.
+    fn next<S: Apply<Frozen = F, Piece = P>>(
+        &mut self,
+        state: &mut S,
+        max: usize,
+        slices_max: usize,
+    ) -> Option<(usize, Vec<P>)> {
+        if self.is_ended || self.sent >= self.acked + max * slices_max {
+            return None;
+        }
+        let index = self.sent;
+        if let Some((_, pieces)) = self.slices.iter().find(|(first, _)| *first == index) {
+            self.sent += pieces.len();
+            return Some((index, pieces.clone()));
+        }
+        let pieces = match &mut self.frozen {
+            Some(frozen) => state.next_pieces(frozen, max),
+            None => Vec::new(),
+        };
+        if pieces.is_empty() {
+            self.frozen = None;
+            self.is_ended = true;
+        } else {
+            self.slices.push_back((index, pieces.clone()));
+            self.read += pieces.len();
+            self.sent = self.read;
+        }
+        Some((index, pieces))
+    }
+
+    /// The other master has so many pieces.
+    fn acknowledged(&mut self, next: usize) {
+        self.acked = self.acked.max(next.min(self.read));
+        let acked = self.acked;
+        while self.slices.pop_front_if(|(first, pieces)| *first + pieces.len() <= acked).is_some() {
+        }
+        self.sent = self.sent.max(acked);
+    }
+
+    /// What was not acknowledged is sent again.
+    fn repeat(&mut self) {
+        self.sent = self.slices.front().map_or(self.read, |(first, _)| *first);
+        self.is_ended = false;
     }
 }
 
@@ -395,9 +450,11 @@ impl<S: Apply> Replica<S> {
         let last = self.log.last();
         let copy = tail.is_none().then(|| Copying {
             start: last,
-            frozen: self.state.freeze(),
+            frozen: Some(self.state.freeze()),
+            slices: VecDeque::new(),
             acked: 0,
             sent: 0,
+            read: 0,
             is_ended: false,
         });
         // Only what it acknowledges once it follows counts; what it says it has is where to begin.
@@ -411,8 +468,7 @@ impl<S: Apply> Replica<S> {
         let link = self.active.link.as_mut().filter(|link| link.member == from);
         let Some(copy) = link.and_then(|link| link.copy.as_mut()) else { return };
         if copy.start == start {
-            copy.acked = copy.acked.max(next);
-            copy.sent = copy.sent.max(copy.acked);
+            copy.acknowledged(next);
             self.heard_ms = self.now_ms;
         }
     }
@@ -425,17 +481,19 @@ impl<S: Apply> Replica<S> {
             let Some(link) = &mut self.active.link else { return };
             let to = Some(link.member);
             if let Some(copy) = &mut link.copy {
-                if copy.is_ended || copy.sent >= copy.acked + slice * slices {
-                    return;
-                }
-                let (start, index) = (copy.start, copy.sent);
+                let start = copy.start;
                 #[cfg(feature = "mutants")]
-                if self.mutant == Some(Mutant::SnapshotMoves) {
-                    copy.frozen = self.state.freeze();
+                if self.mutant == Some(Mutant::SnapshotMoves)
+                    && let Some(frozen) = &mut copy.frozen
+                {
+                    *frozen = self.state.freeze();
+                    if copy.read > 0 {
+                        self.state.next_pieces(frozen, copy.read);
+                    }
                 }
-                let pieces = S::pieces(&copy.frozen, index, slice);
-                copy.sent += pieces.len();
-                copy.is_ended = pieces.is_empty();
+                let Some((index, pieces)) = copy.next(&mut self.state, slice, slices) else {
+                    return;
+                };
                 self.send(to, Message::Slice { start, index, pieces });
                 continue;
             }
@@ -481,10 +539,7 @@ impl<S: Apply> Replica<S> {
         let base = self.log.base().lsn;
         if let Some(link) = &mut self.active.link {
             match &mut link.copy {
-                Some(copy) => {
-                    copy.sent = copy.acked;
-                    copy.is_ended = false;
-                }
+                Some(copy) => copy.repeat(),
                 None => {
                     if let Some(acked) = link.acked.filter(|acked| *acked >= base) {
                         link.sent = acked;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use greenroom_protocol::{DecodeError, Limits, decode, encode};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
+use crate::changes::Frozen;
 use crate::command::{Command, Effect, Effects, Header};
 use crate::record::{BadSnapshot, Record};
 use crate::state::State;
@@ -19,7 +20,7 @@ pub trait Apply: Sized {
     type Effect: Clone + fmt::Debug;
     /// A part of a snapshot.
     type Piece: Clone + fmt::Debug;
-    /// The state as it was at one moment, whatever is applied later.
+    /// A snapshot under way. What it costs ends when it is dropped.
     type Frozen: fmt::Debug;
 
     /// Grows when the same commands give another state than before: masters of different versions can't pair.
@@ -32,14 +33,15 @@ pub trait Apply: Sized {
     /// A hash of a command, for the chain of the log.
     fn digest(command: &Self::Command) -> u128;
 
-    /// A hash of everything that later commands depend on.
-    fn hash(&self) -> u128;
+    /// A hash of everything that later commands depend on. It may write down what it read, so as to read less next time.
+    fn hash(&mut self) -> u128;
 
-    /// The state as it is now, to be cut into pieces while commands go on.
-    fn freeze(&self) -> Self::Frozen;
+    /// Begins a snapshot of the state as it is now, which is read while commands go on.
+    fn freeze(&mut self) -> Self::Frozen;
 
-    /// At most `max` pieces from number `from` on; none after the last.
-    fn pieces(frozen: &Self::Frozen, from: usize, max: usize) -> Vec<Self::Piece>;
+    /// The next pieces of a snapshot of this state, about `max` at most, and none after the last. All together they are
+    /// the state as it was when the snapshot was begun, whatever was applied since. No piece is given twice.
+    fn next_pieces(&mut self, frozen: &mut Self::Frozen, max: usize) -> Vec<Self::Piece>;
 
     /// The state that these pieces are of, with the settings of this one.
     ///
@@ -81,13 +83,13 @@ impl Logged {
     }
 }
 
-/// The directory. Freezing copies it, and its hash reads all of it: both stop the master for as long as it is large,
-/// so the shell chooses [`super::Settings`] in which they are rare.
+/// The directory. A snapshot copies small tables at once and of large ones what is changed before it is read; the hash
+/// reads small tables and what has changed since it was last asked for.
 impl Apply for State {
     type Command = Logged;
     type Effect = Effect;
     type Piece = Record;
-    type Frozen = Vec<Record>;
+    type Frozen = Frozen;
 
     const VERSION: u16 = 1;
 
@@ -101,16 +103,16 @@ impl Apply for State {
         hasher.finish128().as_u128()
     }
 
-    fn hash(&self) -> u128 {
-        self.state_hash()
+    fn hash(&mut self) -> u128 {
+        self.check()
     }
 
-    fn freeze(&self) -> Vec<Record> {
-        self.records().collect()
+    fn freeze(&mut self) -> Frozen {
+        State::freeze(self)
     }
 
-    fn pieces(frozen: &Vec<Record>, from: usize, max: usize) -> Vec<Record> {
-        frozen.iter().skip(from).take(max).cloned().collect()
+    fn next_pieces(&mut self, frozen: &mut Frozen, max: usize) -> Vec<Record> {
+        self.next_records(frozen, max)
     }
 
     fn restore(&self, pieces: Vec<Record>) -> Result<Self, BadSnapshot> {

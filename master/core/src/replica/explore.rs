@@ -132,8 +132,8 @@ impl<F> Disk<F> {
         (synced, syncing, installing, checkpoint).hash(hasher);
         of.past(hasher, *synced_ms);
         ongoing.is_some().hash(hasher);
-        if let Some((at, frozen, next)) = ongoing {
-            (at, frozen.is_some(), next).hash(hasher);
+        if let Some((at, frozen, read)) = ongoing {
+            (at, frozen.is_some(), read).hash(hasher);
         }
     }
 }

@@ -129,7 +129,8 @@ struct Disk<F> {
     installing: Option<Position>,
     /// Number of the entry at which the newest checkpoint was taken.
     checkpoint: u64,
-    /// The checkpoint that is being written, and its next piece; nothing frozen once it only has to become durable.
+    /// The checkpoint that is being written, and how many of its pieces are read; nothing frozen once it only has to
+    /// become durable.
     ongoing: Option<(Position, Option<F>, usize)>,
 }
 
@@ -544,18 +545,21 @@ impl<S: Apply> Replica<S> {
             self.disk.ongoing = Some((last, Some(self.state.freeze()), 0));
             self.out.push(Output::CheckpointBegin { at: last, whose: Whose::Own });
         }
-        let Some((_, frozen, next)) = &mut self.disk.ongoing else { return };
-        let Some(state) = frozen else { return };
+        let Some((_, ongoing, read)) = &mut self.disk.ongoing else { return };
+        let Some(frozen) = ongoing else { return };
         #[cfg(feature = "mutants")]
         if self.mutant == Some(Mutant::CheckpointMoves) {
-            *state = self.state.freeze();
+            *frozen = self.state.freeze();
+            if *read > 0 {
+                self.state.next_pieces(frozen, *read);
+            }
         }
-        let pieces = S::pieces(state, *next, self.settings.slice_max);
+        let pieces = self.state.next_pieces(frozen, self.settings.slice_max);
+        *read += pieces.len();
         if pieces.is_empty() {
-            *frozen = None;
+            *ongoing = None;
             self.out.push(Output::CheckpointEnd);
         } else {
-            *next += pieces.len();
             self.out.push(Output::CheckpointPieces(pieces));
         }
     }

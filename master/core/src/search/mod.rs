@@ -10,8 +10,8 @@ mod plan;
 mod schema;
 mod tables;
 
-use ecow::eco_format;
-use greenroom_protocol::search::{Filter, LIMIT_MAX, Order};
+use ecow::{EcoString, eco_format};
+use greenroom_protocol::search::{FieldInfo, Filter, LIMIT_MAX, Order};
 use greenroom_protocol::wire::Opaque;
 use greenroom_protocol::wire::admin_master::{Find, Row, Rows, Table as FindIn};
 use greenroom_protocol::wire::client_session::{Found, Search};
@@ -29,7 +29,7 @@ use tables::{ServersTable, UsersTable};
 
 pub(crate) use filter::Compiled;
 pub(crate) use plan::{Column, Table};
-pub(crate) use schema::{FieldId, Packed, Record, Schema, Value, ValueRef};
+pub(crate) use schema::{FieldId, Packed, Record, Said, Schema, Value, ValueRef};
 
 /// A search, whoever asks and whatever is searched.
 struct Asked<'a> {
@@ -198,7 +198,8 @@ impl State {
             let known = there.filter_map(|(at, server)| Some((at, server.kinds.get(&kind)?)));
             let newest = known.max_by_key(|(at, info)| (info.version, *at == slot));
             let Some((_, info)) = newest else { continue };
-            match self.directory.declare(&kind, &info.fields) {
+            let fields = info.fields.clone();
+            match self.declare(&kind, &fields) {
                 Ok(true) => self.watches_recompiled(&kind),
                 Ok(false) => {}
                 Err(what) => {
@@ -206,6 +207,22 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Says what instances of a kind say of themselves. False if that is nothing new.
+    ///
+    /// # Errors
+    /// What is wrong with the declaration: then nothing has changed.
+    pub(crate) fn declare(
+        &mut self,
+        kind: &KindName,
+        fields: &[FieldInfo],
+    ) -> Result<bool, EcoString> {
+        if self.directory.is_declared(kind, fields) {
+            return Ok(false);
+        }
+        let touched = self.touch_all(kind);
+        self.directory.declare(&touched, kind, fields).map(|()| true)
     }
 
     fn instances_of(&self, kind: &KindName, is_all: bool) -> Result<Instances<'_>, Refusal> {

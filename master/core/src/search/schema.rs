@@ -7,6 +7,7 @@ use ecow::{EcoString, eco_format};
 use greenroom_protocol::InstanceId;
 use greenroom_protocol::search::{FIELDS_MAX, FieldIndex, FieldInfo, FieldType, is_field_name};
 use greenroom_protocol::wire::client_session::{Meta, MetaValue};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
 /// Bytes of one text in an instance's metadata, at most: as many as all of it may have, so that what a game server let
 /// through is not lost here.
@@ -250,6 +251,8 @@ impl Schema {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Layout {
     fields: Vec<Slot>,
+    /// Places of the fields, in the order of their names.
+    by_name: Vec<usize>,
     /// Where the texts begin.
     texts: usize,
 }
@@ -279,7 +282,10 @@ impl Layout {
             };
             slot
         });
-        Self { fields: fields.collect(), texts: at }
+        let fields = fields.collect();
+        let mut by_name: Vec<usize> = (0..declared.len()).collect();
+        by_name.sort_by_key(|&place| &declared[place].name);
+        Self { fields, by_name, texts: at }
     }
 }
 
@@ -375,12 +381,45 @@ impl Packed {
         self.0.len()
     }
 
+    /// The values by name, to be written.
+    pub(crate) fn said<'a>(&'a self, schema: &'a Schema) -> Said<'a> {
+        Said { packed: self, schema }
+    }
+
     /// The values by name.
     pub(crate) fn meta(&self, schema: &Schema) -> Meta {
         let named = schema.declared.iter().enumerate().filter_map(|(place, field)| {
             Some((field.name.clone(), self.get(&schema.layout, place)?.to_meta()))
         });
         named.collect()
+    }
+}
+
+/// What [`Packed::meta`] gives, written as it is: a map in the order of names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said<'a> {
+    packed: &'a Packed,
+    schema: &'a Schema,
+}
+
+impl Serialize for Said<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Self { packed, schema } = *self;
+        let layout = &schema.layout;
+        let there = layout.by_name.iter().filter(|&&place| packed.get(layout, place).is_some());
+        let mut map = to.serialize_map(Some(there.count()))?;
+        for &place in &layout.by_name {
+            let Some(value) = packed.get(layout, place) else { continue };
+            let name = &schema.declared[place].name;
+            match value {
+                ValueRef::Bool(value) => map.serialize_entry(name, &value)?,
+                ValueRef::Int(value) => map.serialize_entry(name, &value)?,
+                ValueRef::Text(_) | ValueRef::Id(_) => {
+                    map.serialize_entry(name, &value.to_meta())?;
+                }
+            }
+        }
+        map.end()
     }
 }
 

@@ -9,7 +9,8 @@
 use std::collections::BTreeMap;
 
 use greenroom_master_core::{
-    ClusterSecret, Command, Effect, Effects, Event, Header, Log, Origin, Record, Settings, State,
+    ClusterSecret, Command, Effect, Effects, Event, Frozen, Header, Log, Origin, Record, Settings,
+    State,
 };
 use greenroom_protocol::search::{FieldIndex, FieldInfo, FieldType, Filter};
 use greenroom_protocol::wire::admin_master::Action;
@@ -43,16 +44,53 @@ pub(crate) struct World {
     checked_in: u64,
     /// How far each server's own stream is, and how far it has read the master's.
     streams: BTreeMap<String, (u64, u64)>,
-    /// After every so many commands the state goes on as what a snapshot of it gives.
+    /// After every so many commands, of every other 64, the state goes on as what a snapshot of it gives.
     pub(crate) restored_every: u64,
+    /// Snapshots that are read while commands go on.
+    copies: Vec<Copying>,
+}
+
+/// A snapshot that is read while commands go on.
+struct Copying {
+    frozen: Frozen,
+    /// The hash of the state when it was begun.
+    hash: u128,
+    records: Vec<Record>,
+    slice_max: usize,
+}
+
+impl Copying {
+    fn of(state: &mut State, slice_max: usize) -> Self {
+        let hash = state.state_hash();
+        Self { frozen: state.freeze(), hash, records: Vec::new(), slice_max }
+    }
+
+    /// Reads a slice; after the last, restores what was read. False when it is over.
+    fn read(&mut self, state: &mut State) -> bool {
+        let slice = state.next_records(&self.frozen, self.slice_max);
+        if slice.is_empty() {
+            let restored = restored_from(state, self.records.iter());
+            assert_eq!(restored.state_hash(), self.hash, "it is the state as it was");
+            return false;
+        }
+        self.records.extend(slice);
+        true
+    }
 }
 
 /// The state that a snapshot gives: what another master has that joins.
 pub(crate) fn restored(state: &State) -> State {
-    let bytes: Vec<Vec<u8>> = state.records().map(|record| encode(&record)).collect();
+    let records: Vec<Record> = state.records().collect();
+    let restored = restored_from(state, records.iter());
+    assert_eq!(restored.state_hash(), state.state_hash());
+    restored
+}
+
+fn restored_from<'a>(state: &State, records: impl Iterator<Item = &'a Record>) -> State {
+    let bytes: Vec<Vec<u8>> = records.map(encode).collect();
     let records = bytes.iter().map(|bytes| decode::<Record>(bytes, Limits::SERVER).unwrap());
     let restored = State::restore(&secret(), state.settings(), state.placement(), records).unwrap();
-    assert_eq!(restored.state_hash(), state.state_hash());
+    assert_eq!(restored.state_hash(), restored.state_hash_in_full());
     if let Err(contradiction) = restored.audit() {
         panic!("restored after command {}: {contradiction}", state.lsn());
     }
@@ -170,6 +208,7 @@ impl World {
             checked_in: 0,
             streams: BTreeMap::new(),
             restored_every: 5,
+            copies: Vec::new(),
         }
     }
     /// One session server `s1`, one game server `g1` with room for the kinds `arena` (16 seats) and `duel` (2).
@@ -188,16 +227,34 @@ impl World {
             seed: 7,
         };
         let (header, command) = self.log.append(header, command);
+        let command = command.clone();
         self.effects.clear();
-        self.state.apply(header, command, &mut self.effects);
+        self.state.apply(header, &command, &mut self.effects);
         self.all.extend(self.effects.iter().cloned());
-        if self.state.lsn().is_multiple_of(self.restored_every) {
-            self.state = restored(&self.state);
+        let lsn = self.state.lsn();
+        assert_eq!(self.state.state_hash(), self.state.state_hash_in_full(), "after {command:?}");
+        if lsn.is_multiple_of(5) {
+            assert_eq!(self.state.check(), self.state.state_hash_in_full());
+        }
+        self.copies.retain_mut(|copy| copy.read(&mut self.state));
+        if self.copies.len() < 2 && lsn.is_multiple_of(3) {
+            let slice_max = 1 + usize::try_from(lsn % 4).unwrap();
+            self.copies.push(Copying::of(&mut self.state, slice_max));
+        }
+        // In turns: a state that lives on while it is copied, and one that is what a copy gave.
+        if lsn.is_multiple_of(self.restored_every) && lsn / 64 % 2 == 1 {
+            self.go_on_restored();
         }
         if let Err(contradiction) = self.state.audit() {
             panic!("after {command:?}: {contradiction}");
         }
         self.effects.clone()
+    }
+
+    /// The state goes on as what a snapshot of it gives.
+    pub(crate) fn go_on_restored(&mut self) {
+        self.copies.clear();
+        self.state = restored(&self.state);
     }
 
     /// Time passes, and what is due happens.
