@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use greenroom_master_core::replica::{Apply, Intent, Master, Side};
+use greenroom_master_core::replica::{Intent, Master, Side};
 use greenroom_master_core::{ClusterSecret, Command, Header, Settings, State};
 use greenroom_protocol::Epoch;
 use proptest::prelude::*;
@@ -32,7 +32,7 @@ fn entries(after: Position, count: u64) -> Vec<Entry<Logged>> {
 /// The state of a master that has just begun, as a checkpoint has it.
 fn pieces() -> Vec<Record> {
     let secret = ClusterSecret::from_key(&[7; 32]);
-    State::new(&secret, Settings::default()).freeze()
+    State::new(&secret, Settings::default()).records().collect()
 }
 
 fn start() -> Position {

@@ -101,7 +101,7 @@ impl Default for Settings {
             slice_max: 256,
             slices_max: 8,
             check_every: 1_024,
-            checkpoint_every: 1 << 20,
+            checkpoint_every: 1 << 18,
         }
     }
 }
