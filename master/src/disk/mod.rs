@@ -95,7 +95,10 @@ pub(crate) enum Done {
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// The system says no.
-    #[error("{doing} {}: a master needs a folder of its own that it may write to, on a disk that works and has room", .file.display())]
+    #[error(
+        "{doing} {}: a master needs a folder of its own that it may write to, on a disk that works and has room",
+        .file.display()
+    )]
     Io {
         /// What was tried.
         doing: &'static str,
@@ -105,12 +108,15 @@ pub enum DiskError {
         source: io::Error,
     },
     /// Somebody else is there.
-    #[error("the folder {} is in use by another master process: stop that one, or give this one another folder", .0.display())]
+    #[error(
+        "the folder {} is in use by another master process: stop that one, or give this one another folder",
+        .0.display()
+    )]
     InUse(PathBuf),
     /// Another build wrote it.
     #[error(
-        "{} has format {found}, this build knows {}: start the build that wrote it, or move the folder away and let this \
-         master copy the other one", .file.display(), format::FORMAT
+        "{} has format {found}, this build knows {}: start the build that wrote it, or move the folder away and let \
+         this master copy the other one", .file.display(), format::FORMAT
     )]
     OtherFormat {
         /// Which file.

@@ -163,8 +163,8 @@ fn intents_bytes(number: u64, intents: &Intents) -> Vec<u8> {
     out
 }
 
-/// The newest intents that are whole, their number, and in which place they are. Half of what was written last counts as
-/// not written: nothing was done by it.
+/// The newest intents that are whole, their number, and in which place they are. Half of what was written last
+/// counts as not written: nothing was done by it.
 fn newest_intents(bytes: &[u8]) -> Option<(u64, usize, Intents)> {
     let places = bytes.chunks(PLACE).take(2).enumerate();
     let whole = places.filter_map(|(place, bytes)| {

@@ -306,8 +306,8 @@ impl Worker {
             };
             if !std::mem::replace(&mut self.is_in_trouble, true) {
                 self.tell(Done::Trouble(format!(
-                    "{doing} in {} failed: {source}; what comes waits in memory, and it is tried again every {AGAIN:?}: \
-                     make room on that disk, or repair it",
+                    "{doing} in {} failed: {source}; what comes waits in memory, and it is tried again every \
+                     {AGAIN:?}: make room on that disk, or repair it",
                     self.shared.folder.display()
                 )));
             }

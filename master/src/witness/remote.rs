@@ -20,7 +20,7 @@ use super::{Witness, WitnessError};
 /// How long an answer may take, with dialling.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
-/// A witness over a link. The link has a thread of its own and is dialled anew whenever there is a question and no link.
+/// A witness over a link. The link has a thread of its own, and is dialled anew when there is a question and no link.
 pub struct RemoteWitness {
     address: String,
     asked: mpsc::Sender<Asked>,
