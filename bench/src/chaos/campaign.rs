@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::cluster::{Cluster, Part, Shape, Tail};
+use super::cores::{Used, Window};
 use super::faults::{Begun, Fault, Only};
 use super::ledger::Wrong;
 use super::load::{Load, Order};
@@ -77,11 +78,14 @@ pub(crate) fn run(plan: &Plan, tell: impl FnMut(&Outcome)) -> anyhow::Result<Rep
         load,
         tails: [Tail::default(), Tail::default()],
         outcomes: Vec::new(),
+        used: Used::default(),
         until: Instant::now() + Duration::from_secs(120) + EACH_MAX * plan.faults,
     };
     let result = campaign.faults(&mut cluster, tell);
-    let Campaign { load, outcomes, .. } = campaign;
-    concluded(plan, &mut cluster, load, outcomes, &result)
+    let Campaign { load, outcomes, used, .. } = campaign;
+    let mut report = concluded(plan, &mut cluster, load, outcomes, &result)?;
+    report.summary.figures.extend(used.figures());
+    Ok(report)
 }
 
 /// Ends the load, compares everything with everything, and sums up.
@@ -138,6 +142,7 @@ struct Campaign<'a> {
     load: Load,
     tails: [Tail; 2],
     outcomes: Vec<Outcome>,
+    used: Used,
     until: Instant,
 }
 
@@ -154,6 +159,11 @@ impl Campaign<'_> {
             bar.set_style(style);
         }
         cluster.wait(WARM_UP)?;
+        {
+            let mut ledger = self.load.ledger.lock();
+            ledger.calm_from_us = ledger.now_us();
+            ledger.reads_us.clear();
+        }
         let mut dice = Random::new(self.plan.order.seed);
         for number in 1..=self.plan.faults {
             let fault = self.plan.only.fault(number - 1, &mut dice);
@@ -179,7 +189,9 @@ impl Campaign<'_> {
 
     fn one(&mut self, cluster: &mut Cluster, number: u32, fault: Fault) -> anyhow::Result<Outcome> {
         cluster.wait_until(HEAL_MAX, "whole", View::is_whole)?;
+        let window = Window::open(cluster)?;
         cluster.wait(self.plan.settle)?;
+        window.close(cluster, &mut self.used)?;
         if self.load.is_dead() {
             bail!("the load has ended");
         }

@@ -308,10 +308,19 @@ impl Cluster {
         Ok(())
     }
 
-    /// The cluster as the master tells it that knows the highest epoch; nothing while nobody answers.
+    /// The cluster as its active tells it, and of each master what it says of itself; nothing while nobody answers.
     pub(crate) fn view(&self) -> Option<View> {
-        let views = self.admins.iter().filter_map(|&admin| status::ask(admin).ok());
-        views.max_by_key(View::rank)
+        let views =
+            self.admins.iter().zip(self.names(Part::Master)).filter_map(|(&admin, name)| {
+                let mut view = status::ask(admin).ok()?;
+                // What it says of the other one is what it has heard.
+                view.masters.retain(|master| master.name == name);
+                Some(view)
+            });
+        let views: Vec<View> = views.collect();
+        let masters = views.iter().flat_map(|view| view.masters.clone()).collect();
+        let view = views.into_iter().max_by_key(View::rank)?;
+        Some(View { masters, of: self.admins.len(), ..view })
     }
 
     /// Waits until something is so, and starts again meanwhile what died.
@@ -388,7 +397,9 @@ impl Cluster {
     /// # Errors
     /// When the command fails, with what it said.
     pub(crate) fn switchover(&self) -> anyhow::Result<()> {
-        let admin = self.admins.first().context("a cluster has a master")?;
+        let [active, _] = self.roles()?;
+        let at = self.names(Part::Master).iter().position(|name| *name == active);
+        let admin = at.and_then(|at| self.admins.get(at)).context("a master has an admin port")?;
         let output = Command::new(&self.shape.greenroom)
             .args(["switchover", "--admin", &admin.to_string(), "--data"])
             .arg(&self.shape.folder)

@@ -68,6 +68,8 @@ pub(crate) struct Ledger {
     pub(crate) writes: Vec<Write>,
     /// What searches took, in microseconds.
     pub(crate) reads_us: Vec<u32>,
+    /// From when on latencies are of interest.
+    pub(crate) calm_from_us: u64,
     /// Operations that were due and not begun, since too many waited already.
     pub(crate) shed: u64,
     /// By name, which is also its key where it has one.
@@ -106,6 +108,7 @@ impl Ledger {
             began: Instant::now(),
             writes: Vec::new(),
             reads_us: Vec::new(),
+            calm_from_us: 0,
             shed: 0,
             alive: BTreeMap::new(),
             unknown: BTreeSet::new(),

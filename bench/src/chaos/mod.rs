@@ -4,6 +4,7 @@
 
 mod campaign;
 mod cluster;
+mod cores;
 mod faults;
 mod fill;
 mod isolate;

@@ -25,6 +25,8 @@ pub(crate) struct Master {
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(crate) masters: Vec<Master>,
+    /// How many masters there should be.
+    pub(crate) of: usize,
     /// Servers that are up: session servers, game servers.
     pub(crate) up: [usize; 2],
     /// Weight of the instances that the game servers have.
@@ -61,8 +63,10 @@ impl View {
             lsn: value["lsn"].as_u64().unwrap_or(0),
         };
         let up = |key: &str| list(key).iter().filter(|server| server["state"] == "up").count();
+        let masters: Vec<Master> = list("masters").iter().map(master).collect();
         Self {
-            masters: list("masters").iter().map(master).collect(),
+            of: masters.len(),
+            masters,
             up: [up("sessions"), up("games")],
             load: list("games").iter().filter_map(|game| game["load"].as_u64()).sum(),
             users: value["users"].as_u64().unwrap_or(0),
@@ -76,7 +80,7 @@ impl View {
 
     /// Whether it has an active and, of two masters, a standby.
     pub(crate) fn is_paired(&self) -> bool {
-        self.count("active") == 1 && (self.masters.len() < 2 || self.count("standby") == 1)
+        self.count("active") == 1 && (self.of < 2 || self.count("standby") == 1)
     }
 
     /// Whether nothing is missing: masters, session servers, game servers.
@@ -90,8 +94,8 @@ impl View {
     }
 
     /// Of two views, the one to believe: that of the active with the highest epoch.
-    pub(crate) fn rank(&self) -> (Option<(u64, u64)>, usize) {
-        (self.active().map(|active| active.epoch), self.count("standby"))
+    pub(crate) fn rank(&self) -> Option<(u64, u64)> {
+        self.active().map(|active| active.epoch)
     }
 }
 

@@ -178,7 +178,7 @@ impl Summary {
         add("searches", count(ledger.reads_us.len()));
         let mut reads: Vec<f64> = ledger.reads_us.iter().map(|&us| ms(u64::from(us))).collect();
         reads.sort_by(f64::total_cmp);
-        let taken = ledger.latencies_us(0, u64::MAX);
+        let taken = ledger.latencies_us(ledger.calm_from_us, u64::MAX);
         let writes: Vec<f64> = taken.into_iter().map(ms).collect();
         for (name, values) in [("write", writes), ("search", reads)] {
             for (part, share) in [("p50", 0.5), ("p99", 0.99)] {
