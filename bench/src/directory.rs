@@ -433,8 +433,8 @@ const SLICE: usize = 256;
 /// Commands between two slices of a snapshot.
 const COMMANDS_BETWEEN: u32 = 16;
 
-/// Users in seats, and a tenth as many instances: what is hashed after each 1,024 commands, what a snapshot that is read
-/// between commands costs them, and how long it takes to make a state of it.
+/// Users in seats, and a tenth as many instances: what the hash takes after each 1,024 commands, what a snapshot takes
+/// that is read between commands, and how long it takes to make a state of it.
 fn standby(size: usize) -> anyhow::Result<Figures> {
     let mut core = Core::new()?;
     let mut players = players(&mut core, size)?;

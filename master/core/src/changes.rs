@@ -341,7 +341,7 @@ impl Ledger {
     ) -> Touched<T> {
         let key = T::key(at);
         if self.lacks(key) {
-            self.save(key, was());
+            self.save(key, was().as_ref());
         }
         Touched { at, record: PhantomData }
     }
@@ -356,15 +356,15 @@ impl Ledger {
         !self.dirty.contains(key) || self.copies.iter().any(|copy| copy.lacks(key))
     }
 
-    fn save(&mut self, key: RowKey, was: Option<Record>) {
+    fn save(&mut self, key: RowKey, was: Option<&Record>) {
         if self.dirty.insert(key)
-            && let Some(was) = &was
+            && let Some(was) = was
         {
             self.sum = self.sum.wrapping_sub(self.hashing.hash(was, &mut self.bytes));
         }
         for copy in &mut self.copies {
             if copy.lacks(key) {
-                copy.saved.insert(key, was.clone());
+                copy.saved.insert(key, was.cloned());
             }
         }
     }
@@ -388,7 +388,7 @@ impl State {
         }
         if self.ledger.copies.iter().any(|copy| copy.lacks(key)) {
             let was = self.record(key);
-            self.ledger.save(key, was);
+            self.ledger.save(key, was.as_ref());
         }
         Touched { at, record: PhantomData }
     }

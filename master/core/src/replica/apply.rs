@@ -33,7 +33,8 @@ pub trait Apply: Sized {
     /// A hash of a command, for the chain of the log.
     fn digest(command: &Self::Command) -> u128;
 
-    /// A hash of everything that later commands depend on. It may write down what it read, so as to read less next time.
+    /// A hash of everything that later commands depend on. It may write down what it read, so as to read less the next
+    /// time.
     fn hash(&mut self) -> u128;
 
     /// Begins a snapshot of the state as it is now, which is read while commands go on.
