@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use greenroom_master_core::replica::{Master, Position, Rec, Role};
 use greenroom_protocol::Epoch;
 
+use crate::games::Renewed;
 use crate::machine::Effect;
 use crate::world::{Node, World, index};
 
@@ -187,6 +188,9 @@ impl World<'_> {
                         let after = 500 + self.rng_below(5_000);
                         self.acknowledge_later(after, node);
                     }
+                }
+                Effect::Renewed { game, sent_us, said } => {
+                    self.renewed(node, game, Renewed { lsn, sent_us, said });
                 }
                 Effect::Reply { client, id, before } => {
                     self.is_served_by(node);

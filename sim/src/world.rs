@@ -10,7 +10,8 @@ use greenroom_master_core::replica::{
 use greenroom_protocol::{Epoch, Incarnation};
 
 use crate::disk::{Disk, Write};
-use crate::machine::{CLIENTS, Command, Effect, Machine, Piece};
+use crate::games::{GameEvent, GameServer};
+use crate::machine::{CLIENTS, Command, Effect, GAMES, Machine, Piece};
 use crate::profile::Profile;
 use crate::rng::Rng;
 use crate::{Outcome, Tally, Violation};
@@ -45,6 +46,8 @@ enum Event {
     Request(usize, usize, u64),
     /// An answer reaches a client.
     Answer(usize, u64, Option<u64>),
+    /// Of a game server.
+    Game(usize, GameEvent),
     /// The receiver's acknowledgement reaches a master.
     Received(usize),
     Fault,
@@ -77,6 +80,11 @@ pub(crate) struct Node {
     pub(crate) told: Epoch,
     /// It dies after so many further outputs.
     dies_after: Option<u64>,
+    /// The log's time when it became the active, and its own clock then.
+    pub(crate) log_clock: (u64, u64),
+    /// When each game server was last heard, and whether that it is not any more was said.
+    pub(crate) heard_us: [u64; GAMES],
+    pub(crate) is_lost: [bool; GAMES],
     /// Entries that were on its disk when it started.
     pub(crate) recovered: usize,
 }
@@ -103,6 +111,8 @@ pub(crate) struct World<'a> {
     profile: Profile,
     pub(crate) settings: Settings,
     pub(crate) nodes: [Node; 2],
+    pub(crate) games: [GameServer; GAMES],
+    pub(crate) mutant: Option<Mutant>,
     /// Messages from the first to the second, and back, vanish.
     cut: [bool; 2],
     pub(crate) witness: Option<Rec>,
@@ -168,13 +178,24 @@ impl<'a> World<'a> {
             checkpoint_every: 40 + rng.below(200),
             ..Settings::default()
         };
+        let machine = Machine::forgetful(mutant == Some(Mutant::NoDedupe));
+        let machine = match mutant {
+            Some(Mutant::KeyFreedEarly) => machine.with_grace(4_000),
+            Some(_) | None => machine,
+        };
         let mut node = || Node {
             life: 0,
             master: None,
-            disk: Disk::of(Machine::forgetful(mutant == Some(Mutant::NoDedupe))),
+            disk: Disk::of(machine.clone()),
             disk_until_us: 0,
             disk_full: false,
-            rate: if profile.skew { rng.between(500, 2_001) } else { 1_000 },
+            rate: if profile.skew {
+                rng.between(500, 2_001)
+            } else if profile.games {
+                rng.between(990, 1_011)
+            } else {
+                1_000
+            },
             paused: None,
             waiting: VecDeque::new(),
             requests: Vec::new(),
@@ -182,9 +203,13 @@ impl<'a> World<'a> {
             checked: 0,
             told: Epoch::default(),
             dies_after: None,
+            log_clock: (0, 0),
+            heard_us: [0; GAMES],
+            is_lost: [false; GAMES],
             recovered: 0,
         };
         let nodes = [node(), node()];
+        let games = [(); GAMES].map(|()| GameServer::new(rng.between(990, 1_011)));
         let mut world = Self {
             now_us: 0,
             order: 0,
@@ -195,6 +220,8 @@ impl<'a> World<'a> {
             profile,
             settings,
             nodes,
+            games,
+            mutant,
             cut: [false; 2],
             witness: None,
             witness_down: false,
@@ -230,6 +257,9 @@ impl<'a> World<'a> {
             let later = world.rng.below(100_000);
             world.at(later, Event::Client(client, 0));
         }
+        if profile.games {
+            world.begin_games();
+        }
         let first = 300_000 + world.rng.below(profile.fault_us);
         world.at(first, Event::Fault);
         world.at(profile.length_us, Event::Heal);
@@ -264,6 +294,14 @@ impl<'a> World<'a> {
             let line = line(self);
             self.lines.push(format!("{:>9} {line}", self.now_us));
         }
+    }
+
+    pub(crate) fn at_game(&mut self, after_us: u64, game: usize, event: GameEvent) {
+        self.at(after_us, Event::Game(game, event));
+    }
+
+    pub(crate) fn now_us(&self) -> u64 {
+        self.now_us
     }
 
     fn at(&mut self, after_us: u64, event: Event) {
@@ -315,6 +353,7 @@ impl<'a> World<'a> {
                     self.command(node, Command::Received(number));
                 }
             }
+            Event::Game(game, event) => self.game_event(game, event),
             Event::Fault => self.fault(),
             Event::Mend(mend) => match mend {
                 Mend::Cut(direction) => self.cut[direction] = false,
@@ -326,7 +365,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn clock_ms(&self, node: usize) -> u64 {
+    pub(crate) fn clock_ms(&self, node: usize) -> u64 {
         self.now_us * self.nodes[node].rate / 1_000_000
     }
 
@@ -342,6 +381,9 @@ impl<'a> World<'a> {
         self.nodes[node].tick_due_ms = now_ms + TICK_MS;
         self.at(TICK_MS * 1_000_000 / self.nodes[node].rate, Event::Tick(node, life));
         self.input(node, Input::Tick { late_ms });
+        if self.profile.games {
+            self.watch_games(node);
+        }
     }
 
     fn wake(&mut self, node: usize) {
@@ -372,6 +414,8 @@ impl<'a> World<'a> {
         this.checked = 0;
         this.told = Epoch::default();
         this.dies_after = None;
+        this.heard_us = [self.now_us; GAMES];
+        this.is_lost = [false; GAMES];
         this.tick_due_ms = now_ms;
         let me = Master { side: side(node), incarnation: Incarnation(this.life), copy: 0 };
         let (state, recovered) = this.disk.recover();
@@ -464,7 +508,12 @@ impl<'a> World<'a> {
             }
             Output::Refused(..) | Output::ReadRefused(..) => self.tally.refused += 1,
             Output::Role(_) => {}
-            Output::NewEpoch(at) => self.new_epoch(node, at),
+            Output::NewEpoch(at) => {
+                self.new_epoch(node, at);
+                if self.profile.games {
+                    self.tell_games(node, at);
+                }
+            }
             Output::Alarm(alarm) => match alarm {
                 Alarm::Diverged(lsn) => {
                     self.fail("I8", format!("the states differ after entry {lsn}"));
@@ -486,12 +535,12 @@ impl<'a> World<'a> {
         }
     }
 
-    fn delay(&mut self) -> u64 {
+    pub(crate) fn delay(&mut self) -> u64 {
         let late = if self.rng.permille(self.profile.late) { 60_000 } else { 0 };
         60 + self.rng.below(self.profile.delay_us) + self.rng.below(late + 1)
     }
 
-    fn is_lost(&mut self) -> bool {
+    pub(crate) fn is_lost(&mut self) -> bool {
         self.healed_us.is_none() && self.rng.permille(self.profile.loss)
     }
 
@@ -616,9 +665,11 @@ impl<'a> World<'a> {
         }
     }
 
-    fn command(&mut self, node: usize, command: Command) {
+    pub(crate) fn command(&mut self, node: usize, command: Command) {
         let seed = self.rng.next();
-        let wall_ms = self.clock_ms(node);
+        // The log's time goes on where it was, by the clock of who decides.
+        let (log_ms, then_ms) = self.nodes[node].log_clock;
+        let wall_ms = log_ms + (self.clock_ms(node) - then_ms);
         self.input(node, Input::Commands(wall_ms, vec![(seed, command)]));
     }
 
@@ -653,7 +704,7 @@ impl<'a> World<'a> {
             self.is_ending = true;
             self.at(ENDING_US, Event::End);
         }
-        let after = 200 + self.rng.below(20_000);
+        let after = 200 + self.rng.below(2 * self.profile.think_us);
         self.at(after, Event::Client(client, 0));
     }
 
@@ -757,6 +808,9 @@ impl<'a> World<'a> {
                 self.wake(node);
             }
             self.restart(node);
+        }
+        for game in 0..GAMES {
+            self.games[game].heal();
         }
         self.at(HEALED_US, Event::End);
     }
