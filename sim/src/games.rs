@@ -6,7 +6,7 @@
 //! counts from the moment that comes back. Without a lease the instance stands still.
 
 use greenroom_master_core::LEASE_MS;
-use greenroom_master_core::replica::{Mutant, Replica, Role};
+use greenroom_master_core::replica::{Apply, Mutant, Replica, Role};
 use greenroom_protocol::Epoch;
 
 use crate::machine::{Command, GAMES, Order};

@@ -299,11 +299,6 @@ impl Machine {
         Self { grace_ms, ..self }
     }
 
-    /// Time of the last command.
-    pub(crate) fn now_ms(&self) -> u64 {
-        self.now_ms
-    }
-
     /// What a game server has not acknowledged.
     pub(crate) fn orders(&self, game: usize) -> impl Iterator<Item = (u64, Order)> {
         self.games[game].orders.iter().copied()
@@ -397,6 +392,10 @@ impl Apply for Machine {
                 }
             }
         }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_ms
     }
 
     fn digest(command: &Command) -> u128 {

@@ -180,13 +180,14 @@ impl<S: Apply> Replica<S> {
         recovered: Recovered<S::Command>,
         now_ms: u64,
     ) -> Self {
+        let wall_ms = state.now_ms();
         let mut master = Self {
             settings,
             me,
             state,
             log: Chain::starting_at(recovered.base),
             now_ms,
-            wall_ms: 0,
+            wall_ms,
             rec: None,
             shown: 0,
             seen: Epoch::default(),
