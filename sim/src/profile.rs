@@ -3,7 +3,7 @@
 use crate::rng::Rng;
 
 /// Names of the profiles.
-pub const PROFILES: [&str; 14] = [
+pub const PROFILES: [&str; 15] = [
     "calm",
     "lossy",
     "slow-net",
@@ -17,6 +17,7 @@ pub const PROFILES: [&str; 14] = [
     "disk",
     "switchover",
     "leases",
+    "witness-back",
     "swarm",
 ];
 
@@ -40,6 +41,8 @@ pub(crate) struct Profile {
     pub(crate) switch: u64,
     /// A fault may hit although it kills the last copy of what is committed.
     pub(crate) cruel: u64,
+    /// The witness goes back in time or loses its record, until it is repaired.
+    pub(crate) back: u64,
     pub(crate) witness_loss: u64,
     pub(crate) restart_us: u64,
     pub(crate) skew: bool,
@@ -69,6 +72,7 @@ impl Profile {
             wipe: 0,
             switch: 1,
             cruel: 20,
+            back: 0,
             witness_loss: 10,
             restart_us: 200_000,
             skew: false,
@@ -93,6 +97,7 @@ impl Profile {
                 Self { full: 6, slow_disk: 100, crash: 6, power: 800, wipe: 1, cruel: 200, ..calm }
             }
             "switchover" => Self { switch: 12, crash: 2, loss: 20, ..calm },
+            "witness-back" => Self { back: 5, crash: 8, pause: 4, cut: 4, cruel: 0, ..calm },
             "leases" => Self {
                 games: true,
                 think_us: 2_000_000,

@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use greenroom_master_core::replica::{
-    Alarm, ClaimAnswer, Envelope, Input, Master, Message, Mutant, Output, Rec, Replica, Role,
-    Settings, Side,
+    Alarm, ClaimAnswer, Envelope, Input, Master, Message, Mutant, Nonce, Output, Rec, Replica,
+    Role, Settings, Side,
 };
 use greenroom_protocol::{Epoch, Incarnation};
 
@@ -61,6 +61,8 @@ enum Mend {
     Cut(usize),
     Witness,
     Disk(usize),
+    /// An operator gives the witness the record that it should have.
+    Record,
 }
 
 pub(crate) struct Node {
@@ -76,6 +78,8 @@ pub(crate) struct Node {
     requests: Vec<(usize, u64)>,
     tick_due_ms: u64,
     pub(crate) checked: u64,
+    /// Its servers have refused it, and it stays down until the witness is repaired.
+    is_refused: bool,
     /// The largest epoch that it was told of.
     pub(crate) told: Epoch,
     /// It dies after so many further outputs.
@@ -117,6 +121,12 @@ pub(crate) struct World<'a> {
     cut: [bool; 2],
     pub(crate) witness: Option<Rec>,
     witness_down: bool,
+    /// All that the witness ever took.
+    records: Vec<Rec>,
+    /// What it should have, while it has less.
+    truth: Option<Rec>,
+    /// What it took meanwhile, of those who knew no better.
+    astray: Vec<Nonce>,
     clients: [Client; CLIENTS],
     attempts: u64,
     /// What was read for whom, until it may be told.
@@ -201,6 +211,7 @@ impl<'a> World<'a> {
             requests: Vec::new(),
             tick_due_ms: 0,
             checked: 0,
+            is_refused: false,
             told: Epoch::default(),
             dies_after: None,
             log_clock: (0, 0),
@@ -225,6 +236,9 @@ impl<'a> World<'a> {
             cut: [false; 2],
             witness: None,
             witness_down: false,
+            records: Vec::new(),
+            truth: None,
+            astray: Vec::new(),
             clients: [Client::default(); CLIENTS],
             attempts: 0,
             reads: BTreeMap::new(),
@@ -359,6 +373,7 @@ impl<'a> World<'a> {
                 Mend::Cut(direction) => self.cut[direction] = false,
                 Mend::Witness => self.witness_down = false,
                 Mend::Disk(node) => self.nodes[node].disk_full = false,
+                Mend::Record => self.mend_record(),
             },
             Event::Heal => self.heal(),
             Event::End => {}
@@ -404,6 +419,10 @@ impl<'a> World<'a> {
         if self.nodes[node].master.is_some() {
             return;
         }
+        if self.nodes[node].is_refused {
+            self.at(100_000, Event::Restart(node));
+            return;
+        }
         let now_ms = self.clock_ms(node);
         let this = &mut self.nodes[node];
         this.life += 1;
@@ -430,7 +449,7 @@ impl<'a> World<'a> {
     fn crash(&mut self, node: usize, power: bool) {
         let Some(master) = self.nodes[node].master.take() else { return };
         if matches!(master.role(), Role::Paired | Role::Solo)
-            && self.witness.is_some_and(|rec| rec.holder == master.me())
+            && self.record().is_some_and(|rec| rec.holder == master.me())
         {
             self.died = Some((self.now_us, node, power));
         }
@@ -471,6 +490,9 @@ impl<'a> World<'a> {
         let mut outputs = std::mem::take(&mut self.scratch);
         if let Some(master) = &mut self.nodes[node].master {
             master.handle(now_ms, input, &mut outputs);
+        }
+        if self.is_led_astray(node) {
+            outputs.clear();
         }
         self.look_at(node);
         for output in outputs.drain(..) {
@@ -592,8 +614,16 @@ impl<'a> World<'a> {
             None => Input::Record(self.witness),
             Some((expect, rec)) => {
                 let there = self.witness.map_or(0, |rec| rec.version);
-                let answer = if there == expect {
+                let is_astray = self.truth.is_some_and(|truth| expect < truth.version);
+                let answer = if there == expect && is_astray {
                     self.witness = Some(rec);
+                    self.astray.push(rec.nonce);
+                    ClaimAnswer::Won
+                } else if there == expect {
+                    self.witness = Some(rec);
+                    self.truth = None;
+                    self.nodes.iter_mut().for_each(|node| node.is_refused = false);
+                    self.records.push(rec);
                     self.tally.records += 1;
                     self.check_record(rec);
                     ClaimAnswer::Won
@@ -721,6 +751,7 @@ impl<'a> World<'a> {
             profile.full,
             profile.wipe,
             profile.switch,
+            profile.back,
         ];
         let mut draw = self.rng.below(kinds.iter().sum());
         let kind = kinds.iter().position(|share| {
@@ -778,15 +809,75 @@ impl<'a> World<'a> {
                 }
             }
             Some(6) => self.input(node, Input::Switchover),
+            Some(7) => self.go_back(length),
             Some(_) | None => {}
         }
         let next = profile.fault_us / 4 + self.rng.below(profile.fault_us * 3 / 2);
         self.at(next, Event::Fault);
     }
 
+    /// The witness goes back in time, or loses what it had.
+    fn go_back(&mut self, length_us: u64) {
+        if self.truth.is_some() || self.witness.is_none() {
+            return;
+        }
+        self.truth = self.witness;
+        let place = usize::try_from(self.rng.below(self.records.len() as u64)).unwrap_or(0);
+        // Before the first there was none.
+        self.witness = place.checked_sub(1).map(|place| self.records[place]);
+        self.note(|world| format!("the witness goes back to {:?}", world.witness));
+        self.at(length_us, Event::Mend(Mend::Record));
+    }
+
+    /// An operator gives the witness its record back, and ends whoever believed another one.
+    fn mend_record(&mut self) {
+        let Some(truth) = self.truth.take() else { return };
+        self.witness = Some(truth);
+        for node in 0..2 {
+            self.nodes[node].is_refused = false;
+            let rec = self.nodes[node].master.as_ref().and_then(Replica::rec);
+            if rec.is_some_and(|rec| self.astray.contains(&rec.nonce)) {
+                self.crash(node, false);
+            }
+        }
+    }
+
+    /// What the witness has, or should have.
+    pub(crate) fn record(&self) -> Option<Rec> {
+        self.truth.or(self.witness)
+    }
+
+    /// Whether a master decides by a record that the witness would not have taken, had it not gone back. Servers
+    /// refuse it, since none of its epochs is above one that they have seen; so it ends.
+    fn is_led_astray(&mut self, node: usize) -> bool {
+        if self.astray.is_empty() {
+            return false;
+        }
+        let Some(master) = &self.nodes[node].master else { return false };
+        let Some(rec) = master.rec().filter(|rec| self.astray.contains(&rec.nonce)) else {
+            return false;
+        };
+        let role = master.role();
+        if rec.holder != master.me() {
+            return false;
+        }
+        let at = self.record().map(|rec| rec.at).unwrap_or_default();
+        if rec.at > at {
+            self.fail("R11", format!("{} leads astray, past {at}", rec.at));
+        }
+        // An epoch that is as large may be its own, which the other master has read.
+        let told = self.nodes[node].told;
+        if rec.at < told && role != Role::Blocked {
+            self.fail("R11", format!("who was told of {told} decides in {}", rec.at));
+        }
+        self.crash(node, false);
+        self.nodes[node].is_refused = self.truth.is_some();
+        true
+    }
+
     /// Whether what is committed is still somewhere if this master dies.
     fn survives(&self, node: usize) -> bool {
-        let Some(rec) = self.witness else { return true };
+        let Some(rec) = self.record() else { return true };
         let is_there = |member: Master| {
             let at = index(member.side);
             at != node && self.nodes[at].master.as_ref().is_some_and(|r| r.me() == member)
@@ -801,6 +892,7 @@ impl<'a> World<'a> {
         self.healed_us = Some(self.now_us);
         self.cut = [false; 2];
         self.witness_down = false;
+        self.mend_record();
         for node in 0..2 {
             self.nodes[node].disk_full = false;
             self.nodes[node].rate = 1_000.max(self.nodes[node].rate);
