@@ -78,8 +78,6 @@ pub(crate) struct Node {
     requests: Vec<(usize, u64)>,
     tick_due_ms: u64,
     pub(crate) checked: u64,
-    /// Its servers have refused it, and it stays down until the witness is repaired.
-    is_refused: bool,
     /// The largest epoch that it was told of.
     pub(crate) told: Epoch,
     /// It dies after so many further outputs.
@@ -211,7 +209,6 @@ impl<'a> World<'a> {
             requests: Vec::new(),
             tick_due_ms: 0,
             checked: 0,
-            is_refused: false,
             told: Epoch::default(),
             dies_after: None,
             log_clock: (0, 0),
@@ -419,7 +416,9 @@ impl<'a> World<'a> {
         if self.nodes[node].master.is_some() {
             return;
         }
-        if self.nodes[node].is_refused {
+        let is_its = |nonce: &Nonce| nonce.by.side == side(node);
+        if self.truth.is_some() && self.astray.iter().any(is_its) {
+            // It won by the old record, and has to stay down until the witness is repaired.
             self.at(100_000, Event::Restart(node));
             return;
         }
@@ -622,7 +621,6 @@ impl<'a> World<'a> {
                 } else if there == expect {
                     self.witness = Some(rec);
                     self.truth = None;
-                    self.nodes.iter_mut().for_each(|node| node.is_refused = false);
                     self.records.push(rec);
                     self.tally.records += 1;
                     self.check_record(rec);
@@ -834,7 +832,6 @@ impl<'a> World<'a> {
         let Some(truth) = self.truth.take() else { return };
         self.witness = Some(truth);
         for node in 0..2 {
-            self.nodes[node].is_refused = false;
             let rec = self.nodes[node].master.as_ref().and_then(Replica::rec);
             if rec.is_some_and(|rec| self.astray.contains(&rec.nonce)) {
                 self.crash(node, false);
@@ -871,7 +868,6 @@ impl<'a> World<'a> {
             self.fail("R11", format!("who was told of {told} decides in {}", rec.at));
         }
         self.crash(node, false);
-        self.nodes[node].is_refused = self.truth.is_some();
         true
     }
 
