@@ -631,9 +631,10 @@ impl Sequencer {
         match role {
             replica::Role::Paired | replica::Role::Solo | replica::Role::Blocked => {}
             replica::Role::Recovering | replica::Role::Learner | replica::Role::Standby => {
-                match role {
-                    replica::Role::Standby => self.takeover.heard(),
-                    _learning => self.takeover.is_off(),
+                if role == replica::Role::Standby {
+                    self.takeover.heard();
+                } else {
+                    self.takeover.is_off();
                 }
                 self.serving = false;
                 self.connections.step_down();

@@ -166,7 +166,7 @@ impl Disk {
 
     /// Everything is gone.
     pub(crate) fn lose(&mut self) {
-        *self = Self::of(Machine::forgetful(self.state.is_forgetful()));
+        *self = Self::of(self.state.empty());
     }
 
     /// What a new life finds.

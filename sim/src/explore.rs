@@ -748,6 +748,7 @@ impl State {
         for effect in effects {
             match *effect {
                 Effect::Push { number, payload } => self.receive(at, number, payload)?,
+                Effect::Renewed { .. } => {}
                 Effect::Reply { client, id: _, before: None } => {
                     return Err(("I5", format!("request {client} is refused")));
                 }

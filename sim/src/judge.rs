@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use greenroom_master_core::replica::{Master, Position, Rec, Role};
 use greenroom_protocol::Epoch;
 
+use crate::games::Renewed;
 use crate::machine::Effect;
 use crate::world::{Node, World, index};
 
@@ -79,7 +80,7 @@ impl World<'_> {
 
     /// What a master calls committed must be everywhere where the record says that it is.
     fn check_commit(&mut self, node: usize, lsn: u64) {
-        let Some(rec) = self.witness else {
+        let Some(rec) = self.record() else {
             self.fail("I3", "a commit without any record".to_owned());
             return;
         };
@@ -148,7 +149,7 @@ impl World<'_> {
         });
         self.tally.terms += 1;
         // Who slept since the witness answered says late what was true then; whoever hears it refuses the epoch.
-        let is_late = self.witness.is_some_and(|rec| rec.at > at);
+        let is_late = self.record().is_some_and(|rec| rec.at > at);
         if !has_all && !is_late {
             self.fail("I2", format!("{me:?} decides, and lacks what is committed"));
         }
@@ -187,6 +188,9 @@ impl World<'_> {
                         let after = 500 + self.rng_below(5_000);
                         self.acknowledge_later(after, node);
                     }
+                }
+                Effect::Renewed { game, sent_us, said } => {
+                    self.renewed(node, game, Renewed { lsn, sent_us, said });
                 }
                 Effect::Reply { client, id, before } => {
                     self.is_served_by(node);
@@ -252,7 +256,7 @@ impl World<'_> {
     }
 
     fn is_recoverable(&self) -> bool {
-        let Some(rec) = self.witness else { return true };
+        let Some(rec) = self.record() else { return true };
         let is_there = |member: Master| {
             let master = self.nodes[index(member.side)].master.as_ref();
             master.is_some_and(|master| master.me() == member)

@@ -7,6 +7,7 @@
 
 mod disk;
 mod explore;
+mod games;
 mod judge;
 mod machine;
 mod profile;
@@ -18,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use greenroom_master_core::replica::{Mutant, Replica};
 
 pub use crate::explore::{Explored, Limits, explore};
-pub use crate::machine::{Command, Effect, Machine, Piece};
+pub use crate::machine::{Command, Effect, Machine, Order, Piece};
 pub use crate::profile::PROFILES;
 use crate::profile::Profile;
 use crate::rng::Rng;
@@ -50,6 +51,8 @@ pub struct Tally {
     pub records: u64,
     /// Epochs that a master announced.
     pub terms: u64,
+    /// Moments at which the instance with the key was live, among those at which that was looked at.
+    pub live: u64,
     /// Runs in which everybody was served in the end.
     pub healed: u64,
     /// Runs in which the last copy of what was committed died, so that nobody may decide.
@@ -65,6 +68,7 @@ impl Tally {
         self.crashes += other.crashes;
         self.records += other.records;
         self.terms += other.terms;
+        self.live += other.live;
         self.healed += other.healed;
         self.lost += other.lost;
     }

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use greenroom_master_core::replica::Apply;
-use greenroom_master_core::{BadSnapshot, Header};
+use greenroom_master_core::{BadSnapshot, Header, Settings};
 
 use crate::rng::mix;
 
 /// Who asks; each has one request at a time.
 pub(crate) const CLIENTS: usize = 6;
+
+/// Game servers.
+pub(crate) const GAMES: usize = 2;
 
 /// A command of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,29 @@ pub enum Command {
     },
     /// The receiver has the stream up to this number.
     Received(u64),
+    /// A game server says how it is, at a moment of its own clock, that it has its stream up to a number, and what it
+    /// said, which is numbered too.
+    Load {
+        /// Which game server.
+        game: usize,
+        /// Microseconds of its own clock.
+        sent_us: u64,
+        /// The stream is there up to this number.
+        got: u64,
+        /// The number of the first thing it says that was not acknowledged.
+        said_from: u64,
+        /// The number of the last one.
+        said: u64,
+    },
+    /// Nothing is heard of a game server.
+    LinkLost(usize),
+    /// Time may be up for somebody.
+    Expire,
+    /// Somebody wants the instance with the key to be there.
+    Want {
+        /// Where it would be put.
+        game: usize,
+    },
 }
 
 /// What leaves the machine.
@@ -45,6 +71,50 @@ pub enum Effect {
         /// Made of the header's time and random bits, so that another history has another.
         payload: u64,
     },
+    /// To a game server: what it said is kept, and its lease counts from when it said it.
+    Renewed {
+        /// Which.
+        game: usize,
+        /// The moment that it sent.
+        sent_us: u64,
+        /// Everything that it said up to here is kept.
+        said: u64,
+    },
+}
+
+/// What a game server is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Run the instance with the key, in this life of the instance.
+    Run(u64),
+    /// This life of it is over.
+    Stop(u64),
+}
+
+/// What is known of a game server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Game {
+    pushed: u64,
+    /// Orders that it has not acknowledged.
+    orders: VecDeque<(u64, Order)>,
+    /// What it said is here up to this number.
+    said: u64,
+    /// It is given up then; 0 if it is not suspect.
+    until_ms: u64,
+}
+
+impl Game {
+    fn order(&mut self, order: Order) {
+        self.pushed += 1;
+        self.orders.push_back((self.pushed, order));
+    }
+}
+
+/// The instance with the key: where it runs, and in which of its lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Keyed {
+    at: Option<usize>,
+    life: u64,
 }
 
 /// A part of a snapshot.
@@ -75,6 +145,33 @@ pub enum Piece {
         /// Its content.
         payload: u64,
     },
+    /// What is known of a game server, besides its orders.
+    Game {
+        /// Which.
+        game: usize,
+        /// Number of its last order.
+        pushed: u64,
+        /// Number of the last thing that it said.
+        said: u64,
+        /// When it is given up.
+        until_ms: u64,
+    },
+    /// An order that a game server has not acknowledged.
+    Order {
+        /// For whom.
+        game: usize,
+        /// Its number.
+        number: u64,
+        /// What to do.
+        order: Order,
+    },
+    /// Where the instance with the key runs.
+    Keyed {
+        /// The game server.
+        at: Option<usize>,
+        /// Its life.
+        life: u64,
+    },
 }
 
 /// Where a record stands, in the order in which a snapshot gives them.
@@ -89,7 +186,8 @@ enum Place {
 #[derive(Clone, Debug)]
 struct Copying {
     of: Weak<()>,
-    head: Option<Piece>,
+    /// What is read first, as it was: it is little.
+    head: Vec<Piece>,
     read: Option<Place>,
     /// What changed records were; nothing for those that were not there.
     saved: BTreeMap<Place, Option<Piece>>,
@@ -102,6 +200,10 @@ pub struct Machine {
     pushed: u64,
     answered: [(u64, Option<u64>); CLIENTS],
     stream: VecDeque<(u64, u64)>,
+    games: [Game; GAMES],
+    keyed: Keyed,
+    /// How long a game server of which nothing is heard keeps what it has.
+    grace_ms: u64,
     /// Time of the last command.
     now_ms: u64,
     /// Whether it was ever less than before.
@@ -149,6 +251,20 @@ impl Machine {
         }
     }
 
+    /// What is known of game servers, if there are any.
+    fn games_into(&self, pieces: &mut Vec<Piece>) {
+        let Keyed { at, life } = self.keyed;
+        if life > 0 {
+            pieces.push(Piece::Keyed { at, life });
+        }
+        for (game, this) in self.games.iter().enumerate().filter(|(_, g)| **g != Game::default()) {
+            let Game { pushed, ref orders, said, until_ms } = *this;
+            pieces.push(Piece::Game { game, pushed, said, until_ms });
+            let orders = orders.iter();
+            pieces.extend(orders.map(|&(number, order)| Piece::Order { game, number, order }));
+        }
+    }
+
     /// A hash of everything.
     pub(crate) fn sum(&self) -> u128 {
         let mut hash = mix(self.value) ^ mix(self.pushed).rotate_left(7) ^ mix(!self.now_ms);
@@ -158,6 +274,14 @@ impl Machine {
         for (number, payload) in &self.stream {
             hash = mix(hash ^ number.rotate_left(32) ^ payload);
         }
+        for game in &self.games {
+            hash = mix(hash ^ game.pushed ^ mix(game.said) ^ mix(!game.until_ms));
+            for (number, order) in &game.orders {
+                let (Order::Run(life) | Order::Stop(life)) = order;
+                hash = mix(hash ^ number.rotate_left(32) ^ life);
+            }
+        }
+        hash = mix(hash ^ self.keyed.life ^ self.keyed.at.map_or(0, |game| mix(game as u64 + 1)));
         u128::from(hash)
     }
 
@@ -167,11 +291,22 @@ impl Machine {
 
     /// A machine that applies a repeated request again.
     pub(crate) fn forgetful(is_forgetful: bool) -> Self {
-        Self { is_forgetful, ..Self::default() }
+        Self { is_forgetful, grace_ms: Settings::default().server_grace_ms, ..Self::default() }
     }
 
-    pub(crate) fn is_forgetful(&self) -> bool {
-        self.is_forgetful
+    /// The same, with another grace for game servers.
+    pub(crate) fn with_grace(self, grace_ms: u64) -> Self {
+        Self { grace_ms, ..self }
+    }
+
+    /// What a game server has not acknowledged.
+    pub(crate) fn orders(&self, game: usize) -> impl Iterator<Item = (u64, Order)> {
+        self.games[game].orders.iter().copied()
+    }
+
+    /// One that knows nothing yet, and is otherwise like this one.
+    pub(crate) fn empty(&self) -> Self {
+        Self::forgetful(self.is_forgetful).with_grace(self.grace_ms)
     }
 
     /// Whether the time of some command was before that of the one before it.
@@ -225,7 +360,42 @@ impl Apply for Machine {
                     self.stream.pop_front();
                 }
             }
+            Command::Load { game, sent_us, got, said_from, said } => {
+                let this = &mut self.games[game];
+                while this.orders.front().is_some_and(|(n, _)| *n <= got) {
+                    this.orders.pop_front();
+                }
+                if said_from <= this.said + 1 {
+                    this.said = this.said.max(said);
+                }
+                this.until_ms = 0;
+                effects.push(Effect::Renewed { game, sent_us, said: this.said });
+            }
+            Command::LinkLost(game) => {
+                let this = &mut self.games[game];
+                if this.until_ms == 0 {
+                    this.until_ms = header.now_ms + self.grace_ms;
+                }
+            }
+            Command::Expire => {
+                if let Some(game) = self.keyed.at
+                    && (1..=header.now_ms).contains(&self.games[game].until_ms)
+                {
+                    self.keyed.at = None;
+                    self.games[game].order(Order::Stop(self.keyed.life));
+                }
+            }
+            Command::Want { game } => {
+                if self.keyed.at.is_none() && self.games[game].until_ms == 0 {
+                    self.keyed = Keyed { at: Some(game), life: self.keyed.life + 1 };
+                    self.games[game].order(Order::Run(self.keyed.life));
+                }
+            }
         }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_ms
     }
 
     fn digest(command: &Command) -> u128 {
@@ -234,6 +404,13 @@ impl Apply for Machine {
                 u128::from(mix(id)) << 64 | u128::from(mix(client as u64 + 1))
             }
             Command::Received(number) => u128::from(mix(number)) << 64,
+            Command::Load { game, sent_us, got, said_from, said } => {
+                let words = [game as u64, sent_us, got, said_from, said];
+                u128::from(words.iter().fold(3, |hash, word| mix(hash ^ word)))
+            }
+            Command::LinkLost(game) => u128::from(mix(game as u64)) << 32,
+            Command::Expire => 1,
+            Command::Want { game } => u128::from(mix(!(game as u64))) << 32,
         }
     }
 
@@ -245,7 +422,8 @@ impl Apply for Machine {
         let frozen = Arc::new(());
         let of = Arc::downgrade(&frozen);
         let Self { value, pushed, now_ms, .. } = *self;
-        let head = Some(Piece::Head { value, pushed, now_ms });
+        let mut head = vec![Piece::Head { value, pushed, now_ms }];
+        self.games_into(&mut head);
         self.copies.push(Copying { of, head, read: None, saved: BTreeMap::new() });
         frozen
     }
@@ -255,7 +433,7 @@ impl Apply for Machine {
         let place = self.copies.iter().position(is_it);
         let place = place.expect("a snapshot is read from the machine that it was taken of");
         let mut copy = self.copies.swap_remove(place);
-        let mut pieces: Vec<Piece> = copy.head.take().into_iter().collect();
+        let mut pieces = std::mem::take(&mut copy.head);
         while pieces.len() < max {
             let was = copy.saved.first_key_value().map(|(&place, _)| place);
             let Some(next) = self.next(copy.read).into_iter().chain(was).min() else { break };
@@ -270,7 +448,7 @@ impl Apply for Machine {
     }
 
     fn restore(&self, pieces: Vec<Piece>) -> Result<Self, BadSnapshot> {
-        let mut machine = Self::forgetful(self.is_forgetful);
+        let mut machine = self.empty();
         let mut heads = 0;
         for piece in pieces {
             match piece {
@@ -280,6 +458,14 @@ impl Apply for Machine {
                 }
                 Piece::Client { client, id, before } => machine.answered[client] = (id, before),
                 Piece::Push { number, payload } => machine.stream.push_back((number, payload)),
+                Piece::Game { game, pushed, said, until_ms } => {
+                    let orders = VecDeque::new();
+                    machine.games[game] = Game { pushed, orders, said, until_ms };
+                }
+                Piece::Order { game, number, order } => {
+                    machine.games[game].orders.push_back((number, order));
+                }
+                Piece::Keyed { at, life } => machine.keyed = Keyed { at, life },
             }
         }
         if heads == 1 { Ok(machine) } else { Err(BadSnapshot::from(format!("{heads} heads"))) }

@@ -3,7 +3,7 @@
 use crate::rng::Rng;
 
 /// Names of the profiles.
-pub const PROFILES: [&str; 13] = [
+pub const PROFILES: [&str; 15] = [
     "calm",
     "lossy",
     "slow-net",
@@ -16,6 +16,8 @@ pub const PROFILES: [&str; 13] = [
     "skewed",
     "disk",
     "switchover",
+    "leases",
+    "witness-back",
     "swarm",
 ];
 
@@ -39,9 +41,15 @@ pub(crate) struct Profile {
     pub(crate) switch: u64,
     /// A fault may hit although it kills the last copy of what is committed.
     pub(crate) cruel: u64,
+    /// The witness goes back in time or loses its record, until it is repaired.
+    pub(crate) back: u64,
     pub(crate) witness_loss: u64,
     pub(crate) restart_us: u64,
     pub(crate) skew: bool,
+    /// There are game servers, cut off from the masters and asleep for as long as a minute.
+    pub(crate) games: bool,
+    /// Mean time between two requests of a client.
+    pub(crate) think_us: u64,
     pub(crate) length_us: u64,
 }
 
@@ -64,9 +72,12 @@ impl Profile {
             wipe: 0,
             switch: 1,
             cruel: 20,
+            back: 0,
             witness_loss: 10,
             restart_us: 200_000,
             skew: false,
+            games: false,
+            think_us: 10_000,
             length_us: if rng.permille(300) { 6_000_000 } else { 2_000_000 },
         };
         Some(match name {
@@ -86,6 +97,16 @@ impl Profile {
                 Self { full: 6, slow_disk: 100, crash: 6, power: 800, wipe: 1, cruel: 200, ..calm }
             }
             "switchover" => Self { switch: 12, crash: 2, loss: 20, ..calm },
+            "witness-back" => Self { back: 5, crash: 8, pause: 4, cut: 4, cruel: 0, ..calm },
+            "leases" => Self {
+                games: true,
+                think_us: 2_000_000,
+                fault_us: 4_000_000,
+                restart_us: 2_000_000,
+                loss: 20,
+                length_us: 100_000_000,
+                ..calm
+            },
             "swarm" => {
                 let mut some = |max: u64| if rng.permille(500) { rng.below(max + 1) } else { 0 };
                 Self {

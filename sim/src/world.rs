@@ -4,13 +4,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use greenroom_master_core::replica::{
-    Alarm, ClaimAnswer, Envelope, Input, Master, Message, Mutant, Output, Rec, Replica, Role,
-    Settings, Side,
+    Alarm, ClaimAnswer, Envelope, Input, Master, Message, Mutant, Nonce, Output, Rec, Replica,
+    Role, Settings, Side,
 };
 use greenroom_protocol::{Epoch, Incarnation};
 
 use crate::disk::{Disk, Write};
-use crate::machine::{CLIENTS, Command, Effect, Machine, Piece};
+use crate::games::{GameEvent, GameServer};
+use crate::machine::{CLIENTS, Command, Effect, GAMES, Machine, Piece};
 use crate::profile::Profile;
 use crate::rng::Rng;
 use crate::{Outcome, Tally, Violation};
@@ -45,6 +46,8 @@ enum Event {
     Request(usize, usize, u64),
     /// An answer reaches a client.
     Answer(usize, u64, Option<u64>),
+    /// Of a game server.
+    Game(usize, GameEvent),
     /// The receiver's acknowledgement reaches a master.
     Received(usize),
     Fault,
@@ -58,6 +61,8 @@ enum Mend {
     Cut(usize),
     Witness,
     Disk(usize),
+    /// An operator gives the witness the record that it should have.
+    Record,
 }
 
 pub(crate) struct Node {
@@ -77,6 +82,11 @@ pub(crate) struct Node {
     pub(crate) told: Epoch,
     /// It dies after so many further outputs.
     dies_after: Option<u64>,
+    /// The log's time when it became the active, and its own clock then.
+    pub(crate) log_clock: (u64, u64),
+    /// When each game server was last heard, and whether that it is not any more was said.
+    pub(crate) heard_us: [u64; GAMES],
+    pub(crate) is_lost: [bool; GAMES],
     /// Entries that were on its disk when it started.
     pub(crate) recovered: usize,
 }
@@ -103,10 +113,18 @@ pub(crate) struct World<'a> {
     profile: Profile,
     pub(crate) settings: Settings,
     pub(crate) nodes: [Node; 2],
+    pub(crate) games: [GameServer; GAMES],
+    pub(crate) mutant: Option<Mutant>,
     /// Messages from the first to the second, and back, vanish.
     cut: [bool; 2],
     pub(crate) witness: Option<Rec>,
     witness_down: bool,
+    /// All that the witness ever took.
+    records: Vec<Rec>,
+    /// What it should have, while it has less.
+    truth: Option<Rec>,
+    /// What it took meanwhile, of those who knew no better.
+    astray: Vec<Nonce>,
     clients: [Client; CLIENTS],
     attempts: u64,
     /// What was read for whom, until it may be told.
@@ -168,13 +186,24 @@ impl<'a> World<'a> {
             checkpoint_every: 40 + rng.below(200),
             ..Settings::default()
         };
+        let machine = Machine::forgetful(mutant == Some(Mutant::NoDedupe));
+        let machine = match mutant {
+            Some(Mutant::KeyFreedEarly) => machine.with_grace(4_000),
+            Some(_) | None => machine,
+        };
         let mut node = || Node {
             life: 0,
             master: None,
-            disk: Disk::of(Machine::forgetful(mutant == Some(Mutant::NoDedupe))),
+            disk: Disk::of(machine.clone()),
             disk_until_us: 0,
             disk_full: false,
-            rate: if profile.skew { rng.between(500, 2_001) } else { 1_000 },
+            rate: if profile.skew {
+                rng.between(500, 2_001)
+            } else if profile.games {
+                rng.between(990, 1_011)
+            } else {
+                1_000
+            },
             paused: None,
             waiting: VecDeque::new(),
             requests: Vec::new(),
@@ -182,9 +211,13 @@ impl<'a> World<'a> {
             checked: 0,
             told: Epoch::default(),
             dies_after: None,
+            log_clock: (0, 0),
+            heard_us: [0; GAMES],
+            is_lost: [false; GAMES],
             recovered: 0,
         };
         let nodes = [node(), node()];
+        let games = [(); GAMES].map(|()| GameServer::new(rng.between(990, 1_011)));
         let mut world = Self {
             now_us: 0,
             order: 0,
@@ -195,9 +228,14 @@ impl<'a> World<'a> {
             profile,
             settings,
             nodes,
+            games,
+            mutant,
             cut: [false; 2],
             witness: None,
             witness_down: false,
+            records: Vec::new(),
+            truth: None,
+            astray: Vec::new(),
             clients: [Client::default(); CLIENTS],
             attempts: 0,
             reads: BTreeMap::new(),
@@ -229,6 +267,9 @@ impl<'a> World<'a> {
         for client in 0..CLIENTS {
             let later = world.rng.below(100_000);
             world.at(later, Event::Client(client, 0));
+        }
+        if profile.games {
+            world.begin_games();
         }
         let first = 300_000 + world.rng.below(profile.fault_us);
         world.at(first, Event::Fault);
@@ -264,6 +305,14 @@ impl<'a> World<'a> {
             let line = line(self);
             self.lines.push(format!("{:>9} {line}", self.now_us));
         }
+    }
+
+    pub(crate) fn at_game(&mut self, after_us: u64, game: usize, event: GameEvent) {
+        self.at(after_us, Event::Game(game, event));
+    }
+
+    pub(crate) fn now_us(&self) -> u64 {
+        self.now_us
     }
 
     fn at(&mut self, after_us: u64, event: Event) {
@@ -315,18 +364,20 @@ impl<'a> World<'a> {
                     self.command(node, Command::Received(number));
                 }
             }
+            Event::Game(game, event) => self.game_event(game, event),
             Event::Fault => self.fault(),
             Event::Mend(mend) => match mend {
                 Mend::Cut(direction) => self.cut[direction] = false,
                 Mend::Witness => self.witness_down = false,
                 Mend::Disk(node) => self.nodes[node].disk_full = false,
+                Mend::Record => self.mend_record(),
             },
             Event::Heal => self.heal(),
             Event::End => {}
         }
     }
 
-    fn clock_ms(&self, node: usize) -> u64 {
+    pub(crate) fn clock_ms(&self, node: usize) -> u64 {
         self.now_us * self.nodes[node].rate / 1_000_000
     }
 
@@ -342,6 +393,9 @@ impl<'a> World<'a> {
         self.nodes[node].tick_due_ms = now_ms + TICK_MS;
         self.at(TICK_MS * 1_000_000 / self.nodes[node].rate, Event::Tick(node, life));
         self.input(node, Input::Tick { late_ms });
+        if self.profile.games {
+            self.watch_games(node);
+        }
     }
 
     fn wake(&mut self, node: usize) {
@@ -362,6 +416,12 @@ impl<'a> World<'a> {
         if self.nodes[node].master.is_some() {
             return;
         }
+        let is_its = |nonce: &Nonce| nonce.by.side == side(node);
+        if self.truth.is_some() && self.astray.iter().any(is_its) {
+            // It won by the old record, and has to stay down until the witness is repaired.
+            self.at(100_000, Event::Restart(node));
+            return;
+        }
         let now_ms = self.clock_ms(node);
         let this = &mut self.nodes[node];
         this.life += 1;
@@ -372,6 +432,8 @@ impl<'a> World<'a> {
         this.checked = 0;
         this.told = Epoch::default();
         this.dies_after = None;
+        this.heard_us = [self.now_us; GAMES];
+        this.is_lost = [false; GAMES];
         this.tick_due_ms = now_ms;
         let me = Master { side: side(node), incarnation: Incarnation(this.life), copy: 0 };
         let (state, recovered) = this.disk.recover();
@@ -386,7 +448,7 @@ impl<'a> World<'a> {
     fn crash(&mut self, node: usize, power: bool) {
         let Some(master) = self.nodes[node].master.take() else { return };
         if matches!(master.role(), Role::Paired | Role::Solo)
-            && self.witness.is_some_and(|rec| rec.holder == master.me())
+            && self.record().is_some_and(|rec| rec.holder == master.me())
         {
             self.died = Some((self.now_us, node, power));
         }
@@ -428,6 +490,9 @@ impl<'a> World<'a> {
         if let Some(master) = &mut self.nodes[node].master {
             master.handle(now_ms, input, &mut outputs);
         }
+        if self.is_led_astray(node) {
+            outputs.clear();
+        }
         self.look_at(node);
         for output in outputs.drain(..) {
             if let Some(left) = self.nodes[node].dies_after {
@@ -464,7 +529,12 @@ impl<'a> World<'a> {
             }
             Output::Refused(..) | Output::ReadRefused(..) => self.tally.refused += 1,
             Output::Role(_) => {}
-            Output::NewEpoch(at) => self.new_epoch(node, at),
+            Output::NewEpoch(at) => {
+                self.new_epoch(node, at);
+                if self.profile.games {
+                    self.tell_games(node, at);
+                }
+            }
             Output::Alarm(alarm) => match alarm {
                 Alarm::Diverged(lsn) => {
                     self.fail("I8", format!("the states differ after entry {lsn}"));
@@ -486,12 +556,12 @@ impl<'a> World<'a> {
         }
     }
 
-    fn delay(&mut self) -> u64 {
+    pub(crate) fn delay(&mut self) -> u64 {
         let late = if self.rng.permille(self.profile.late) { 60_000 } else { 0 };
         60 + self.rng.below(self.profile.delay_us) + self.rng.below(late + 1)
     }
 
-    fn is_lost(&mut self) -> bool {
+    pub(crate) fn is_lost(&mut self) -> bool {
         self.healed_us.is_none() && self.rng.permille(self.profile.loss)
     }
 
@@ -543,8 +613,15 @@ impl<'a> World<'a> {
             None => Input::Record(self.witness),
             Some((expect, rec)) => {
                 let there = self.witness.map_or(0, |rec| rec.version);
-                let answer = if there == expect {
+                let is_astray = self.truth.is_some_and(|truth| expect < truth.version);
+                let answer = if there == expect && is_astray {
                     self.witness = Some(rec);
+                    self.astray.push(rec.nonce);
+                    ClaimAnswer::Won
+                } else if there == expect {
+                    self.witness = Some(rec);
+                    self.truth = None;
+                    self.records.push(rec);
                     self.tally.records += 1;
                     self.check_record(rec);
                     ClaimAnswer::Won
@@ -616,9 +693,11 @@ impl<'a> World<'a> {
         }
     }
 
-    fn command(&mut self, node: usize, command: Command) {
+    pub(crate) fn command(&mut self, node: usize, command: Command) {
         let seed = self.rng.next();
-        let wall_ms = self.clock_ms(node);
+        // The log's time goes on where it was, by the clock of who decides.
+        let (log_ms, then_ms) = self.nodes[node].log_clock;
+        let wall_ms = log_ms + (self.clock_ms(node) - then_ms);
         self.input(node, Input::Commands(wall_ms, vec![(seed, command)]));
     }
 
@@ -653,7 +732,7 @@ impl<'a> World<'a> {
             self.is_ending = true;
             self.at(ENDING_US, Event::End);
         }
-        let after = 200 + self.rng.below(20_000);
+        let after = 200 + self.rng.below(2 * self.profile.think_us);
         self.at(after, Event::Client(client, 0));
     }
 
@@ -670,6 +749,7 @@ impl<'a> World<'a> {
             profile.full,
             profile.wipe,
             profile.switch,
+            profile.back,
         ];
         let mut draw = self.rng.below(kinds.iter().sum());
         let kind = kinds.iter().position(|share| {
@@ -727,15 +807,73 @@ impl<'a> World<'a> {
                 }
             }
             Some(6) => self.input(node, Input::Switchover),
+            Some(7) => self.go_back(length),
             Some(_) | None => {}
         }
         let next = profile.fault_us / 4 + self.rng.below(profile.fault_us * 3 / 2);
         self.at(next, Event::Fault);
     }
 
+    /// The witness goes back in time, or loses what it had.
+    fn go_back(&mut self, length_us: u64) {
+        if self.truth.is_some() || self.witness.is_none() {
+            return;
+        }
+        self.truth = self.witness;
+        let place = usize::try_from(self.rng.below(self.records.len() as u64)).unwrap_or(0);
+        // Before the first there was none.
+        self.witness = place.checked_sub(1).map(|place| self.records[place]);
+        self.note(|world| format!("the witness goes back to {:?}", world.witness));
+        self.at(length_us, Event::Mend(Mend::Record));
+    }
+
+    /// An operator gives the witness its record back, and ends whoever believed another one.
+    fn mend_record(&mut self) {
+        let Some(truth) = self.truth.take() else { return };
+        self.witness = Some(truth);
+        for node in 0..2 {
+            let rec = self.nodes[node].master.as_ref().and_then(Replica::rec);
+            if rec.is_some_and(|rec| self.astray.contains(&rec.nonce)) {
+                self.crash(node, false);
+            }
+        }
+    }
+
+    /// What the witness has, or should have.
+    pub(crate) fn record(&self) -> Option<Rec> {
+        self.truth.or(self.witness)
+    }
+
+    /// Whether a master decides by a record that the witness would not have taken, had it not gone back. Servers
+    /// refuse it, since none of its epochs is above one that they have seen; so it ends.
+    fn is_led_astray(&mut self, node: usize) -> bool {
+        if self.astray.is_empty() {
+            return false;
+        }
+        let Some(master) = &self.nodes[node].master else { return false };
+        let Some(rec) = master.rec().filter(|rec| self.astray.contains(&rec.nonce)) else {
+            return false;
+        };
+        let role = master.role();
+        if rec.holder != master.me() {
+            return false;
+        }
+        let at = self.record().map(|rec| rec.at).unwrap_or_default();
+        if rec.at > at {
+            self.fail("R11", format!("{} leads astray, past {at}", rec.at));
+        }
+        // An epoch that is as large may be its own, which the other master has read.
+        let told = self.nodes[node].told;
+        if rec.at < told && role != Role::Blocked {
+            self.fail("R11", format!("who was told of {told} decides in {}", rec.at));
+        }
+        self.crash(node, false);
+        true
+    }
+
     /// Whether what is committed is still somewhere if this master dies.
     fn survives(&self, node: usize) -> bool {
-        let Some(rec) = self.witness else { return true };
+        let Some(rec) = self.record() else { return true };
         let is_there = |member: Master| {
             let at = index(member.side);
             at != node && self.nodes[at].master.as_ref().is_some_and(|r| r.me() == member)
@@ -750,6 +888,7 @@ impl<'a> World<'a> {
         self.healed_us = Some(self.now_us);
         self.cut = [false; 2];
         self.witness_down = false;
+        self.mend_record();
         for node in 0..2 {
             self.nodes[node].disk_full = false;
             self.nodes[node].rate = 1_000.max(self.nodes[node].rate);
@@ -757,6 +896,9 @@ impl<'a> World<'a> {
                 self.wake(node);
             }
             self.restart(node);
+        }
+        for game in 0..GAMES {
+            self.games[game].heal();
         }
         self.at(HEALED_US, Event::End);
     }

@@ -21,6 +21,7 @@ fn no_seed_of_any_profile_breaks_an_invariant() {
     }
     assert!(all.crashes > 1_000 && all.terms > 1_000, "nothing happened: {all:?}");
     assert!(all.healed > 3 * all.lost, "the masters died too often to be tested: {all:?}");
+    assert!(all.live > 10_000, "nobody ever saw the instance with the key: {all:?}");
     assert!(broken.is_empty(), "{broken:#?}");
 }
 

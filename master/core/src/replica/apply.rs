@@ -30,6 +30,10 @@ pub trait Apply: Sized {
     /// command that brings one down would bring down the other when it is repeated there.
     fn apply(&mut self, header: &Header, command: &Self::Command, effects: &mut Vec<Self::Effect>);
 
+    /// Time of the last command, in the header's milliseconds; 0 before the first. A snapshot has it too, or else the
+    /// log's time would run backwards when who copied it decides before it has applied anything.
+    fn now_ms(&self) -> u64;
+
     /// A hash of a command, for the chain of the log.
     fn digest(command: &Self::Command) -> u128;
 
@@ -96,6 +100,10 @@ impl Apply for State {
 
     fn apply(&mut self, header: &Header, command: &Logged, effects: &mut Effects) {
         State::apply(self, header, &command.command, effects);
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_ms
     }
 
     fn digest(command: &Logged) -> u128 {

@@ -119,7 +119,13 @@ impl<S: Apply> Replica<S> {
                 let rec = claim.rec;
                 self.settle(Some(rec));
             }
-            ClaimAnswer::Lost(rec) => self.settle(rec),
+            ClaimAnswer::Lost(rec) => {
+                // The version that it was to replace had been there: it was seen.
+                if rec.map_or(0, |rec| rec.version) < claim.expect {
+                    self.out.push(Output::Alarm(Alarm::WitnessBehind));
+                }
+                self.settle(rec);
+            }
             ClaimAnswer::Unknown if self.is(Mutant::ForgetClaim) => self.claim = None,
             ClaimAnswer::Unknown => self.ask_witness(),
         }
@@ -225,6 +231,11 @@ impl<S: Apply> Replica<S> {
     pub(super) fn adopt(&mut self, rec: Rec) {
         if self.claim.is_some() {
             // Whatever it says, the witness says it too, and what becomes of the attempt has to be known first.
+            return;
+        }
+        if self.rec.is_some_and(|known| rec.version == known.version && rec.nonce != known.nonce) {
+            // Two records of one version: the witness went back in time, and somebody built on what it had.
+            self.out.push(Output::Alarm(Alarm::WitnessBehind));
             return;
         }
         if rec.at < self.seen || self.rec.is_some_and(|known| rec.version < known.version) {

@@ -225,6 +225,7 @@ impl<S: Apply> Replica<S> {
             self.learn(true, self.me.copy + 1);
             return;
         };
+        self.wall_ms = self.wall_ms.max(state.now_ms());
         self.state = state;
         self.log = Chain::starting_at(start);
         self.checks.clear();

@@ -180,16 +180,19 @@ impl<S: Apply> Replica<S> {
         recovered: Recovered<S::Command>,
         now_ms: u64,
     ) -> Self {
+        let wall_ms = state.now_ms();
+        // A checkpoint does not say in which epoch it was taken; an intent that the record once confirmed does.
+        let seen = recovered.intents.proven.map(|intent| intent.at).unwrap_or_default();
         let mut master = Self {
             settings,
             me,
             state,
             log: Chain::starting_at(recovered.base),
             now_ms,
-            wall_ms: 0,
+            wall_ms,
             rec: None,
             shown: 0,
-            seen: Epoch::default(),
+            seen,
             stage: Stage::Recovering,
             active: Active::default(),
             learning: Learning::default(),

@@ -71,11 +71,15 @@ pub enum Mutant {
     StandbyOwnTime,
     /// The state machine applies a repeated request again. (It is the simulator's own machine that has this one.)
     NoDedupe,
+    /// A game server's lease counts from when it hears that it goes on. (So in the simulator's model.)
+    LeaseFromAnswer,
+    /// A key is free before its game server's lease is over. (So in the simulator's model.)
+    KeyFreedEarly,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::CommitWithoutStandby,
         Self::CommitWithoutDisk,
         Self::PromoteWithoutWitness,
@@ -110,5 +114,7 @@ impl Mutant {
         Self::NoBackpressure,
         Self::StandbyOwnTime,
         Self::NoDedupe,
+        Self::LeaseFromAnswer,
+        Self::KeyFreedEarly,
     ];
 }
