@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::cluster::{Cluster, Part, Shape, Tail};
+use super::cluster::{Cluster, LOOK_INTERVAL, Part, Shape};
 use super::cores::{Used, Window};
 use super::faults::{Begun, Fault, Only};
+use super::ground::{Tail, pause};
 use super::ledger::Wrong;
 use super::load::{Load, Order};
 use super::status::View;
@@ -211,7 +212,7 @@ impl Campaign<'_> {
         let asked = Instant::now();
         while self.plan.order.ops > 0 && self.load.audits() < audit {
             cluster.tend()?;
-            super::cluster::pause(super::cluster::LOOK_INTERVAL);
+            pause(LOOK_INTERVAL);
             ensure!(!self.load.is_dead(), "the load has ended");
             ensure!(asked.elapsed() < AUDIT_MAX, "an audit is not answered in {AUDIT_MAX:?}");
         }

@@ -122,6 +122,7 @@ impl Only {
                 Fault::CutToActive,
                 Fault::ResetPair,
                 Fault::CutOffActive,
+                Fault::CutOffActiveToWitness,
                 Fault::SlowPair,
                 Fault::SlowServers,
             ]),
@@ -155,8 +156,10 @@ pub(crate) enum Fault {
     CutToActive,
     /// Connections between the masters are reset.
     ResetPair,
-    /// Nobody hears the active, and it hears nobody, the witness apart.
+    /// Nobody hears the active, and it hears nobody.
     CutOffActive,
+    /// The same, but for the witness.
+    CutOffActiveToWitness,
     /// 2 to 4 ms each way between the masters.
     SlowPair,
     /// 5 to 10 ms each way between servers and masters.
@@ -180,6 +183,7 @@ impl Fault {
             Self::CutToActive => "cut standby to active",
             Self::ResetPair => "reset pair",
             Self::CutOffActive => "cut off active",
+            Self::CutOffActiveToWitness => "cut off active to witness",
             Self::SlowPair => "slow pair",
             Self::SlowServers => "slow servers",
             Self::StopWitness => "stop witness",
@@ -261,13 +265,16 @@ impl Fault {
                 proxies.reset(active, standby);
                 Ok(begun)
             }
-            Self::CutOffActive => {
+            Self::CutOffActive | Self::CutOffActiveToWitness => {
                 let others = [cluster.names(Part::Session), cluster.names(Part::Game)].concat();
                 let stalled = Weather { stalled: true, ..Weather::default() };
                 let proxies = cluster.proxies.as_ref().context("cuts need proxies")?;
                 let begun = Begun::now(ledger);
                 for other in others.into_iter().chain([standby]) {
                     proxies.set_both(active, other, stalled);
+                }
+                if self == Self::CutOffActive {
+                    proxies.set_both(active, "witness", stalled);
                 }
                 cleared(cluster, begun, CUT)
             }

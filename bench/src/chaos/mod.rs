@@ -7,6 +7,7 @@ mod cluster;
 mod cores;
 mod faults;
 mod fill;
+mod ground;
 mod isolate;
 mod lane;
 mod ledger;
@@ -71,15 +72,23 @@ pub(crate) struct Arguments {
     /// The program to hurt [default: the one beside this program].
     #[arg(long)]
     greenroom: Option<PathBuf>,
-    /// One master, no standby and no witness, to compare with.
-    #[arg(long)]
-    alone: bool,
-    /// The witness is a file that both masters open, and no process.
-    #[arg(long)]
-    witness_file: bool,
+    /// Which masters there are.
+    #[arg(long, value_enum, default_value = "pair")]
+    masters: Masters,
     /// Leaves the cluster's files where they are.
     #[arg(long)]
     keep: bool,
+}
+
+/// The masters of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Masters {
+    /// Two, and a witness that is a process.
+    Pair,
+    /// Two, and a witness that is a file which both open.
+    PairWithFile,
+    /// One, to compare with: for `session` and `game`.
+    Alone,
 }
 
 /// Runs one campaign, prints what came of it, and fails if anything was as it must not be.
@@ -128,8 +137,8 @@ fn plan(arguments: &Arguments, greenroom: PathBuf, folder: PathBuf) -> anyhow::R
         shape: Shape {
             greenroom,
             folder,
-            pair: !arguments.alone,
-            witness_file: arguments.witness_file,
+            pair: arguments.masters != Masters::Alone,
+            witness_file: arguments.masters == Masters::PairWithFile,
             proxied: only.needs_proxies(),
             master_flags: if directory > 0 { fill::flags() } else { Vec::new() },
             capacity: fill + 20_000,
@@ -179,7 +188,7 @@ fn perform(
     let last = Value::Object(last).to_string();
     let mut lines: Vec<String> = report.outcomes.iter().map(|one| one.json().to_string()).collect();
     lines.push(last.clone());
-    cluster::write(&out.join(format!("{name}.json")), &(lines.join("\n") + "\n"))?;
+    ground::write(&out.join(format!("{name}.json")), &(lines.join("\n") + "\n"))?;
     if !report.outcomes.is_empty() {
         let title = format!("{}, {} times", plan.only.what(), report.outcomes.len());
         let subtitle = format!(
@@ -187,7 +196,7 @@ fn perform(
             plan.order.users, plan.order.ops
         );
         let picture = plot::svg(&title, &subtitle, &report.outcomes, &report.targets);
-        cluster::write(&out.join(format!("{name}.svg")), &picture)?;
+        ground::write(&out.join(format!("{name}.svg")), &picture)?;
     }
     match arguments.json {
         true => print(&last)?,

@@ -42,7 +42,11 @@ pub(crate) fn svg(title: &str, subtitle: &str, outcomes: &[Outcome], targets: &[
         );
         // Below the point and to its right, where the curve is not.
         let style = "font-weight=\"600\" fill=\"#a01515\" paint-order=\"stroke\" stroke=\"#fff\" stroke-width=\"4\"";
-        text(&mut out, [x + 9.0, y + 16.0], style, &format!("{name} {}", shown(value)));
+        // Near the end of the axis there is no room to the right.
+        let is_far = x > FIELD[2] - 100.0;
+        let side = if is_far { "text-anchor=\"end\"" } else { "" };
+        let at = [if is_far { x - 9.0 } else { x + 9.0 }, y + 16.0];
+        text(&mut out, at, &format!("{style} {side}"), &format!("{name} {}", shown(value)));
     }
     legend(&mut out);
     steps(&mut out, outcomes);
@@ -151,6 +155,12 @@ fn share(of: usize, all: usize) -> f64 {
 
 fn legend(out: &mut String) {
     let lines = [("#d62728", 2.5, "around the fault"), ("#b8b8b8", 1.5, "in the second before it")];
+    let _infallible = writeln!(
+        out,
+        "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"190\" height=\"42\" fill=\"#fff\"/>",
+        FIELD[2] - 196.0,
+        FIELD[3] - 52.0
+    );
     for (at, (colour, width, name)) in lines.into_iter().enumerate() {
         let y = FIELD[3] - 34.0 + share(at, 1) * 20.0;
         let style = format!("stroke=\"{colour}\" stroke-width=\"{width}\"");
