@@ -103,7 +103,7 @@ const SYNONYMS: &[(&str, &str)] = &[
 
 /// Where a synonym is the right word after all: SQL's and clippy's own language, and the folder of the type `Replica`.
 const SYNONYM_EXCEPTIONS: &[&str] =
-    &["primary key", "primary index", "mod replica;", "core::replica::"];
+    &["primary key", "primary index", "mod replica;", "core::replica::", "core::replica as"];
 
 #[test]
 fn the_plan_names_every_crate_and_no_other() {

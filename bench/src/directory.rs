@@ -428,7 +428,7 @@ fn apply(size: usize, window: Duration) -> anyhow::Result<Figures> {
     Ok(figures)
 }
 
-/// Pieces of a slice, as the replica's default is.
+/// Pieces of a slice, as the masters' default is.
 const SLICE: usize = 256;
 /// Commands between two slices of a snapshot.
 const COMMANDS_BETWEEN: u32 = 16;

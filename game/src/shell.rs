@@ -10,7 +10,7 @@ use std::time::Duration;
 use ecow::{EcoString, eco_format};
 use greenroom_game_core::Registry;
 use greenroom_link::{
-    ClusterKey, Follower, Incoming, Link, LinkError, Me, Outgoing, Writer, accept, stay_linked,
+    ClusterKey, HasMasters, Incoming, Link, LinkError, Me, Outgoing, Writer, accept, stay_linked,
 };
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::{Incarnation, MasterLink, ServerName};
@@ -308,7 +308,7 @@ impl Shell {
     }
 }
 
-impl Follower for Shell {
+impl HasMasters for Shell {
     fn linked(
         self: &Rc<Self>,
         master: MasterLink,

@@ -22,5 +22,5 @@ pub use error::LinkError;
 pub use handshake::{Link, Me, accept, dial};
 pub use incoming::{Frame, Incoming};
 pub use key::ClusterKey;
-pub use masters::{Follower, stay_linked};
+pub use masters::{HasMasters, stay_linked};
 pub use outgoing::{Counters, Full, Outgoing, Writer};

@@ -15,7 +15,7 @@ use crate::{Incoming, Link, LinkError, Me, Outgoing, Writer, dial};
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// Who has links to masters.
-pub trait Follower {
+pub trait HasMasters {
     /// A link is open: the writer is to be spawned, and nothing said before that master says that it decides.
     fn linked(
         self: &Rc<Self>,
@@ -40,7 +40,7 @@ pub async fn stay_linked(
     master: MasterLink,
     address: &str,
     me: &Me,
-    follower: &Rc<impl Follower>,
+    server: &Rc<impl HasMasters>,
 ) -> std::convert::Infallible {
     let mut pause = PAUSE.0;
     // What was logged last: a master that is away for hours is told of once.
@@ -51,7 +51,7 @@ pub async fn stay_linked(
             Ok(link) => {
                 tracing::info!(address, master = %link.peer.name, "linked to a master");
                 told.clear();
-                let error = listen(master, link, follower).await;
+                let error = listen(master, link, server).await;
                 tracing::warn!(address, %error, "the link to a master ended");
                 if begun.elapsed() >= PAUSE.1 {
                     pause = PAUSE.0;
@@ -73,12 +73,12 @@ pub async fn stay_linked(
 }
 
 /// Listens to a master until its link ends.
-async fn listen(master: MasterLink, link: Link, follower: &Rc<impl Follower>) -> LinkError {
+async fn listen(master: MasterLink, link: Link, server: &Rc<impl HasMasters>) -> LinkError {
     let Link { peer, mut incoming, outgoing, writer, .. } = link;
-    follower.linked(master, &peer, outgoing.clone(), writer);
+    server.linked(master, &peer, outgoing.clone(), writer);
     let error = loop {
         // Before anything is waited for: what the master said first may have come with the end of the handshake.
-        if let Err(error) = follower.heard(master, &mut incoming) {
+        if let Err(error) = server.heard(master, &mut incoming) {
             break error;
         }
         if outgoing.is_closing() {
@@ -90,7 +90,7 @@ async fn listen(master: MasterLink, link: Link, follower: &Rc<impl Follower>) ->
     };
     // If it was this side that ended it, the writer does not know yet.
     outgoing.close();
-    follower.lost(master);
+    server.lost(master);
     error
 }
 

@@ -9,7 +9,7 @@
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use greenroom_link::{
-    ClusterKey, Follower, Incoming, Link, LinkError, Me, Outgoing, Writer, accept, dial,
+    ClusterKey, HasMasters, Incoming, Link, LinkError, Me, Outgoing, Writer, accept, dial,
     stay_linked,
 };
 use greenroom_protocol::{
@@ -240,7 +240,7 @@ struct Diary {
     outgoing: RefCell<Option<Outgoing>>,
 }
 
-impl Follower for Diary {
+impl HasMasters for Diary {
     fn linked(
         self: &Rc<Self>,
         master: MasterLink,
@@ -276,9 +276,9 @@ async fn a_master_is_dialled_whenever_there_is_no_link_to_it() {
             let address = free.local_addr().unwrap();
             drop(free);
             let diary = Rc::new(Diary::default());
-            let (follower, to) = (Rc::clone(&diary), address.to_string());
+            let (server, to) = (Rc::clone(&diary), address.to_string());
             let staying = tokio::task::spawn_local(async move {
-                stay_linked(MasterLink(4), &to, &game, &follower).await
+                stay_linked(MasterLink(4), &to, &game, &server).await
             });
             // It has tried, and goes on to try.
             tokio::task::yield_now().await;

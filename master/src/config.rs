@@ -2,7 +2,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ecow::EcoString;
-use greenroom_master_core::{LEASE_MS, Settings, replica};
+use greenroom_master_core::replica as pair;
+use greenroom_master_core::{LEASE_MS, Settings};
 use greenroom_protocol::ServerName;
 use greenroom_protocol::wire::master_witness::Side;
 use serde::{Deserialize, Serialize};
@@ -73,8 +74,8 @@ impl Default for MasterConfig {
             seats_max,
             ..
         } = Settings::default();
-        let replica::Settings { takeover_after_ms, solo_after_ms, log_max, .. } =
-            replica::Settings::default();
+        let pair::Settings { takeover_after_ms, solo_after_ms, log_max, .. } =
+            pair::Settings::default();
         Self {
             name: ServerName::new("master-1").expect("it is short and printable"),
             cluster: "greenroom".into(),
@@ -110,7 +111,7 @@ impl MasterConfig {
             return Err(MasterError::NoWitness);
         }
         // A beacon that comes late is no silence.
-        let shortest = Duration::from_millis(3 * replica::Settings::default().beacon_ms);
+        let shortest = Duration::from_millis(3 * pair::Settings::default().beacon_ms);
         if self.solo_after < shortest || self.takeover_after <= self.solo_after {
             let (solo, takeover) = (self.solo_after, self.takeover_after);
             return Err(MasterError::Silence { solo, takeover, shortest });
@@ -119,13 +120,13 @@ impl MasterConfig {
     }
 
     /// How the pair of masters works. `founding_era` is for the first record of all.
-    pub(crate) fn pair(&self, founding_era: u32) -> replica::Settings {
-        replica::Settings {
+    pub(crate) fn pair(&self, founding_era: u32) -> pair::Settings {
+        pair::Settings {
             founding_era,
             takeover_after_ms: ms(self.takeover_after),
             solo_after_ms: ms(self.solo_after),
             log_max: self.log_entries_max,
-            ..replica::Settings::default()
+            ..pair::Settings::default()
         }
     }
 

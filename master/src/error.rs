@@ -51,8 +51,8 @@ pub enum MasterError {
     Disk(#[from] DiskError),
     /// What is in the folder is no state of this cluster's.
     #[error(
-        "the checkpoint in {folder} can't be restored: is it another cluster's, or of another key? Move the folder away \
-         to begin with nothing"
+        "the checkpoint in {folder} can't be restored: is it another cluster's, or of another key? Move the folder \
+         away to begin with nothing"
     )]
     Checkpoint {
         /// As configured.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use greenroom_link::{ClusterKey, Me};
-use greenroom_master_core::replica::{self, Apply, Replica};
+use greenroom_master_core::replica::{self as pair, Apply, Replica};
 use greenroom_master_core::{ClusterSecret, Placement, State};
 use greenroom_protocol::wire::master_standby::Pairing;
 use greenroom_protocol::wire::master_witness::Side;
@@ -82,9 +82,9 @@ impl Master {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let era = u32::try_from(since_1970.as_secs()).unwrap_or(u32::MAX);
         let clock = Clock::starting_at(since_1970);
-        let this = replica::Master { side: config.side, incarnation, copy: 0 };
+        let this = pair::Master { side: config.side, incarnation, copy: 0 };
         let settings = config.pair(era);
-        let replica = Replica::new(settings, this, state, recovered, clock.ticks_ms());
+        let core = Replica::new(settings, this, state, recovered, clock.ticks_ms());
         // Only now: whoever dials before is refused at once, and need not wait until all is read.
         let failed = |source| MasterError::Listen { address: config.listen.clone(), source };
         let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
@@ -94,7 +94,7 @@ impl Master {
         let sequencer = Sequencer::new(
             &me.identity,
             !config.peer.is_empty(),
-            replica,
+            core,
             (disk, witness),
             clock,
             getrandom::u64()?,

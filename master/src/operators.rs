@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ecow::{EcoString, eco_format};
 use greenroom_master_core::Command;
-use greenroom_master_core::replica::{self, Role};
+use greenroom_master_core::replica::{self as pair, Role};
 use greenroom_protocol::wire::admin_master::{MasterStatus, Promote, Status};
 use greenroom_protocol::wire::server_server::Identity;
 use greenroom_protocol::{Code, Refusal};
@@ -92,7 +92,7 @@ impl Sequencer {
                 Ok(()) => {
                     tracing::info!("an operator wants the standby to be the active");
                     self.wait_for(answer, false);
-                    self.feed(replica::Input::Switchover);
+                    self.feed(pair::Input::Switchover);
                 }
                 Err(refusal) => {
                     let _gone = answer.send(Err(refusal));
@@ -103,7 +103,7 @@ impl Sequencer {
                     Ok(()) => {
                         tracing::warn!(accept_loss, "an operator makes this master the active");
                         self.wait_for(answer, true);
-                        self.feed(replica::Input::Promote { accept_loss });
+                        self.feed(pair::Input::Promote { accept_loss });
                     }
                     Err(refusal) => {
                         let _gone = answer.send(Err(refusal));
@@ -120,8 +120,8 @@ impl Sequencer {
 
     /// Tells operators that wait for another role.
     pub(crate) fn look_at_changes(&mut self) {
-        let role = self.replica.role();
-        let is_waiting = self.replica.is_handing_over();
+        let role = self.core.role();
+        let is_waiting = self.core.is_handing_over();
         for change in std::mem::take(&mut self.operators.changes) {
             let Change { is_promotion, until, .. } = change;
             let result = match role {
@@ -152,7 +152,7 @@ impl Sequencer {
         if self.serving {
             return Ok(());
         }
-        let text = match self.replica.role() {
+        let text = match self.core.role() {
             Role::Standby => "this master is the standby: ask the active one's admin port",
             Role::Learner | Role::Recovering => {
                 "this master does not decide: ask the other one's admin port, or see `greenroom status`"
@@ -164,7 +164,7 @@ impl Sequencer {
 
     fn may_switch_over(&self) -> Result<(), Refusal> {
         self.decides()?;
-        match self.replica.role() {
+        match self.core.role() {
             Role::Paired if self.peer.is_some() => Ok(()),
             Role::Paired => Err(unavailable(
                 "there is no standby just now: the link to it is lost; `greenroom status` shows whether it comes back",
@@ -180,18 +180,18 @@ impl Sequencer {
     }
 
     fn may_be_promoted(&self, accept_loss: bool) -> Result<(), Refusal> {
-        match self.replica.role() {
+        match self.core.role() {
             Role::Paired | Role::Solo => Err(unavailable("this master is the active already")),
             Role::Blocked => Err(unavailable(
                 "this master decided and must find out whether it still does: it waits for the witness",
             )),
-            _ if self.replica.hears_active() && self.peer.is_some() => Err(unavailable(
+            _ if self.core.hears_active() && self.peer.is_some() => Err(unavailable(
                 "the other master is the active and alive: use `greenroom switchover` there",
             )),
             Role::Standby => Ok(()),
             Role::Learner | Role::Recovering if accept_loss => Ok(()),
             Role::Learner | Role::Recovering => {
-                let lsn = self.replica.last().lsn;
+                let lsn = self.core.last().lsn;
                 Err(unavailable(eco_format!(
                     "this master may lack what the other one has acknowledged: it has {lsn} commands, and by the \
                      witness's record it is not the standby. Start the other one, or add --force to go on without \
@@ -214,17 +214,17 @@ impl Sequencer {
     }
 
     fn this_status(&self) -> MasterStatus {
-        let me = self.replica.me();
-        let role = self.replica.role();
-        let rec = self.replica.rec();
-        let (lsn, commit) = (self.replica.last().lsn, self.replica.commit());
+        let me = self.core.me();
+        let role = self.core.role();
+        let rec = self.core.rec();
+        let (lsn, commit) = (self.core.last().lsn, self.core.commit());
         let is_active = matches!(role, Role::Paired | Role::Solo | Role::Blocked);
         MasterStatus {
             name: self.name.clone(),
             side: eco_format!("{}", me.side),
             role: text(role).into(),
             incarnation: me.incarnation,
-            epoch: eco_format!("{}", self.replica.seen()),
+            epoch: eco_format!("{}", self.core.seen()),
             lsn,
             commit,
             lag: if is_active { 0 } else { commit.saturating_sub(lsn) },
@@ -235,14 +235,14 @@ impl Sequencer {
 
     /// The other master, as far as it is known here.
     fn other_status(&self) -> Option<MasterStatus> {
-        let rec = self.replica.rec();
+        let rec = self.core.rec();
         let (Identity { name, incarnation, .. }, _) = self.peer.as_ref()?;
-        let is_it = |master: replica::Master| master.incarnation == *incarnation;
+        let is_it = |master: pair::Master| master.incarnation == *incarnation;
         let is_holder = rec.is_some_and(|rec| is_it(rec.holder));
         let in_sync = is_holder || rec.and_then(|rec| rec.peer).is_some_and(is_it);
-        let (last, commit) = (self.replica.last().lsn, self.replica.commit());
+        let (last, commit) = (self.core.last().lsn, self.core.commit());
         // A standby knows of the active what it was told last.
-        let lsn = match self.replica.follower() {
+        let lsn = match self.core.following() {
             Some((master, acked)) if is_it(master) => acked,
             Some(_) | None if self.serving => 0,
             Some(_) | None => commit,
@@ -254,10 +254,10 @@ impl Sequencer {
         };
         Some(MasterStatus {
             name: name.clone(),
-            side: eco_format!("{}", self.replica.me().side.other()),
+            side: eco_format!("{}", self.core.me().side.other()),
             role: role.into(),
             incarnation: *incarnation,
-            epoch: eco_format!("{}", self.replica.seen()),
+            epoch: eco_format!("{}", self.core.seen()),
             lsn,
             commit: lsn.min(commit),
             lag: if self.serving { last.saturating_sub(lsn) } else { 0 },

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use greenroom_link::{Frame, Incoming, Link, LinkError, Me, Outgoing, dial};
 use greenroom_master_core::Record;
-use greenroom_master_core::replica::{self, BadEntry, Entry, Logged, Message};
+use greenroom_master_core::replica::{self as pair, BadEntry, Entry, Logged, Message};
 use greenroom_protocol::wire::Opaque;
 use greenroom_protocol::wire::master_standby::{
     Ack, Append, Fenced, Forward, Handover, Join, MasterToMaster, Pairing, Slice, SliceAck, Stamp,
@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::inbox::Inbox;
 
 /// What one master says to the other.
-pub(crate) type Envelope = replica::Envelope<Logged, Record>;
+pub(crate) type Envelope = pair::Envelope<Logged, Record>;
 
 /// How long a probe of the other master's address may take: what takes longer is no refusal, and its silence counts.
 const PROBE_MAX: Duration = Duration::from_millis(250);
@@ -221,8 +221,8 @@ impl Peer {
     }
 }
 
-/// Whether nobody listens there. A process that dies closes its links before its listening socket, which goes on to take
-/// connections for a moment and hangs up: that is asked again.
+/// Whether nobody listens there. A process that dies closes its links before its listening socket, which goes on to
+/// take connections for a moment and hangs up: that is asked again.
 async fn is_refused(address: &str) -> bool {
     let mut pause = PAUSE.0;
     loop {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use greenroom_link::Outgoing;
-use greenroom_master_core::replica::{self, Alarm, Apply, Logged, Refused, Replica};
+use greenroom_master_core::replica::{self as pair, Alarm, Apply, Logged, Refused, Replica};
 use greenroom_master_core::{Command, Effect, Event, Origin, State};
 use greenroom_protocol::wire::admin_master::Rows;
 use greenroom_protocol::wire::client_session::Request;
@@ -45,8 +45,8 @@ const SEARCHES_MAX: usize = 50_000;
 /// Bytes of a command, at most: with what stands before it, it fits a frame to the other master.
 const COMMAND_BYTES_MAX: usize = LINK_FRAME_BYTES_MAX - 4_096;
 
-type InputOf = replica::Input<Logged, <State as Apply>::Piece>;
-type OutputOf = replica::Output<Logged, <State as Apply>::Piece, Effect>;
+type InputOf = pair::Input<Logged, <State as Apply>::Piece>;
+type OutputOf = pair::Output<Logged, <State as Apply>::Piece, Effect>;
 
 /// A search that was evaluated and waits until its answer may leave.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub(crate) struct Sequencer {
     pub(crate) cluster: ecow::EcoString,
     /// There is to be another master.
     pub(crate) has_peer: bool,
-    pub(crate) replica: Replica<State>,
+    pub(crate) core: Replica<State>,
     disk: Disk,
     witness: WitnessHandle,
     pub(crate) peer: Option<(Identity, Outgoing)>,
@@ -95,7 +95,7 @@ impl Sequencer {
     pub(crate) fn new(
         me: &Identity,
         has_peer: bool,
-        replica: Replica<State>,
+        core: Replica<State>,
         (disk, witness): (Disk, WitnessHandle),
         clock: Clock,
         seed: u64,
@@ -105,7 +105,7 @@ impl Sequencer {
             name: me.name.clone(),
             cluster: me.cluster.clone(),
             has_peer,
-            replica,
+            core,
             disk,
             witness,
             peer: None,
@@ -165,7 +165,7 @@ impl Sequencer {
             }
             match happened {
                 Happened::Nothing => {}
-                Happened::Stop => self.feed(replica::Input::Switchover),
+                Happened::Stop => self.feed(pair::Input::Switchover),
                 Happened::Question(question) => self.ask(question),
                 Happened::Disk(done) => self.disk_says(done),
                 Happened::Witness(answered) => self.witness_says(answered),
@@ -173,7 +173,7 @@ impl Sequencer {
             self.flush();
             if let Some(late) = late {
                 let late_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
-                self.feed(replica::Input::Tick { late_ms });
+                self.feed(pair::Input::Tick { late_ms });
                 self.expire();
                 self.look_at_changes();
             }
@@ -190,7 +190,7 @@ impl Sequencer {
     /// Gives the core what happened, and does what it wants.
     pub(crate) fn feed(&mut self, input: InputOf) {
         let mut outputs = std::mem::take(&mut self.outputs);
-        self.replica.handle(self.clock.ticks_ms(), input, &mut outputs);
+        self.core.handle(self.clock.ticks_ms(), input, &mut outputs);
         for output in outputs.drain(..) {
             self.perform(output);
         }
@@ -214,10 +214,10 @@ impl Sequencer {
     fn flush(&mut self) {
         if !self.batch.is_empty() {
             let batch = std::mem::take(&mut self.batch);
-            self.feed(replica::Input::Commands(self.clock.now_ms(), batch));
+            self.feed(pair::Input::Commands(self.clock.now_ms(), batch));
         }
         // While nobody knows who decides, searches wait with the commands.
-        let is_doubtful = self.replica.is_handing_over() || !self.replica.is_certain();
+        let is_doubtful = self.core.is_handing_over() || !self.core.is_certain();
         let asked = if is_doubtful { Vec::new() } else { std::mem::take(&mut self.asked) };
         for asked in asked {
             let read = match asked {
@@ -250,29 +250,29 @@ impl Sequencer {
             };
             self.last_read += 1;
             self.reads.insert(self.last_read, read);
-            self.feed(replica::Input::Read(self.last_read));
+            self.feed(pair::Input::Read(self.last_read));
         }
     }
 
     pub(crate) fn state(&self) -> &State {
-        self.replica.state()
+        self.core.state()
     }
 
     fn uncommitted(&self) -> u64 {
         match self.serving {
-            true => self.replica.last().lsn.saturating_sub(self.replica.commit()),
+            true => self.core.last().lsn.saturating_sub(self.core.commit()),
             false => 0,
         }
     }
 
     /// Whether a master that is to stop can do so without anybody waiting for it.
     fn may_leave(&self) -> bool {
-        match self.replica.role() {
-            replica::Role::Recovering | replica::Role::Learner => true,
+        match self.core.role() {
+            pair::Role::Recovering | pair::Role::Learner => true,
             // Who has handed over stays until the other one is heard.
-            replica::Role::Standby => self.replica.hears_active(),
-            replica::Role::Solo => self.uncommitted() == 0,
-            replica::Role::Paired | replica::Role::Blocked => false,
+            pair::Role::Standby => self.core.hears_active(),
+            pair::Role::Solo => self.uncommitted() == 0,
+            pair::Role::Paired | pair::Role::Blocked => false,
         }
     }
 
@@ -281,7 +281,7 @@ impl Sequencer {
             Input::Opened(link, identity, outgoing) => {
                 self.connections.opened(link, identity, outgoing);
                 if self.serving {
-                    self.connections.introduce(link, self.replica.state());
+                    self.connections.introduce(link, self.core.state());
                 }
             }
             Input::Session(link, stamp, message) => {
@@ -309,8 +309,8 @@ impl Sequencer {
 
     /// Whoever has seen a later term knows of an active that this master does not know of.
     fn look_at_stamp(&mut self, stamp: StampedHeader) {
-        if stamp.epoch > self.replica.seen() {
-            self.feed(replica::Input::Seen(stamp.epoch));
+        if stamp.epoch > self.core.seen() {
+            self.feed(pair::Input::Seen(stamp.epoch));
         }
     }
 
@@ -322,10 +322,10 @@ impl Sequencer {
                 self.peer = Some((identity, outgoing));
             }
             FromPeer::Said(envelope) => {
-                if self.replica.role() == replica::Role::Standby {
+                if self.core.role() == pair::Role::Standby {
                     self.takeover.heard();
                 }
-                self.feed(replica::Input::Message(*envelope));
+                self.feed(pair::Input::Message(*envelope));
             }
             FromPeer::Lost(incarnation) => {
                 self.peer.take_if(|(identity, outgoing)| {
@@ -334,7 +334,7 @@ impl Sequencer {
             }
             FromPeer::Gone(incarnation) => {
                 self.peer.take_if(|(identity, _)| identity.incarnation == incarnation);
-                self.feed(replica::Input::PeerGone(incarnation));
+                self.feed(pair::Input::PeerGone(incarnation));
             }
             FromPeer::Misfit(refusal) => {
                 tracing::error!(%refusal, "the two masters can't be a pair");
@@ -345,12 +345,12 @@ impl Sequencer {
 
     fn disk_says(&mut self, done: Done) {
         match done {
-            Done::Synced(lsn) => self.feed(replica::Input::Synced(lsn)),
+            Done::Synced(lsn) => self.feed(pair::Input::Synced(lsn)),
             Done::Intents(intents) => {
                 self.takeover.intends();
-                self.feed(replica::Input::IntentsDurable(intents));
+                self.feed(pair::Input::IntentsDurable(intents));
             }
-            Done::Checkpoint(at) => self.feed(replica::Input::CheckpointDurable(at)),
+            Done::Checkpoint(at) => self.feed(pair::Input::CheckpointDurable(at)),
             Done::Trouble(what) => {
                 tracing::error!(%what, "the disk takes nothing");
                 self.troubles.insert("disk", what);
@@ -366,11 +366,11 @@ impl Sequencer {
         match answered {
             Answered::Record(rec) => {
                 self.troubles.remove("witness");
-                self.feed(replica::Input::Record(rec));
+                self.feed(pair::Input::Record(rec));
             }
             Answered::Claimed(nonce, answer) => {
                 self.takeover.claims();
-                self.feed(replica::Input::Claimed(nonce, answer));
+                self.feed(pair::Input::Claimed(nonce, answer));
             }
             Answered::Failed(what) => {
                 if self.troubles.insert("witness", what.clone()).is_none() {
@@ -451,7 +451,7 @@ impl Sequencer {
     fn resume(&mut self, link: LinkNumber) {
         let Some(identity) = self.connections.identity(link) else { return };
         let role = identity.role;
-        match self.replica.state().streams(role, &identity.name, identity.incarnation) {
+        match self.core.state().streams(role, &identity.name, identity.incarnation) {
             Some(streams) => {
                 let Some(origin) = self.connections.connect(link) else { return };
                 if let Some(mut line) = self.connections.line(role, &origin.server) {
@@ -463,7 +463,7 @@ impl Sequencer {
                     self.tell_session(&origin.server, &servers.into());
                 }
             }
-            None => self.connections.introduce(link, self.replica.state()),
+            None => self.connections.introduce(link, self.core.state()),
         }
     }
 
@@ -521,37 +521,37 @@ impl Sequencer {
     /// Lets out what is committed of the servers' streams.
     fn release(&mut self) {
         if self.serving {
-            let (last, commit) = (self.replica.last().lsn, self.replica.commit());
-            self.connections.release(self.replica.state(), last, commit);
+            let (last, commit) = (self.core.last().lsn, self.core.commit());
+            self.connections.release(self.core.state(), last, commit);
         }
     }
 
     fn perform(&mut self, output: OutputOf) {
         match output {
-            replica::Output::Send(envelope) => {
+            pair::Output::Send(envelope) => {
                 if let Some((_, outgoing)) = &self.peer {
                     peer::send(outgoing, envelope);
                 }
             }
-            replica::Output::Write(entries) => self.disk.write(&entries),
-            replica::Output::Sync(upto) => self.disk.sync(upto),
-            replica::Output::WriteIntents(intents) => {
+            pair::Output::Write(entries) => self.disk.write(&entries),
+            pair::Output::Sync(upto) => self.disk.sync(upto),
+            pair::Output::WriteIntents(intents) => {
                 self.takeover.decides();
                 self.disk.write_intents(intents);
             }
-            replica::Output::CheckpointBegin { at, whose } => self.disk.begin_checkpoint(at, whose),
-            replica::Output::CheckpointPieces(pieces) => self.disk.checkpoint_pieces(pieces),
-            replica::Output::CheckpointEnd => self.disk.end_checkpoint(),
-            replica::Output::Claim { expect, rec } => {
+            pair::Output::CheckpointBegin { at, whose } => self.disk.begin_checkpoint(at, whose),
+            pair::Output::CheckpointPieces(pieces) => self.disk.checkpoint_pieces(pieces),
+            pair::Output::CheckpointEnd => self.disk.end_checkpoint(),
+            pair::Output::Claim { expect, rec } => {
                 self.witness.ask(witness::Question::Claim { expect, rec });
             }
-            replica::Output::ReadRecord => self.witness.ask(witness::Question::Read),
-            replica::Output::Release { effects, .. } => {
+            pair::Output::ReadRecord => self.witness.ask(witness::Question::Read),
+            pair::Output::Release { effects, .. } => {
                 for effect in effects {
                     self.effect(effect);
                 }
             }
-            replica::Output::ReadReady(read) => match self.reads.remove(&read) {
+            pair::Output::ReadReady(read) => match self.reads.remove(&read) {
                 Some(Read::Client(server, answer)) => self.tell_session(&server, &answer.into()),
                 Some(Read::Operator(answer, rows)) => {
                     // Who asked may have gone: then nobody misses the answer.
@@ -559,8 +559,8 @@ impl Sequencer {
                 }
                 None => {}
             },
-            replica::Output::Refused(command, why) => self.refused(&command, why),
-            replica::Output::ReadRefused(read, why) => {
+            pair::Output::Refused(command, why) => self.refused(&command, why),
+            pair::Output::ReadRefused(read, why) => {
                 match (self.reads.remove(&read), why) {
                     (Some(Read::Client(server, Answer { session, id, .. })), Refused::Busy) => {
                         let outcome = Outcome::Refused(Refusal::new(Code::Busy, TOO_MANY_SEARCHES));
@@ -574,9 +574,9 @@ impl Sequencer {
                     (None, _) => {}
                 }
             }
-            replica::Output::Role(role) => self.is_now(role),
-            replica::Output::NewEpoch(at) => self.begins(at),
-            replica::Output::Alarm(alarm) => self.alarm(alarm),
+            pair::Output::Role(role) => self.is_now(role),
+            pair::Output::NewEpoch(at) => self.begins(at),
+            pair::Output::Alarm(alarm) => self.alarm(alarm),
         }
     }
 
@@ -625,13 +625,13 @@ impl Sequencer {
         self.connections.reset(role, origin);
     }
 
-    fn is_now(&mut self, role: replica::Role) {
-        let epoch = self.replica.rec().map(|rec| rec.at).unwrap_or_default();
-        tracing::info!(?role, %epoch, lsn = self.replica.last().lsn, "the role is another one");
+    fn is_now(&mut self, role: pair::Role) {
+        let epoch = self.core.rec().map(|rec| rec.at).unwrap_or_default();
+        tracing::info!(?role, %epoch, lsn = self.core.last().lsn, "the role is another one");
         match role {
-            replica::Role::Paired | replica::Role::Solo | replica::Role::Blocked => {}
-            replica::Role::Recovering | replica::Role::Learner | replica::Role::Standby => {
-                if role == replica::Role::Standby {
+            pair::Role::Paired | pair::Role::Solo | pair::Role::Blocked => {}
+            pair::Role::Recovering | pair::Role::Learner | pair::Role::Standby => {
+                if role == pair::Role::Standby {
                     self.takeover.heard();
                 } else {
                     self.takeover.is_off();
@@ -655,8 +655,8 @@ impl Sequencer {
         self.troubles.remove("role");
         self.takeover.announces(at);
         // The log's time goes on where it was, whatever this machine's clock says.
-        self.clock.go_on_from(self.replica.log_ms());
-        self.connections.announce(at, self.replica.state());
+        self.clock.go_on_from(self.core.log_ms());
+        self.connections.announce(at, self.core.state());
         for (role, origin) in self.state().servers_up() {
             if !self.connections.has(role, &origin) {
                 self.submit(Command::LinkLost(role, origin));
@@ -669,12 +669,15 @@ impl Sequencer {
             Alarm::Diverged(lsn) => format!(
                 "after command {lsn} this copy differed from the active's: it was thrown away; please report this"
             ),
-            Alarm::WitnessBehind => "the witness knows less than this master: it lost its record, or went back in time; \
-                                     put its file back, or see `greenroom promote`"
-                .to_owned(),
+            Alarm::WitnessBehind => {
+                "the witness knows less than this master: it lost its record, or went back in \
+                                     time; put its file back, or see `greenroom promote`"
+                    .to_owned()
+            }
             Alarm::BadSnapshot => "the other master's snapshot could not be restored".to_owned(),
             Alarm::OtherVersion(version) => format!(
-                "the other master applies commands by rules {version}, this one by rules {}: run the same build on both",
+                "the other master applies commands by rules {version}, this one by rules {}: run the same \
+                 build on both",
                 <State as Apply>::VERSION
             ),
         };

@@ -14,7 +14,7 @@ use std::{
 
 use ecow::{EcoString, eco_format};
 use greenroom_link::{
-    ClusterKey, Follower, Incoming, Link, LinkError, Me, Outgoing, dial,
+    ClusterKey, HasMasters, Incoming, Link, LinkError, Me, Outgoing, dial,
     framing::{Fragments, Framing, FramingError, Item, pong},
     stay_linked,
 };
@@ -1036,7 +1036,7 @@ impl Shell {
     }
 }
 
-impl Follower for Shell {
+impl HasMasters for Shell {
     fn linked(
         self: &Rc<Self>,
         master: MasterLink,

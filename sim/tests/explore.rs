@@ -29,7 +29,8 @@ fn no_order_of_everything_in_a_small_world_breaks_an_invariant() {
     }
 }
 
-/// These need game servers, longer logs, several pieces of a snapshot, skewed clocks, full queues, or more deaths than happen here.
+/// These need game servers, longer logs, several pieces of a snapshot, skewed clocks, full queues, or
+/// more deaths than happen here.
 const LARGER: [Mutant; 10] = [
     Mutant::LeaseFromAnswer,
     Mutant::KeyFreedEarly,

@@ -13,8 +13,8 @@ fn pair(active: &str, standby: &str) -> Vec<(String, String)> {
     [(active, "active"), (standby, "standby")].map(|(n, r)| (n.to_owned(), r.to_owned())).into()
 }
 
-/// Bots play. The active is killed: they do not notice. The dead one comes back as the standby, and a switchover makes it
-/// the active again.
+/// Bots play. The active is killed: they do not notice. The dead one comes back as the standby, and a switchover makes
+/// it the active again.
 #[test]
 fn bots_play_on_while_the_active_dies_comes_back_as_standby_and_is_switched_back() {
     let mut cluster = Cluster::start_pair(2, 2, &["--limits", "load"]);
@@ -66,8 +66,8 @@ fn the_active_goes_on_without_its_standby_and_takes_it_back() {
     assert_clean(&report);
 }
 
-/// The active stops for a while without dying, as a machine does that swaps. Meanwhile the other one decides; when it goes
-/// on it hears so, and becomes the standby.
+/// The active stops for a while without dying, as a machine does that swaps. Meanwhile the other one decides; when it
+/// goes on it hears so, and becomes the standby.
 #[test]
 fn an_active_that_slept_steps_back_when_it_wakes() {
     let cluster = Cluster::start_pair(1, 1, &["--limits", "load"]);

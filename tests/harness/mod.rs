@@ -380,8 +380,8 @@ impl Cluster {
         self.start_masters();
     }
 
-    /// The master dies and its disk with it, and another begins in its place: it knows what the servers say, and nothing
-    /// else.
+    /// The master dies and its disk with it, and another begins in its place: it knows what the servers say, and
+    /// nothing else.
     pub fn replace_master(&mut self) {
         self.master.kill();
         std::fs::remove_dir_all(self.folder.path().join("master-1")).unwrap();

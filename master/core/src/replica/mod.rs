@@ -330,7 +330,7 @@ impl<S: Apply> Replica<S> {
     }
 
     /// The copy that follows this active, and the number of the last entry that it has acknowledged.
-    pub fn follower(&self) -> Option<(Master, u64)> {
+    pub fn following(&self) -> Option<(Master, u64)> {
         self.active
             .link
             .as_ref()
@@ -338,7 +338,7 @@ impl<S: Apply> Replica<S> {
             .map(|l| (l.member, l.acked()))
     }
 
-    /// Whether this follower has heard the active of the present record.
+    /// Whether this standby or learner has heard the active of the present record.
     pub fn hears_active(&self) -> bool {
         self.beat.is_some()
     }
