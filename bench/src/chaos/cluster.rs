@@ -262,6 +262,8 @@ impl Cluster {
         let member = self.member(name)?;
         if let Some(mut child) = member.child.take() {
             child.wait().context("waiting for a process that was killed")?;
+            member.expected = false;
+            member.down_since = Some(Instant::now());
         }
         let folder = self.shape.folder.join(name);
         if folder.exists() {
