@@ -325,7 +325,7 @@ impl State {
             self.unbind(slot);
         }
         let stage = if held.away { SeatStage::Away } else { SeatStage::Taken };
-        self.seated_there(at, held.seat, held.session, stage);
+        self.seated_there(at, held.seat, held.session, stage, true);
     }
 
     /// Tells a game server to stop what it should not run.
@@ -569,12 +569,14 @@ impl State {
         let instance = self.directory.get(at);
         let record = instance.seat(seat);
         let is_vacating = instance.vacating().contains(&(seat, session));
+        // A master that begins may have lost its memory of who was promised the seat.
+        let may_be_news = self.is_rejoining();
         match state {
             // Said before the game server knew that the seat is not this session's any more.
             SeatState::Taken | SeatState::Away if is_vacating => {}
             SeatState::Free if is_vacating => self.vacant(step, at, seat, session),
-            SeatState::Taken => self.seated_there(at, seat, session, SeatStage::Taken),
-            SeatState::Away => self.seated_there(at, seat, session, SeatStage::Away),
+            SeatState::Taken => self.seated_there(at, seat, session, SeatStage::Taken, may_be_news),
+            SeatState::Away => self.seated_there(at, seat, session, SeatStage::Away, may_be_news),
             SeatState::Free if record.holder() == Some(session) => {
                 self.set_seat(at, seat, SeatRecord::FREE);
             }
@@ -583,8 +585,15 @@ impl State {
     }
 
     /// A game server has a session in a seat: it is written down, or the session is sent away again.
-    fn seated_there(&mut self, at: At, seat: Seat, session: SessionId, stage: SeatStage) {
-        if !self.take_seat(at, seat, session, stage) {
+    fn seated_there(
+        &mut self,
+        at: At,
+        seat: Seat,
+        session: SessionId,
+        stage: SeatStage,
+        may_be_news: bool,
+    ) {
+        if !self.take_seat(at, seat, session, stage, may_be_news) {
             self.evict(at, seat, session);
         }
     }
@@ -623,8 +632,16 @@ impl State {
     }
 
     /// Writes down that a session is in a seat; false if it may not be. A free seat is taken on the game server's word
-    /// alone where the master has lost its memory of giving it.
-    fn take_seat(&mut self, at: At, seat: Seat, session: SessionId, stage: SeatStage) -> bool {
+    /// alone only where the master may have lost its memory of giving it: else it is a seat that the session has left
+    /// since, and nobody would ever free it again.
+    fn take_seat(
+        &mut self,
+        at: At,
+        seat: Seat,
+        session: SessionId,
+        stage: SeatStage,
+        may_be_news: bool,
+    ) -> bool {
         let instance = self.directory.get(at);
         let record = instance.seat(seat);
         if record.holder() != Some(session) {
@@ -632,7 +649,7 @@ impl State {
             let holder = self.users.session(slot);
             let user = holder.user().map(|user| &self.users.user(user).id);
             let is_kept = user.and_then(|user| instance.seat_expecting(user)) == Some(seat);
-            let may_take = (record.is_free() || is_kept)
+            let may_take = ((record.is_free() && may_be_news) || is_kept)
                 && seat.0 < instance.seats_max
                 && holder.user().is_some()
                 && holder.seats.len() < self.settings.seats_max

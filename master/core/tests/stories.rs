@@ -280,6 +280,25 @@ fn a_seat_taken_after_its_reservation_was_over_is_vacated_again() {
     assert_eq!(seat(&world.ask(bo, 2, join(granted.instance)).unwrap()), granted);
 }
 
+/// Bo joins again while he leaves, over another session server: what that one still does about his old seat comes to the
+/// game server after the seat was freed.
+#[test]
+fn a_seat_that_was_left_is_not_taken_again_by_what_comes_too_late() {
+    let mut world = World::small();
+    let (_, full) = world.play(1, "duel", Some("x"));
+    let (bo, left) = world.play(2, "duel", Some("x"));
+    world.ask(bo, 2, leave(left.instance));
+    world.seat_changed("g1", &left, bo, SeatState::Free);
+    world.told("g1");
+    // Once no server may still be about to say what it has.
+    world.pass(15_000);
+    world.seat_changed("g1", &left, bo, SeatState::Taken);
+    assert!(matches!(&world.told("g1")[..], [MasterToGame::FreeSeat(free)] if free.session == bo));
+    world.seat_changed("g1", &left, bo, SeatState::Free);
+    assert_eq!(full.instance, left.instance);
+    assert_eq!(world.list("duel").instances[0].seats_taken, 1, "the other player's");
+}
+
 #[test]
 fn a_check_in_said_twice_on_one_link_is_one_binding() {
     let mut world = World::small();
