@@ -38,6 +38,15 @@ pub(crate) struct Operators {
 }
 
 impl Operators {
+    pub(crate) fn counting_from(actions: u64) -> Self {
+        Self { actions, ..Self::default() }
+    }
+
+    /// Whether somebody waits for the standby to decide.
+    pub(crate) fn want_switchover(&self) -> bool {
+        self.changes.iter().any(|change| !change.is_promotion)
+    }
+
     /// What became of an action. An action of another master's operator is nobody's here.
     pub(crate) fn acted(&mut self, number: u64, result: Result<(), Refusal>) {
         if let Some(operator) = self.acting.remove(&number) {
@@ -78,7 +87,7 @@ impl Sequencer {
             }
             Question::Act(action, answer) => match self.decides() {
                 Ok(()) => {
-                    self.operators.actions += 1;
+                    self.operators.actions = self.operators.actions.wrapping_add(1);
                     let number = self.operators.actions;
                     self.operators.acting.insert(number, answer);
                     tracing::info!(?action, "an operator acts");
@@ -92,7 +101,7 @@ impl Sequencer {
                 Ok(()) => {
                     tracing::info!("an operator wants the standby to be the active");
                     self.wait_for(answer, false);
-                    self.feed(pair::Input::Switchover);
+                    self.prepare_switchover();
                 }
                 Err(refusal) => {
                     let _gone = answer.send(Err(refusal));
@@ -127,7 +136,7 @@ impl Sequencer {
             let result = match role {
                 Role::Solo | Role::Paired if is_promotion => Ok(()),
                 Role::Recovering | Role::Learner | Role::Standby if !is_promotion => Ok(()),
-                Role::Solo | Role::Paired if !is_waiting => {
+                Role::Solo if !is_waiting => {
                     Err(unavailable("the standby was lost meanwhile: this master goes on"))
                 }
                 _ if Instant::now() > until => Err(unavailable(

@@ -91,10 +91,11 @@ impl Peer {
             let Some(dialled) = self.stop.run_until_cancelled(dialled).await else { return };
             match dialled {
                 Ok(link) => {
-                    pause = PAUSE.0;
-                    self.serve(link).await;
-                    // At once: nobody who listens there any more is the quickest proof that it is gone.
-                    continue;
+                    if self.serve(link).await {
+                        pause = PAUSE.0;
+                        // At once: nobody who listens there any more is the quickest proof that it is gone.
+                        continue;
+                    }
                 }
                 Err(LinkError::Dial { source, .. })
                     if source.kind() == io::ErrorKind::ConnectionRefused =>
@@ -115,7 +116,7 @@ impl Peer {
 
     /// Holds a link that the other master dialled.
     pub(crate) async fn taken(&self, link: Link) {
-        self.serve(link).await;
+        let _were_linked = self.serve(link).await;
         let probe = time::timeout(PROBE_MAX, is_refused(&self.address));
         if let Some(Ok(true)) = self.stop.run_until_cancelled(probe).await {
             self.gone();
@@ -132,7 +133,8 @@ impl Peer {
         self.inbox.push(what);
     }
 
-    async fn serve(&self, link: Link) {
+    /// Holds a link to its end. Whether the two fitted.
+    async fn serve(&self, link: Link) -> bool {
         let Link { peer, mut incoming, outgoing, writer, .. } = link;
         let (name, incarnation) = (peer.name.clone(), peer.incarnation);
         self.tasks.spawn_local(async move {
@@ -142,7 +144,8 @@ impl Peer {
             }
         });
         push(&outgoing, &self.pairing.clone().into());
-        let read = self.read(peer, &mut incoming, &outgoing);
+        let mut unknown = Some(peer);
+        let read = self.read(&mut unknown, &mut incoming, &outgoing);
         let end = self.stop.run_until_cancelled(read).await;
         outgoing.close();
         if let Some(Err(error)) = end {
@@ -150,21 +153,23 @@ impl Peer {
             tracing::warn!(error, master = %name, "the link to the other master is lost");
         }
         self.say(FromPeer::Lost(incarnation));
+        unknown.is_none()
     }
 
     async fn read(
         &self,
-        peer: Identity,
+        unknown: &mut Option<Identity>,
         incoming: &mut Incoming,
         outgoing: &Outgoing,
     ) -> Result<(), PeerError> {
-        let mut peer = Some(peer);
         loop {
             while let Some(Frame { header, payload }) = incoming.next_frame()? {
                 let payload = &incoming.bytes()[payload];
                 let message = MasterToMaster::decode(header.kind, payload, Limits::SERVER)?;
-                if let Some(identity) = peer.take() {
+                if unknown.is_some() {
                     self.fits(&message, outgoing)?;
+                }
+                if let Some(identity) = unknown.take() {
                     // A later life listens there: the one before is over.
                     if self.known.get().is_some_and(|known| known != identity.incarnation) {
                         self.gone();

@@ -7,7 +7,7 @@ use greenroom_link::Outgoing;
 use greenroom_master_core::replica::{self as pair, Alarm, Apply, Logged, Refused, Replica};
 use greenroom_master_core::{Command, Effect, Event, Origin, State};
 use greenroom_protocol::wire::admin_master::Rows;
-use greenroom_protocol::wire::client_session::Request;
+use greenroom_protocol::wire::client_session::{Request, SessionServers};
 use greenroom_protocol::wire::master_game::{GameToMaster, Renewed};
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::wire::session_master::{
@@ -38,6 +38,8 @@ const CLOCK_STEP_MAX: Duration = Duration::from_secs(1);
 const LEAVE_MAX: Duration = Duration::from_secs(3);
 /// Commands that may wait for their commit before no more are taken from the links.
 const UNCOMMITTED_MAX: u64 = 50_000;
+/// Milliseconds between two looks for servers that are there by the log, and have no link.
+const MISS_MS: u64 = 1_000;
 /// Steps of what is due, each of a bounded number of records, between two looks at the links.
 const EXPIRE_STEPS_MAX: usize = 16;
 /// Searches that may wait to be evaluated; more are refused as busy.
@@ -53,6 +55,8 @@ type OutputOf = pair::Output<Logged, <State as Apply>::Piece, Effect>;
 enum Read {
     Client(ServerName, Answer),
     Operator(oneshot::Sender<Result<Rows, Refusal>>, Result<Rows, Refusal>),
+    /// The session servers, for one that goes on where it was.
+    List(ServerName, SessionServers),
 }
 
 /// A search that was not evaluated yet.
@@ -76,6 +80,10 @@ pub(crate) struct Sequencer {
     clock: Clock,
     /// This master decides, and has said so.
     pub(crate) serving: bool,
+    /// It is to stop, and hands over before, if it can.
+    is_leaving: bool,
+    /// When it last looked whether servers without a link are known to be lost.
+    looked_ms: u64,
     /// Commands of the present batch.
     batch: Vec<(u64, Logged)>,
     outputs: Vec<OutputOf>,
@@ -112,6 +120,8 @@ impl Sequencer {
             seed,
             clock,
             serving: false,
+            is_leaving: false,
+            looked_ms: 0,
             batch: Vec::new(),
             outputs: Vec::new(),
             connections: Connections::default(),
@@ -119,7 +129,8 @@ impl Sequencer {
             reads: BTreeMap::new(),
             last_read: 0,
             questions,
-            operators: Operators::default(),
+            // No two masters count alike: what one has forwarded is no answer to an operator of the other.
+            operators: Operators::counting_from(seed),
             takeover: Takeover::new(),
             troubles: BTreeMap::new(),
         }
@@ -163,9 +174,11 @@ impl Sequencer {
                     self.handle(input);
                 }
             }
+            // Before anybody changes the roles: what came first is first in the log, too.
+            self.flush();
             match happened {
                 Happened::Nothing => {}
-                Happened::Stop => self.feed(pair::Input::Switchover),
+                Happened::Stop => self.is_leaving = true,
                 Happened::Question(question) => self.ask(question),
                 Happened::Disk(done) => self.disk_says(done),
                 Happened::Witness(answered) => self.witness_says(answered),
@@ -175,7 +188,9 @@ impl Sequencer {
                 let late_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
                 self.feed(pair::Input::Tick { late_ms });
                 self.expire();
+                self.miss_servers();
                 self.look_at_changes();
+                self.prepare_switchover();
             }
             self.release();
             if leave_by.is_some_and(|by| self.may_leave() || Instant::now() > by) {
@@ -248,10 +263,44 @@ impl Sequencer {
                     Read::Operator(answer, rows)
                 }
             };
-            self.last_read += 1;
-            self.reads.insert(self.last_read, read);
-            self.feed(pair::Input::Read(self.last_read));
+            self.answer_when_certain(read);
         }
+    }
+
+    /// Holds what was read until what it saw is committed, by a master that decides still.
+    fn answer_when_certain(&mut self, read: Read) {
+        self.last_read += 1;
+        self.reads.insert(self.last_read, read);
+        self.feed(pair::Input::Read(self.last_read));
+    }
+
+    /// Servers that are there by the log, but have no link: a command that said so was not taken, or could not be said.
+    fn miss_servers(&mut self) {
+        let now_ms = self.clock.ticks_ms();
+        if !self.serving || self.core.is_handing_over() || now_ms - self.looked_ms < MISS_MS {
+            return;
+        }
+        self.looked_ms = now_ms;
+        for (role, origin) in self.state().servers_up() {
+            if !self.connections.has(role, &origin) {
+                self.submit(Command::LinkLost(role, origin));
+            }
+        }
+        self.flush();
+    }
+
+    /// Somebody wants the standby to decide: first the witness has to show that it is there, since commands wait from
+    /// the moment at which the roles begin to change.
+    pub(crate) fn prepare_switchover(&mut self) {
+        if self.wants_switchover() {
+            self.witness.ask(witness::Question::Read);
+        }
+    }
+
+    fn wants_switchover(&self) -> bool {
+        let is_wanted = self.is_leaving || self.operators.want_switchover();
+        let may = self.core.role() == pair::Role::Paired && !self.core.is_handing_over();
+        is_wanted && may && self.peer.is_some()
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -300,7 +349,9 @@ impl Sequencer {
                 let Some((role, origin)) = self.connections.lost(link) else { return };
                 let error = &error as &dyn std::error::Error;
                 tracing::info!(error, server = %origin.server, %role, "a server's link is lost");
-                if self.serving && !self.connections.has(role, &origin) {
+                // While commands wait for another active, it may be back before this is applied.
+                let is_certain = self.serving && !self.core.is_handing_over();
+                if is_certain && !self.connections.has(role, &origin) {
                     self.submit(Command::LinkLost(role, origin));
                 }
             }
@@ -367,6 +418,9 @@ impl Sequencer {
             Answered::Record(rec) => {
                 self.troubles.remove("witness");
                 self.feed(pair::Input::Record(rec));
+                if self.wants_switchover() {
+                    self.feed(pair::Input::Switchover);
+                }
             }
             Answered::Claimed(nonce, answer) => {
                 self.takeover.claims();
@@ -460,7 +514,7 @@ impl Sequencer {
                 if role == Role::Session {
                     // The active before may have died before it could say it.
                     let servers = self.state().announced();
-                    self.tell_session(&origin.server, &servers.into());
+                    self.answer_when_certain(Read::List(origin.server, servers));
                 }
             }
             None => self.connections.introduce(link, self.core.state()),
@@ -498,7 +552,11 @@ impl Sequencer {
         find: greenroom_protocol::wire::admin_master::Find,
         answer: oneshot::Sender<Result<Rows, Refusal>>,
     ) {
-        self.asked.push(Asked::Operator(answer, find));
+        if self.asked.len() < SEARCHES_MAX {
+            return self.asked.push(Asked::Operator(answer, find));
+        }
+        // Who asked may have gone: then nobody misses the answer.
+        let _gone = answer.send(Err(Refusal::new(Code::Busy, TOO_MANY_SEARCHES)));
     }
 
     fn tell_session(&mut self, server: &ServerName, message: &MasterToSession) {
@@ -510,7 +568,9 @@ impl Sequencer {
     fn expire(&mut self) {
         for _ in 0..EXPIRE_STEPS_MAX {
             let now_ms = self.clock.now_ms();
-            if !self.serving || self.state().due_ms().is_none_or(|due_ms| due_ms > now_ms) {
+            // What waits for another active would be due for ever.
+            let may_not = !self.serving || self.core.is_handing_over();
+            if may_not || self.state().due_ms().is_none_or(|due_ms| due_ms > now_ms) {
                 return;
             }
             self.submit(Command::Expire);
@@ -553,6 +613,7 @@ impl Sequencer {
             }
             pair::Output::ReadReady(read) => match self.reads.remove(&read) {
                 Some(Read::Client(server, answer)) => self.tell_session(&server, &answer.into()),
+                Some(Read::List(server, list)) => self.tell_session(&server, &list.into()),
                 Some(Read::Operator(answer, rows)) => {
                     // Who asked may have gone: then nobody misses the answer.
                     let _gone = answer.send(rows);
@@ -567,7 +628,8 @@ impl Sequencer {
                         self.tell_session(&server, &Answer { session, id, outcome }.into());
                     }
                     // It is asked again of whoever decides then.
-                    (Some(Read::Client(..)), Refused::NotActive | Refused::Unavailable) => {}
+                    (Some(Read::Client(..)), Refused::NotActive | Refused::Unavailable)
+                    | (Some(Read::List(..)), _) => {}
                     (Some(Read::Operator(answer, _)), _) => {
                         let _gone = answer.send(Err(Refusal::new(Code::Unavailable, NOT_NOW)));
                     }

@@ -181,9 +181,10 @@ impl<S: Apply> Replica<S> {
             is_ready: true,
             copy: None,
         });
-        let Active { beat, echoed, barrier, .. } = self.active;
-        self.active =
-            Active { link, announce: Some(last), beat, echoed, barrier, ..Active::default() };
+        // What a standby heard of the commit stays true: without it, what was forwarded to it would seem too much.
+        let Active { commit, beat, echoed, barrier, .. } = self.active;
+        let announce = Some(last);
+        self.active = Active { link, commit, announce, beat, echoed, barrier, ..Active::default() };
     }
 
     pub(super) fn on_commands(&mut self, wall_ms: u64, commands: Vec<(u64, S::Command)>) {
