@@ -280,8 +280,8 @@ fn a_seat_taken_after_its_reservation_was_over_is_vacated_again() {
     assert_eq!(seat(&world.ask(bo, 2, join(granted.instance)).unwrap()), granted);
 }
 
-/// Bo joins again while he leaves, over another session server: what that one still does about his old seat comes to the
-/// game server after the seat was freed.
+/// Bo joins again while he leaves, over another session server: what that one still does about his old seat comes to
+/// the game server after the seat was freed.
 #[test]
 fn a_seat_that_was_left_is_not_taken_again_by_what_comes_too_late() {
     let mut world = World::small();
