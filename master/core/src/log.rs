@@ -1,4 +1,5 @@
-//! The log: commands in the order in which they were applied.
+//! Commands in the order in which one master applied them, for stories of the core. What masters run on is the log of
+//! the pair, which `Replica` keeps.
 
 use std::collections::VecDeque;
 
@@ -33,13 +34,6 @@ impl Log {
         self.entries.push_back((header, command));
         let (header, command) = self.entries.back().expect("an entry was appended just now");
         (header, command)
-    }
-
-    /// Forgets every command up to number `lsn`: who needs them has them.
-    pub fn truncate(&mut self, lsn: u64) {
-        while self.entries.front().is_some_and(|(header, _)| header.lsn <= lsn) {
-            self.entries.pop_front();
-        }
     }
 
     /// The commands that are kept, oldest first.
