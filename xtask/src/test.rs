@@ -73,7 +73,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> anyhow::Resul
 
     for (name, words) in [
         ("fmt", "fmt --all --check"),
-        ("clippy", "clippy --workspace --all-targets --locked -- -D warnings"),
+        ("clippy", "clippy --workspace --all-targets --all-features --locked -- -D warnings"),
     ] {
         if arguments.wants(name) {
             cargo_step(workspace, name, words, &mut report)?;
@@ -83,7 +83,12 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> anyhow::Resul
         report.add(cargo_test(workspace, &tools, &filters)?);
     }
     if !arguments.quick && arguments.wants("doc") {
-        cargo_step(workspace, "doc", "doc --workspace --no-deps --locked", &mut report)?;
+        cargo_step(
+            workspace,
+            "doc",
+            "doc --workspace --all-features --no-deps --locked",
+            &mut report,
+        )?;
     }
     report.add(fuzz_targets(workspace, arguments)?);
 
@@ -114,7 +119,7 @@ fn cargo_step(
 fn cargo_test(workspace: &Workspace, tools: &Tools, filters: &[&str]) -> anyhow::Result<Report> {
     // Everything is built as the tests need it, binaries included: with development dependencies in the picture, so
     // that features are resolved once and no dependency compiles twice.
-    let words = "build --workspace --all-targets --locked";
+    let words = "build --workspace --all-targets --all-features --locked";
     announce("build", &format!("cargo {words}"));
     let started = Instant::now();
     let passed = child::stream(&mut workspace.cargo(words))?.success();
@@ -126,7 +131,7 @@ fn cargo_test(workspace: &Workspace, tools: &Tools, filters: &[&str]) -> anyhow:
         });
     }
 
-    let words = "test --workspace --locked --no-fail-fast --";
+    let words = "test --workspace --all-features --locked --no-fail-fast --";
     announce("tests", &format!("cargo {words} {}", filters.join(" ")));
     let started = Instant::now();
     let mut command = workspace.cargo(words);

@@ -1,0 +1,6 @@
+//! The event log: what every role and game has to tell an analyst, on this machine's disk and in Kinesis.
+//!
+//! *Takes*: typed events, from any thread, without ever blocking it.
+//! *Gives*: segments on disk; their tail; answers to SQL; records in a Kinesis stream.
+//! *Owns*: the schema of events, the segments, and the shipper's position in them.
+//! *Never*: holds up a tick; prints a secret; loses an event without counting it.
