@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use greenroom_game_core::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX, Input};
+use greenroom_game_core::{
+    INBOX_BYTES_MAX, INBOX_MESSAGES_MAX, Input, StoreRefusal, StoreTicket, Stored,
+};
 use greenroom_protocol::wire::session_game::Attach;
 use greenroom_protocol::{Code, Generation, MemberId, Refusal, Seat, Seq, SessionId};
 
@@ -12,7 +14,8 @@ use crate::host::LinkKey;
 /// What waits, in the order in which it came.
 ///
 /// It is bounded: of each seat, as many frames as an instance takes between two steps; one connection that was lost,
-/// since there is one; one wish for views anew; one that wants to be attached.
+/// since there is one; one wish for views anew; one that wants to be attached. And the outcomes of what it asked of the
+/// store, of which there are as many as may be under way.
 #[derive(Debug, Default)]
 pub(crate) struct Frozen {
     waiting: Vec<Waiting>,
@@ -36,6 +39,7 @@ pub(crate) enum Waiting {
     },
     Refresh(Seat),
     Free(Seat, SessionId, Refusal),
+    Stored(StoreTicket, Result<Stored, StoreRefusal>),
 }
 
 /// A member that wants a seat, and over which link.
@@ -72,6 +76,9 @@ impl Frozen {
             Input::Free { seat, session, refusal } => {
                 self.waiting.push(Waiting::Free(seat, session, refusal));
             }
+            Input::Stored { ticket, outcome } => {
+                self.waiting.push(Waiting::Stored(ticket, outcome));
+            }
             Input::Attach { .. } | Input::Tick | Input::Wake | Input::Destroy { .. } => {
                 unreachable!(
                     "members ask through `ask`, time stands still, and the end comes at once"
@@ -88,7 +95,8 @@ impl Frozen {
             | Waiting::Lost(..)
             | Waiting::Frame { .. }
             | Waiting::Refresh(_)
-            | Waiting::Free(..) => None,
+            | Waiting::Free(..)
+            | Waiting::Stored(..) => None,
         });
         let Some(before) = before else {
             self.waiting.push(Waiting::Attach(asked));
@@ -114,9 +122,11 @@ impl Frozen {
             Waiting::Attach(asked) => {
                 asked.link != link || member.is_some_and(|member| member != asked.attach.member)
             }
-            Waiting::Lost(..) | Waiting::Frame { .. } | Waiting::Refresh(_) | Waiting::Free(..) => {
-                true
-            }
+            Waiting::Lost(..)
+            | Waiting::Frame { .. }
+            | Waiting::Refresh(_)
+            | Waiting::Free(..)
+            | Waiting::Stored(..) => true,
         });
     }
     /// Everything that waits, and the seats that have to send again.
@@ -156,9 +166,11 @@ mod tests {
         let waiting = frozen.thaw().0.into_iter();
         let members = waiting.filter_map(|waiting| match waiting {
             Waiting::Attach(asked) => Some((asked.link.0, asked.attach.member.0)),
-            Waiting::Lost(..) | Waiting::Frame { .. } | Waiting::Refresh(_) | Waiting::Free(..) => {
-                None
-            }
+            Waiting::Lost(..)
+            | Waiting::Frame { .. }
+            | Waiting::Refresh(_)
+            | Waiting::Free(..)
+            | Waiting::Stored(..) => None,
         });
         members.collect()
     }

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use ecow::{EcoString, eco_format};
-use greenroom_game_core::{Core, Effect, Effects, Input, LogLevel, Now, Registry};
+use greenroom_game_core::{
+    Core, Effect, Effects, Input, LogLevel, Now, Registry, StoreOrder, StoreRefusal, StoreTicket,
+    Stored,
+};
 use greenroom_link::{Full, Outgoing};
 use greenroom_protocol::wire::client_instance::{QUERY_REFUSED, SEND_AGAIN};
 use greenroom_protocol::wire::master_game::{
@@ -56,6 +59,8 @@ pub(crate) struct Host {
     thaw_at: Option<u64>,
     clockwork: Clockwork,
     effects: Effects,
+    /// What instances asked of the store, until the shell has it.
+    orders: Vec<Ordered>,
     header: Vec<u8>,
     started: Instant,
     draining: bool,
@@ -164,6 +169,14 @@ struct Asking {
     generation: Generation,
 }
 
+/// What an instance asked of the store.
+#[derive(Debug)]
+pub(crate) struct Ordered {
+    pub(crate) instance: InstanceId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) order: StoreOrder,
+}
+
 /// What a game server is, beside what it runs.
 pub(crate) struct Settings {
     pub(crate) address: EcoString,
@@ -195,6 +208,7 @@ impl Host {
             thaw_at: None,
             clockwork: Clockwork::new(micros(settings.tick_grid).max(1)),
             effects: Effects::new(),
+            orders: Vec::new(),
             header: Vec::new(),
             started,
             draining: false,
@@ -753,6 +767,7 @@ impl Host {
             Waiting::Free(seat, session, refusal) => {
                 self.tell(at, Input::Free { seat, session, refusal });
             }
+            Waiting::Stored(ticket, outcome) => self.tell(at, Input::Stored { ticket, outcome }),
         }
     }
     /// Tells a seat that some of its frames were not taken.
@@ -763,6 +778,24 @@ impl Host {
         let text = "the instance stood still, and takes so many messages only; send them again";
         self.unnumbered(at, seat, SEND_AGAIN, &Refusal::new(Code::Busy, text));
     }
+    // The store.
+
+    /// What instances have asked since this was last called.
+    pub(crate) fn take_orders(&mut self) -> Vec<Ordered> {
+        std::mem::take(&mut self.orders)
+    }
+    /// Tells an instance what became of what it asked; if it is gone, nobody.
+    pub(crate) fn stored(
+        &mut self,
+        (instance, incarnation): (InstanceId, Incarnation),
+        ticket: StoreTicket,
+        outcome: Result<Stored, StoreRefusal>,
+    ) {
+        if let Some(at) = self.running(instance, incarnation) {
+            self.tell(at, Input::Stored { ticket, outcome });
+        }
+    }
+
     fn all(&self) -> Vec<usize> {
         self.instances.iter().map(|(at, _)| at).collect()
     }
@@ -840,6 +873,11 @@ impl Host {
                 if !self.upward.push(&report) {
                     Metrics::add(&self.metrics.scores_dropped, 1);
                 }
+            }
+            Effect::Store(order) => {
+                let core = &self.instances[at].core;
+                let (instance, incarnation) = (core.instance(), core.incarnation());
+                self.orders.push(Ordered { instance, incarnation, order: *order });
             }
             Effect::Log { level, text } => self.log(at, level, &text),
         }

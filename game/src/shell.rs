@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ecow::{EcoString, eco_format};
-use greenroom_game_core::Registry;
+use greenroom_game_core::{Registry, StoreRefusal};
 use greenroom_link::{
     ClusterKey, HasMasters, Incoming, Link, LinkError, Me, Outgoing, Writer, accept, stay_linked,
 };
@@ -21,7 +21,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::host::{Host, LinkKey, Settings};
+use crate::host::{Host, LinkKey, Ordered, Settings};
 use crate::{GameConfig, GameError, Metrics};
 
 /// How long a link may take for what is still to be written when the server stops.
@@ -205,6 +205,7 @@ impl Shell {
             self.rescheduled.notify_one();
         }
         let full = host.take_full();
+        let orders = host.take_orders();
         if host.is_deserted() || !host.upward.is_waiting_for_word() {
             self.emptied.notify_one();
         }
@@ -212,7 +213,16 @@ impl Shell {
         for (key, outgoing) in full {
             self.spawn(Rc::clone(self).refresh(key, outgoing));
         }
+        for ordered in orders {
+            self.spawn(Rc::clone(self).store(ordered));
+        }
         result
+    }
+    /// Answers what an instance asked of the store, which this server does not have.
+    async fn store(self: Rc<Self>, ordered: Ordered) {
+        let Ordered { instance, incarnation, order } = ordered;
+        let of = (instance, incarnation);
+        self.with_host(|host| host.stored(of, order.ticket, Err(StoreRefusal::Unavailable)));
     }
     /// Waits until a link that was full has room, and sends its members what they missed.
     async fn refresh(self: Rc<Self>, key: LinkKey, outgoing: Outgoing) {

@@ -19,7 +19,6 @@ use greenroom_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::Cx;
 use crate::cx::Call;
 use crate::effects::{Effect, Effects, LogLevel};
 use crate::game::{Game, Typed, params, restore};
@@ -30,6 +29,7 @@ use crate::ring::{Message, RING_TIME_MAX};
 use crate::seat::{Away, Seated, Wants};
 use crate::view::TooLong;
 use crate::world::{Handled, Score, World};
+use crate::{Cx, StoreRefusal, StoreTicket, Stored};
 
 /// A seat that owes this many acknowledgements' worth of messages is told at once, not with the next patch.
 const OWED_MAX: u32 = 16;
@@ -90,7 +90,7 @@ pub enum CoreFault {
 
 /// A whole instance, as it is stored.
 #[derive(Serialize, Deserialize)]
-struct Stored<W> {
+struct Snapshot<W> {
     version: u32,
     #[serde(with = "serde_bytes")]
     state: Vec<u8>,
@@ -123,7 +123,7 @@ impl Core {
     pub(crate) fn restore<K: Instance>(snapshot: &[u8]) -> Result<Self, CoreFault> {
         let spec = K::KIND.spec;
         let fault = |reason| CoreFault::Restore { kind: spec.name.into(), reason };
-        let stored: Stored<World> =
+        let stored: Snapshot<World> =
             rmp_serde::from_slice(snapshot).map_err(|error| fault(eco_format!("{error}")))?;
         let restored =
             catch_unwind(AssertUnwindSafe(|| restore::<K>(stored.version, &stored.state)));
@@ -188,6 +188,7 @@ impl Core {
                 }
                 holds
             }
+            Input::Stored { ticket, outcome } => self.stored(ticket, outcome)?,
             Input::Tick => {
                 self.tick()?;
                 true
@@ -559,10 +560,38 @@ impl Core {
         effects.items.push(Effect::ToSeat { seat, kind, number, ack, tick, payload });
     }
 
+    // The store.
+
+    /// Hands an outcome to the game: with the next tick, or at tick rate 0 now. True if that was a step.
+    fn stored(
+        &mut self,
+        ticket: StoreTicket,
+        outcome: Result<Stored, StoreRefusal>,
+    ) -> Result<bool, CoreFault> {
+        if self.spec.tick_rate > 0 {
+            self.world.store.arrive(ticket, outcome);
+            return Ok(false);
+        }
+        if !self.world.store.settle(ticket) {
+            return Ok(false);
+        }
+        self.step_if_event_driven();
+        if let Some(game) = &mut self.game {
+            game.stored(&mut self.world, ticket, outcome);
+        }
+        self.check_encoded()?;
+        Ok(true)
+    }
+
     // Steps.
 
     fn tick(&mut self) -> Result<(), CoreFault> {
         self.world.step(&self.spec);
+        for (ticket, outcome) in self.world.store.take_arrived() {
+            if let Some(game) = &mut self.game {
+                game.stored(&mut self.world, ticket, outcome);
+            }
+        }
         // Taken out while it is walked; nothing is put in meanwhile, and it keeps its memory.
         let mut inbox = std::mem::take(&mut self.world.inbox);
         for (waiting, payload) in inbox.iter() {
@@ -642,6 +671,9 @@ impl Core {
         let World { instance, incarnation, .. } = self.world;
         for ((board, user), Score { name, score }) in std::mem::take(&mut self.world.scores) {
             effects.report(Scored { instance, incarnation, board, user, name, score });
+        }
+        for order in self.world.store.take_orders() {
+            effects.items.push(Effect::Store(Box::new(order)));
         }
         self.write_log(effects);
         if let Some(text) = self.world.closing.take() {
@@ -904,10 +936,10 @@ impl Core {
             return None;
         }
         let world = &self.world;
-        let mut due = [world.timers.next_due(), world.sync_due, world.ack_due, self.empty_due()]
-            .into_iter()
-            .flatten()
-            .min();
+        let orders = world.store.has_orders().then_some(world.time);
+        let due =
+            [world.timers.next_due(), world.sync_due, world.ack_due, self.empty_due(), orders];
+        let mut due = due.into_iter().flatten().min();
         if world.seats.away() > 0 {
             let away = world.seats.iter().filter_map(|held| {
                 let away = held.away?;
@@ -929,7 +961,7 @@ impl Core {
             return Ok(None);
         };
         let state = state.map_err(|reason| self.unencodable("the state", reason))?;
-        let stored = Stored { version: self.spec.version, state, world: &self.world };
+        let stored = Snapshot { version: self.spec.version, state, world: &self.world };
         Ok(Some(greenroom_protocol::encode(&stored)))
     }
     /// What every seat sees now, encoded: for tests and for operators, who see more than the last patch.

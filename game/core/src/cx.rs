@@ -82,6 +82,9 @@ impl<'a, K: Instance> Cx<'a, K> {
     const fn spec() -> Spec {
         K::KIND.spec
     }
+    pub(crate) const fn world(&mut self) -> &mut World {
+        self.world
+    }
 
     /// The step that is being made; the first is 1.
     pub fn tick(&self) -> Tick {

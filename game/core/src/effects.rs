@@ -11,6 +11,8 @@ use greenroom_protocol::{
     Channel, DownHeader, Generation, PatchHeader, PieceHeader, Refusal, Seat, Seq, ViewId,
 };
 
+use crate::StoreOrder;
+
 /// What is to be done, in this order. It is made once and used for every input: [`Effects::clear`] keeps its memory,
 /// so that nothing is allocated once it has grown.
 #[derive(Debug, Default)]
@@ -106,6 +108,8 @@ pub enum Effect {
     },
     /// For the master, in the stream.
     Report(Box<GameToMaster>),
+    /// For the store; what becomes of it comes back by [`crate::Input::Stored`].
+    Store(Box<StoreOrder>),
     /// A line of the game's own, or about it.
     Log {
         /// How much it matters.
@@ -208,6 +212,7 @@ impl Effect {
             | Self::AttachRefused { .. }
             | Self::SeatEnded { .. }
             | Self::Report(_)
+            | Self::Store(_)
             | Self::Log { .. } => None,
         }
     }

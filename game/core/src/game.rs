@@ -8,7 +8,7 @@ use greenroom_protocol::{Code, DecodeError, Limits, Refusal, Seat, decode};
 use crate::instance::{Instance, Options, Reject, Who, Why};
 use crate::payload::encode;
 use crate::world::World;
-use crate::{Cx, PayloadIn, PayloadOut};
+use crate::{Cx, PayloadIn, PayloadOut, StoreRefusal, StoreTicket, Stored};
 
 /// The handlers of a game, with payloads as bytes. A text as an error is that of a type that does not encode.
 pub(crate) trait Game {
@@ -25,6 +25,12 @@ pub(crate) trait Game {
         out: &mut Vec<u8>,
     ) -> Result<Result<(), Refusal>, String>;
     fn timer(&mut self, world: &mut World, timer: &[u8]) -> Result<(), String>;
+    fn stored(
+        &mut self,
+        world: &mut World,
+        what: StoreTicket,
+        outcome: Result<Stored, StoreRefusal>,
+    );
     fn tick(&mut self, world: &mut World);
     fn view(&self, out: &mut Vec<u8>) -> Result<(), String>;
     /// False for a kind that has no private views.
@@ -78,6 +84,14 @@ impl<K: Instance> Game for Typed<K> {
         let timer = rmp_serde::from_slice(timer).map_err(|error| error.to_string())?;
         self.0.timer(timer, &mut Cx::new(world));
         Ok(())
+    }
+    fn stored(
+        &mut self,
+        world: &mut World,
+        what: StoreTicket,
+        outcome: Result<Stored, StoreRefusal>,
+    ) {
+        self.0.stored(what, outcome, &mut Cx::new(world));
     }
     fn tick(&mut self, world: &mut World) {
         self.0.tick(&mut Cx::new(world));

@@ -7,6 +7,8 @@ use greenroom_protocol::wire::master_game::CreateInstance;
 use greenroom_protocol::{Generation, Moment, Refusal, Seat, Seq, SessionId, UserId};
 use serde::{Deserialize, Serialize};
 
+use crate::{StoreRefusal, StoreTicket, Stored};
+
 /// The time of an input, as the shell read it. An instance knows no other clock, so a recorded one runs alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Now {
@@ -74,6 +76,13 @@ pub enum Input<'a> {
     Tick,
     /// [`crate::Core::next_due`] has come, at tick rate 0.
     Wake,
+    /// The store has answered.
+    Stored {
+        /// What was asked.
+        ticket: StoreTicket,
+        /// What became of it.
+        outcome: Result<Stored, StoreRefusal>,
+    },
     /// The directory closes the instance.
     Destroy {
         /// Why.

@@ -7,7 +7,7 @@ use greenroom_protocol::{Code, Limits, Refusal, Seat, UserId, decode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cx, Kind, Meta, PayloadIn, PayloadOut};
+use crate::{Cx, Kind, Meta, PayloadIn, PayloadOut, StoreRefusal, StoreTicket, Stored};
 
 /// A kind of instance: a match, a room, a world. Greenroom makes values of it and calls its handlers, one at a time.
 ///
@@ -85,6 +85,15 @@ pub trait Instance: Sized + 'static {
     /// A timer that [`Cx::after`] set is due.
     fn timer(&mut self, timer: Self::Timer, cx: &mut Cx<Self>) {
         _ = (timer, cx);
+    }
+    /// The store has answered what [`Cx::store`] asked: before the messages of the step. Default: nothing.
+    fn stored(
+        &mut self,
+        what: StoreTicket,
+        outcome: Result<Stored, StoreRefusal>,
+        cx: &mut Cx<Self>,
+    ) {
+        _ = (what, outcome, cx);
     }
     /// One step: after the messages and timers that it brings. Not called at tick rate 0.
     fn tick(&mut self, cx: &mut Cx<Self>) {

@@ -26,6 +26,7 @@ mod payload;
 mod random;
 mod ring;
 mod seat;
+mod store;
 pub mod testing;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,11 @@ pub use payload::{Never, PayloadIn, PayloadOut, Raw};
 pub use random::Random;
 pub use ring::{RING_BYTES_MAX, RING_MESSAGES_MAX, RING_TIME_MAX};
 pub use seat::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX};
+pub use store::{
+    DOCUMENT_BYTES_MAX, DOCUMENT_KEY_BYTES_MAX, Document, DocumentVersion, STORE_BYTES_MAX,
+    STORE_STEP_MAX, STORE_UNDER_WAY_MAX, Store, StoreAct, StoreOrder, StoreRefusal, StoreTicket,
+    Stored,
+};
 pub use timers::{TIMERS_MAX, TimerId};
 
 pub use greenroom_game_derive::{Meta, MetaKeyword};

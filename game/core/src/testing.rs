@@ -23,7 +23,7 @@
 //! replay::<Counter>(stage.recording(), 1).unwrap();
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -38,12 +38,15 @@ use greenroom_protocol::{
     Generation, Incarnation, InstanceId, KindName, Limits, Moment, Refusal, Seat, Seq, SessionId,
     UserId, VIEW_BYTES_MAX, ViewId, decode, encode,
 };
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::effects::{Effect, Effects};
 use crate::input::{Input, Now, Recording};
-use crate::{Core, CoreFault, Instance, Registry};
+use crate::{
+    Core, CoreFault, Document, DocumentVersion, Instance, Registry, StoreAct, StoreOrder,
+    StoreRefusal, StoreTicket, Stored,
+};
 
 /// One instance with its seats, each played by a model of a client: it takes every reliable message once, keeps its
 /// views by patches, and sends again what did not arrive. Everything is recorded, for [`replay`].
@@ -56,7 +59,21 @@ pub struct Stage<K> {
     clients: BTreeMap<Seat, Client>,
     reports: Vec<GameToMaster>,
     log: Vec<EcoString>,
+    documents: Documents,
     kind: PhantomData<fn() -> K>,
+}
+
+/// A store in memory that answers at once, unless a test wants it otherwise.
+#[derive(Debug, Default)]
+struct Documents {
+    by_key: BTreeMap<EcoString, (DocumentVersion, Vec<u8>)>,
+    last: u64,
+    /// Answers that are on their way.
+    answers: VecDeque<(StoreTicket, Result<Stored, StoreRefusal>)>,
+    /// They wait until the test lets them come.
+    holds: bool,
+    /// What comes next is refused so.
+    refusals: VecDeque<StoreRefusal>,
 }
 
 /// What a client has.
@@ -85,6 +102,12 @@ struct Mirror {
     bytes: Vec<u8>,
     /// Of a snapshot whose pieces are coming.
     pieces: Vec<u8>,
+}
+
+/// A counter, as a document.
+#[derive(Default, Serialize, Deserialize)]
+struct Counter {
+    count: i64,
 }
 
 impl<K: Instance> Default for Stage<K> {
@@ -129,6 +152,7 @@ impl<K: Instance> Stage<K> {
             clients: BTreeMap::new(),
             reports: Vec::new(),
             log: Vec::new(),
+            documents: Documents::default(),
             kind: PhantomData,
         })
     }
@@ -268,6 +292,14 @@ impl<K: Instance> Stage<K> {
             self.perform(effect, &effects);
         }
         self.effects = effects;
+        if !self.documents.holds {
+            self.answer();
+        }
+    }
+    fn answer(&mut self) {
+        if let Some((ticket, outcome)) = self.documents.answers.pop_front() {
+            self.tell(Input::Stored { ticket, outcome });
+        }
     }
     fn perform(&mut self, effect: &Effect, effects: &Effects) {
         let bytes = |payload: &Range<usize>| effects.payload(payload).to_vec();
@@ -296,11 +328,46 @@ impl<K: Instance> Stage<K> {
                 self.client(seat.0).ended = Some(refusal.clone());
             }
             Effect::Report(report) => self.reports.push((**report).clone()),
+            Effect::Store(order) => {
+                let outcome = self.documents.perform(order);
+                self.documents.answers.push_back((order.ticket, outcome));
+            }
             Effect::Log { level, text } => self.log.push(eco_format!("{level}: {text}")),
         }
     }
     fn client(&mut self, seat: u16) -> &mut Client {
         self.clients.entry(Seat(seat)).or_default()
+    }
+
+    /// The store keeps its answers from here on, until [`Self::release_store`]. What it does is done all the same.
+    pub const fn hold_store(&mut self) {
+        self.documents.holds = true;
+    }
+    /// The answers that the store kept come now, and later ones at once.
+    pub fn release_store(&mut self) {
+        self.documents.holds = false;
+        self.answer();
+    }
+    /// The store refuses what it is asked next, and does nothing of it.
+    pub fn refuse_store(&mut self, refusal: StoreRefusal) {
+        self.documents.refusals.push_back(refusal);
+    }
+    /// A document of the store, by its whole key: `duel/top`.
+    ///
+    /// # Panics
+    /// If it is no `T`.
+    pub fn document<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        let (_, json) = self.documents.by_key.get(key)?;
+        let document = serde_json::from_slice(json);
+        Some(document.expect("the document is of the type that the test expects"))
+    }
+    /// Writes a document past the game, by its whole key.
+    ///
+    /// # Panics
+    /// If it does not encode.
+    pub fn set_document(&mut self, key: &str, document: &impl Serialize) {
+        let json = serde_json::to_vec(document).expect("a test's document encodes");
+        self.documents.write(key, json);
     }
 
     /// What the game sent to a seat since this was last asked, once and in order.
@@ -371,6 +438,53 @@ impl<K: Instance> Stage<K> {
     /// Everything that it was told.
     pub const fn recording(&self) -> &Recording {
         &self.recording
+    }
+}
+
+impl Documents {
+    fn write(&mut self, key: &str, json: Vec<u8>) -> DocumentVersion {
+        self.last += 1;
+        let version = DocumentVersion(self.last);
+        self.by_key.insert(key.into(), (version, json));
+        version
+    }
+    fn perform(&mut self, order: &StoreOrder) -> Result<Stored, StoreRefusal> {
+        if let Some(refusal) = self.refusals.pop_front() {
+            return Err(refusal);
+        }
+        let key = &order.key;
+        let there = self.by_key.get(key).map(|(version, json)| (*version, json.clone()));
+        Ok(match (&order.act, there) {
+            (StoreAct::Get | StoreAct::Remove, None) => Stored::Absent,
+            (StoreAct::Get, Some((version, json))) => {
+                Stored::Found(Document { key: key.clone(), version, json })
+            }
+            (StoreAct::Remove, Some(_)) => {
+                self.by_key.remove(key);
+                Stored::Removed
+            }
+            (StoreAct::Insert(_), Some(_)) => return Err(StoreRefusal::Exists),
+            (StoreAct::Replace(version, _), there)
+                if there.as_ref().is_none_or(|(of, _)| of != version) =>
+            {
+                return Err(StoreRefusal::Changed);
+            }
+            (StoreAct::Insert(json) | StoreAct::Upsert(json) | StoreAct::Replace(_, json), _) => {
+                Stored::Written(self.write(key, json.clone()))
+            }
+            (StoreAct::Count(by), there) => {
+                let no_counter = |why: &dyn fmt::Display| {
+                    StoreRefusal::Unreadable(eco_format!("{key:?} can't be counted: {why}"))
+                };
+                let counter = there.map(|(_, json)| serde_json::from_slice(&json)).transpose();
+                let Counter { count } =
+                    counter.map_err(|error| no_counter(&error))?.unwrap_or_default();
+                let count = count.checked_add(*by).ok_or_else(|| no_counter(&"it is full"))?;
+                let json = serde_json::to_vec(&Counter { count }).expect("a number encodes");
+                self.write(key, json);
+                Stored::Counted(count)
+            }
+        })
     }
 }
 

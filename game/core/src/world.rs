@@ -16,6 +16,7 @@ use crate::kind::Spec;
 use crate::random::Random;
 use crate::ring::{Full, RING_BYTES_MAX};
 use crate::seat::{Inbox, Line, Seats};
+use crate::store::Asked;
 use crate::timers::Timers;
 use crate::view::View;
 use crate::{LogLevel, PayloadOut};
@@ -47,6 +48,9 @@ pub(crate) struct World {
     pub(crate) meta_changed: bool,
     /// For rank boards: the newest of each board and user.
     pub(crate) scores: BTreeMap<(EcoString, UserId), Score>,
+    /// What the store was asked and has not answered.
+    #[serde(default)]
+    pub(crate) store: Asked,
     pub(crate) empty_since: Option<u64>,
     /// When views were last compared, at tick rate 0.
     pub(crate) synced_at: u64,
@@ -119,6 +123,7 @@ impl World {
             private: order.private,
             meta_changed: false,
             scores: BTreeMap::new(),
+            store: Asked::default(),
             empty_since: Some(0),
             synced_at: 0,
             sync_due: None,
@@ -146,6 +151,7 @@ impl World {
     /// A step begins.
     pub(crate) fn step(&mut self, spec: &Spec) {
         self.tick.0 += 1;
+        self.store.step();
         if let Some(time) = (self.tick.0 * 1000).checked_div(u64::from(spec.tick_rate)) {
             self.time = time;
         }
