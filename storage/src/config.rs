@@ -1,0 +1,77 @@
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use ecow::EcoString;
+use serde::Deserialize;
+
+use crate::OpenError;
+
+/// Bytes of a document that Couchbase takes, and by that everybody.
+const DOCUMENT_BYTES_MAX: usize = 20 * 1024 * 1024;
+
+/// The `[storage]` table of the configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageConfig {
+    /// Where documents are: `sqlite:FILE`, `memory`, or `couchbase://HOST,HOST`. Empty: `store.sqlite` in the data
+    /// folder, which whoever reads the settings fills in.
+    pub store: EcoString,
+    /// Tasks that keys are spread over.
+    pub lanes: NonZeroUsize,
+    /// Operations of one lane that the store works on at once, at most; further keys wait in the lane.
+    pub lane_under_way_max: NonZeroUsize,
+    /// Operations that wait or are under way, at most.
+    pub queue_count_max: NonZeroUsize,
+    /// Bytes of their documents, at most; at least as many as one document may have.
+    pub queue_bytes_max: usize,
+    /// Bytes of one document, at most 20 MiB.
+    pub document_bytes_max: usize,
+    /// How long an operation may take, e.g. "5s".
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        const fn count(number: usize) -> NonZeroUsize {
+            NonZeroUsize::new(number).expect("not zero")
+        }
+        Self {
+            store: EcoString::new(),
+            lanes: count(8),
+            lane_under_way_max: count(256),
+            queue_count_max: count(100_000),
+            queue_bytes_max: 256 * 1024 * 1024,
+            document_bytes_max: DOCUMENT_BYTES_MAX,
+            deadline: Duration::from_secs(5),
+        }
+    }
+}
+
+impl StorageConfig {
+    /// Whether each setting is in its range.
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let bad = |setting, why: &str| Err(OpenError::BadSetting { setting, why: why.into() });
+        if self.lanes.get() > 1_024 {
+            return bad("lanes", "1 to 1024 are possible");
+        }
+        if self.queue_count_max.get() > 10_000_000 {
+            return bad("queue_count_max", "1 to 10000000 are possible");
+        }
+        if self.document_bytes_max == 0 || self.document_bytes_max > DOCUMENT_BYTES_MAX {
+            return bad("document_bytes_max", "1 to 20971520 are possible");
+        }
+        if self.queue_bytes_max < self.document_bytes_max.saturating_mul(2)
+            || self.queue_bytes_max > 1 << 40
+        {
+            return bad(
+                "queue_bytes_max",
+                "it takes two documents of document_bytes_max at least, and 1 TiB at most",
+            );
+        }
+        if self.deadline < Duration::from_millis(10) || self.deadline > Duration::from_secs(600) {
+            return bad("deadline", "10ms to 10m are possible");
+        }
+        Ok(())
+    }
+}

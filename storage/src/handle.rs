@@ -1,0 +1,445 @@
+//! The storage actor: a thread with its lanes, and the handle on it.
+
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ecow::EcoString;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backend::{Backend, Operation};
+use crate::lane::{Lane, LaneConfig, Reply, Submitted};
+use crate::metrics::Metrics;
+use crate::query::{Page, Query, RawQuery};
+use crate::request::{
+    Count, Get, Merge, Outcome, Remove, Request, Ticket, Touch, Update, Work, Write,
+};
+use crate::{
+    Body, Change, Document, Expiry, Key, OpenError, Owner, Schema, StorageConfig, StorageError,
+    Version, WriteId,
+};
+
+/// Draws ids of writes: no two of one process are equal, and those of two processes hardly ever.
+#[derive(Debug)]
+pub(crate) struct WriteIds(AtomicU64);
+
+impl WriteIds {
+    fn new() -> Self {
+        // The standard library's own seed of the operating system's randomness.
+        Self(AtomicU64::new(RandomState::new().hash_one(std::process::id())))
+    }
+
+    pub(crate) fn next(&self) -> WriteId {
+        // splitmix64: of each counter another number, so that two processes whose counters are near each other differ.
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut mixed = self.0.fetch_add(GOLDEN, Ordering::Relaxed);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        WriteId(mixed ^ (mixed >> 31))
+    }
+}
+
+/// A handle on the storage actor: cheap to clone, usable from any thread and any runtime that has a timer.
+///
+/// **Order**: operations of one key take effect in the order in which they were taken; of different keys, in any.
+/// An operation is taken when [`Storage::try_submit`] returns, or [`Storage::submit`] is over. **Durability**: a write
+/// is answered when it is durable. **Deadline**: what is not begun in time is [`StorageError::Unavailable`], and has not
+/// happened; a mutation that is under way then is [`StorageError::Undecided`]. The order holds all the same: the next
+/// operation of its key waits until the store has said what became of it.
+#[derive(Clone)]
+pub struct Storage {
+    shared: Arc<Shared>,
+    deadline: Duration,
+}
+
+struct Shared {
+    lanes: Vec<mpsc::Sender<Submitted>>,
+    /// Which lane a key belongs to.
+    hasher: RandomState,
+    /// Which lane takes the next query.
+    turn: AtomicUsize,
+    places: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    queue_count_max: usize,
+    document_bytes_max: usize,
+    ids: Arc<WriteIds>,
+    metrics: Arc<Metrics>,
+    schema: Schema,
+    backend: Arc<dyn Backend>,
+    stop: CancellationToken,
+    over: CancellationToken,
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("Storage").field(&self.shared.backend.name()).finish()
+    }
+}
+
+impl Storage {
+    /// Starts the actor on a thread of its own, on the store that `make` opens there.
+    ///
+    /// # Errors
+    /// When a setting is out of range, or the store can't be opened or prepared.
+    pub fn start<F>(config: &StorageConfig, schema: Schema, make: F) -> Result<Self, OpenError>
+    where
+        F: AsyncFnOnce() -> Result<Arc<dyn Backend>, OpenError> + Send + 'static,
+    {
+        config.check()?;
+        let config = config.clone();
+        let (ready, opened) = std::sync::mpsc::sync_channel(1);
+        let body = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(source) => {
+                    drop(ready.send(Err(OpenError::Thread(source))));
+                    return;
+                }
+            };
+            runtime.block_on(run(config, schema, make, ready));
+        };
+        std::thread::Builder::new()
+            .name("storage".into())
+            .spawn(body)
+            .map_err(OpenError::Thread)?;
+        opened.recv().map_err(|_| OpenError::Panicked)?
+    }
+
+    /// The same storage, with another deadline for what is asked through this handle.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { shared: self.shared.clone(), deadline }
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// The store's name: `sqlite`.
+    pub fn backend(&self) -> &'static str {
+        self.shared.backend.name()
+    }
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn health(&self) -> Result<(), StorageError> {
+        let health = tokio::time::timeout(self.deadline, self.shared.backend.health());
+        health.await.unwrap_or_else(|_| Err(StorageError::late(self.deadline)))
+    }
+
+    /// Takes nothing new, and waits until everything that was taken has its answer and the store is let go of.
+    pub async fn close(&self) {
+        self.shared.stop.cancel();
+        self.shared.over.cancelled().await;
+    }
+
+    /// Takes an operation, or refuses it: it never waits.
+    ///
+    /// # Errors
+    /// [`StorageError::Busy`], [`StorageError::TooLarge`], [`StorageError::BadQuery`], [`StorageError::Closed`].
+    pub fn try_submit<R: Request>(&self, request: R) -> Result<Ticket<R>, StorageError> {
+        let (work, merge) = self.work(request)?;
+        let permits = self.shared.try_permits(work.bytes());
+        let Some((place, bytes)) = permits else {
+            if self.shared.stop.is_cancelled() {
+                return Err(StorageError::Closed);
+            }
+            Metrics::add(&self.shared.metrics.busy, 1);
+            return Err(self.shared.busy());
+        };
+        self.send(work, merge, Instant::now() + self.deadline, place, bytes)
+    }
+
+    /// Takes an operation, and waits until there is room for it.
+    ///
+    /// # Errors
+    /// [`StorageError::Busy`] at the deadline; else as [`Storage::try_submit`].
+    pub async fn submit<R: Request>(&self, request: R) -> Result<Ticket<R>, StorageError> {
+        let (work, merge) = self.work(request)?;
+        let deadline = Instant::now() + self.deadline;
+        let permits = match self.shared.try_permits(work.bytes()) {
+            Some(permits) => Some(permits),
+            None => {
+                let permits = self.shared.permits(work.bytes());
+                match tokio::time::timeout_at(deadline, permits).await {
+                    Ok(permits) => permits,
+                    Err(_) => {
+                        Metrics::add(&self.shared.metrics.busy, 1);
+                        return Err(self.shared.busy());
+                    }
+                }
+            }
+        };
+        let (place, bytes) = permits.ok_or(StorageError::Closed)?;
+        self.send(work, merge, deadline, place, bytes)
+    }
+
+    /// Takes an operation when there is room, and waits for its answer.
+    ///
+    /// # Errors
+    /// As [`Storage::submit`], and as the operation.
+    pub async fn ask<R: Request>(&self, request: R) -> Result<R::Answer, StorageError> {
+        self.submit(request).await?.await
+    }
+
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// As [`Storage::submit`]; [`StorageError::Unavailable`].
+    pub async fn get(&self, key: Key) -> Result<Option<Document>, StorageError> {
+        self.ask(Get(key)).await
+    }
+
+    /// Writes a document that is not there yet.
+    ///
+    /// # Errors
+    /// [`StorageError::Exists`], and as every write.
+    pub async fn insert(&self, key: Key, body: Body) -> Result<Version, StorageError> {
+        self.ask(Write::insert(key, body)).await
+    }
+
+    /// Writes a document in place of the version that was read.
+    ///
+    /// # Errors
+    /// [`StorageError::VersionMismatch`], [`StorageError::Missing`], and as every write.
+    pub async fn replace(
+        &self,
+        key: Key,
+        body: Body,
+        version: Version,
+    ) -> Result<Version, StorageError> {
+        self.ask(Write::replace(key, body, version)).await
+    }
+
+    /// Writes a document that nobody owns, whatever is there.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn upsert(&self, key: Key, body: Body) -> Result<Version, StorageError> {
+        self.ask(Write::upsert(key, body)).await
+    }
+
+    /// Writes an owner's document over an older one. The same numbers again are a resend, and answered as done.
+    ///
+    /// # Errors
+    /// [`StorageError::Deposed`], and as every write.
+    pub async fn put_owned(
+        &self,
+        key: Key,
+        owner: Owner,
+        body: Body,
+    ) -> Result<Version, StorageError> {
+        self.ask(Write::owned(key, owner, body)).await
+    }
+
+    /// Removes an owner's document; see [`Write::owned_removal`].
+    ///
+    /// # Errors
+    /// As [`Storage::put_owned`].
+    pub async fn remove_owned(&self, key: Key, owner: Owner) -> Result<(), StorageError> {
+        self.ask(Write::owned_removal(key, owner)).await.map(|_| ())
+    }
+
+    /// Removes a document that nobody owns.
+    ///
+    /// # Errors
+    /// [`StorageError::Missing`], [`StorageError::VersionMismatch`], and as every write.
+    pub async fn remove(&self, key: Key, version: Option<Version>) -> Result<(), StorageError> {
+        self.ask(Remove { key, version }).await
+    }
+
+    /// Sets when a document goes by itself.
+    ///
+    /// # Errors
+    /// [`StorageError::Missing`], and as every write.
+    pub async fn touch(&self, key: Key, expiry: Expiry) -> Result<(), StorageError> {
+        self.ask(Touch { key, expiry }).await
+    }
+
+    /// Reads, decides and writes; see [`Update`].
+    ///
+    /// # Errors
+    /// What `decide` says, and as every write.
+    pub async fn update<F>(&self, key: Key, decide: F) -> Result<Option<Document>, StorageError>
+    where
+        F: FnMut(Option<&Document>) -> Result<Change, StorageError> + Send + 'static,
+    {
+        self.ask(Update::new(key, decide)).await
+    }
+
+    /// Adds to a counter; see [`Count`].
+    ///
+    /// # Errors
+    /// [`StorageError::NotACounter`], and as every write.
+    pub async fn count(&self, key: Key, by: i64) -> Result<i64, StorageError> {
+        self.ask(Count { key, by, expiry: Expiry::Never }).await
+    }
+
+    /// Finds documents.
+    ///
+    /// # Errors
+    /// [`StorageError::BadQuery`]; [`StorageError::Unavailable`].
+    pub async fn query(&self, query: Query) -> Result<Page, StorageError> {
+        self.ask(query).await
+    }
+
+    fn work<R: Request>(&self, request: R) -> Result<(Work, Merge), StorageError> {
+        let (work, merge) = request.into_work(self.shared.ids.next());
+        match &work {
+            Work::Operation(Operation::Put(put)) => {
+                let (bytes, max) =
+                    (put.body.as_ref().map_or(0, Body::len), self.shared.document_bytes_max);
+                if bytes > max {
+                    return Err(StorageError::TooLarge { key: put.key.clone(), bytes, max });
+                }
+            }
+            Work::Operation(Operation::Query(query)) => self.shared.schema.check(query)?,
+            Work::Operation(Operation::Raw(RawQuery { limit, .. })) if *limit == 0 => {
+                return Err(StorageError::BadQuery("the limit is 0".into()));
+            }
+            Work::Operation(
+                Operation::Get { .. }
+                | Operation::Remove { .. }
+                | Operation::Touch { .. }
+                | Operation::Raw(_),
+            )
+            | Work::Update { .. } => {}
+        }
+        Ok((work, merge))
+    }
+
+    fn send<R: Request>(
+        &self,
+        work: Work,
+        merge: Merge,
+        deadline: Instant,
+        place: OwnedSemaphorePermit,
+        bytes: OwnedSemaphorePermit,
+    ) -> Result<Ticket<R>, StorageError> {
+        let (to, answer) = oneshot::channel::<Result<Outcome, StorageError>>();
+        let lane = self.shared.lane(&work);
+        let reply = Reply { to: Some(to), deadline, patience: self.deadline, _place: place };
+        // A lane has room for as many as there are places in the whole queue, so this fails only when it is closed.
+        Metrics::add(&self.shared.metrics.waiting, 1);
+        if lane.try_send(Submitted { work, merge, reply, bytes }).is_err() {
+            Metrics::sub(&self.shared.metrics.waiting, 1);
+            return Err(StorageError::Closed);
+        }
+        Metrics::add(&self.shared.metrics.submitted, 1);
+        Ok(Ticket::new(answer))
+    }
+}
+
+impl Shared {
+    fn lane(&self, work: &Work) -> &mpsc::Sender<Submitted> {
+        let number = match work.key() {
+            Some(key) => {
+                let hash = self.hasher.hash_one(key);
+                usize::try_from(hash % self.lanes.len() as u64)
+                    .expect("less than the number of lanes")
+            }
+            None => self.turn.fetch_add(1, Ordering::Relaxed) % self.lanes.len(),
+        };
+        &self.lanes[number]
+    }
+
+    fn try_permits(&self, bytes: usize) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        let place = self.places.clone().try_acquire_owned().ok()?;
+        let bytes = self.bytes.clone().try_acquire_many_owned(permits(bytes)).ok()?;
+        Some((place, bytes))
+    }
+
+    async fn permits(&self, bytes: usize) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        let place = self.places.clone().acquire_owned().await.ok()?;
+        let bytes = self.bytes.clone().acquire_many_owned(permits(bytes)).await.ok()?;
+        Some((place, bytes))
+    }
+
+    fn busy(&self) -> StorageError {
+        StorageError::Busy { waiting: self.queue_count_max - self.places.available_permits() }
+    }
+}
+
+/// Permits of so many bytes: a document has less than 4 GiB.
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+/// The storage's thread.
+async fn run<F>(
+    config: StorageConfig,
+    schema: Schema,
+    make: F,
+    ready: std::sync::mpsc::SyncSender<Result<Storage, OpenError>>,
+) where
+    F: AsyncFnOnce() -> Result<Arc<dyn Backend>, OpenError>,
+{
+    let opened = async {
+        let backend = make().await?;
+        backend.prepare(&schema).await?;
+        Ok(backend)
+    };
+    let backend = match opened.await {
+        Ok(backend) => backend,
+        Err(error) => {
+            drop(ready.send(Err(error)));
+            return;
+        }
+    };
+    let metrics = Arc::new(Metrics::default());
+    let ids = Arc::new(WriteIds::new());
+    let (stop, over) = (CancellationToken::new(), CancellationToken::new());
+    let tasks = TaskTracker::new();
+    let of_lanes = LaneConfig {
+        backend: backend.clone(),
+        metrics: metrics.clone(),
+        ids: ids.clone(),
+        document_bytes_max: config.document_bytes_max,
+        under_way_max: config.lane_under_way_max.get(),
+    };
+    let queue_count_max = config.queue_count_max.get();
+    let lanes = (0..config.lanes.get()).map(|_| {
+        let (lane, mailbox) = mpsc::channel(queue_count_max);
+        tasks.spawn(Lane::new(of_lanes.clone(), mailbox).run(stop.clone()));
+        lane
+    });
+    let storage = Storage {
+        shared: Arc::new(Shared {
+            lanes: lanes.collect(),
+            hasher: RandomState::new(),
+            turn: AtomicUsize::new(0),
+            places: Arc::new(Semaphore::new(queue_count_max)),
+            bytes: Arc::new(Semaphore::new(config.queue_bytes_max)),
+            queue_count_max,
+            document_bytes_max: config.document_bytes_max,
+            ids,
+            metrics,
+            schema,
+            backend: backend.clone(),
+            stop,
+            over: over.clone(),
+        }),
+        deadline: config.deadline,
+    };
+    let _end = over.drop_guard();
+    if ready.send(Ok(storage)).is_err() {
+        tracing::debug!("nobody waits for the storage");
+    }
+    // Lanes end when nobody has a handle any more, or after `close`.
+    tasks.close();
+    tasks.wait().await;
+    backend.close().await;
+}
+
+/// The name of what a URL says.
+pub(crate) fn scheme(url: &EcoString) -> &str {
+    url.split_once(':').map_or(url.as_str(), |(scheme, _)| scheme)
+}

@@ -1,0 +1,22 @@
+//! Opens the store that the settings name.
+
+use std::sync::Arc;
+
+use crate::backend::Backend;
+use crate::backend::memory::Memory;
+use crate::handle::scheme;
+use crate::{Clock, OpenError, Schema, Storage, StorageConfig};
+
+/// Starts a storage actor on the store that `config.store` names.
+///
+/// # Errors
+/// When a setting is out of range, or the store can't be opened: it says what is wrong, and what to do.
+pub fn open(config: &StorageConfig, schema: Schema) -> Result<Storage, OpenError> {
+    let url = config.store.clone();
+    match scheme(&url) {
+        "memory" if url == "memory" => Storage::start(config, schema, async || {
+            Ok(Arc::new(Memory::new(Clock::system())) as Arc<dyn Backend>)
+        }),
+        _ => Err(OpenError::BadUrl { url }),
+    }
+}
