@@ -18,7 +18,7 @@ pub struct Envelope {
     pub write: WriteId,
     /// Whose it is.
     pub owner: Option<Owner>,
-    /// It has been removed by its owner, whose numbers are to stay: a late write of an older one must not bring it back.
+    /// Its owner has removed it, whose numbers are to stay: a late write of an older one must not bring it back.
     pub is_gone: bool,
 }
 

@@ -83,7 +83,7 @@ pub enum StorageError {
     /// The store can't be reached in time; nothing has happened.
     #[error("the store is unavailable: {0}; nothing was written")]
     Unavailable(EcoString),
-    /// The store did not answer in time: the write may have happened. The write's id, if it did, stands in the document.
+    /// The store did not answer in time: the write may have happened. If it did, its id stands in the document.
     #[error("{key}: it is not known whether the write {write} has happened: {why}")]
     Undecided {
         /// Which document.

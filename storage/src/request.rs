@@ -121,7 +121,7 @@ macro_rules! request {
 #[derive(Clone, Debug)]
 pub struct Get(pub Key);
 
-/// Whether a write that waits may be left out because a newer one of its key follows at once. Its answer then comes when
+/// Whether a write that waits may be left out because a newer one of its key follows at once. Its answer comes when
 /// the newer one is durable, and says the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Merge {
@@ -186,7 +186,7 @@ impl Write {
         self
     }
 
-    /// Whether a newer write may stand in for it. For [`Write::upsert`] and [`Write::owned`]; the others have conditions
+    /// Whether a newer write may stand in for it. For [`Write::upsert`] and [`Write::owned`]; others have conditions
     /// that each is to be answered by.
     #[must_use]
     pub const fn merge(mut self, merge: Merge) -> Self {

@@ -17,8 +17,8 @@ use crate::{
 /// A future on the heap.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A store. The actor gives it jobs of which no two that are under way have the same key; within these it may do what it
-/// likes: one transaction for all, or each by itself at the same time.
+/// A store. The actor gives it jobs of which no two that are under way have the same key; with these it may do what
+/// it likes: one transaction for all, or each by itself at the same time.
 pub trait Backend: Send + Sync + fmt::Debug {
     /// Its name, for metrics and messages: `sqlite`.
     fn name(&self) -> &'static str;
