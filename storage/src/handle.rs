@@ -49,8 +49,8 @@ impl WriteIds {
 /// **Order**: operations of one key take effect in the order in which they were taken; of different keys, in any.
 /// An operation is taken when [`Storage::try_submit`] returns, or [`Storage::submit`] is over. **Durability**: a write
 /// is answered when it is durable. **Deadline**: what is not begun in time is [`StorageError::Unavailable`] and has
-/// not happened; a mutation that is under way then is [`StorageError::Undecided`]. The order holds all the same: the next
-/// operation of its key waits until the store has said what became of it.
+/// not happened; a mutation that is under way then is [`StorageError::Undecided`]. The order holds all the same: the
+/// next operation of its key waits until the store has said what became of it.
 #[derive(Clone)]
 pub struct Storage {
     shared: Arc<Shared>,
