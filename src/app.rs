@@ -95,6 +95,7 @@ impl App {
             Some(("promote", matches)) => operator::promote(matches),
             Some(("find", matches)) => find::find(matches),
             Some(("placement", matches)) => find::placement(matches),
+            Some(("metrics", _)) => operator::print(&crate::telemetry::reference()),
             Some(("settings", _)) => operator::print(&settings::reference()),
             _ => anyhow::bail!("no such command; `greenroom help` lists them"),
         }
@@ -107,8 +108,11 @@ fn command() -> Command {
             .long("until-stdin-closes")
             .action(ArgAction::SetTrue)
             .help("Stop when the standard input ends: for a process that is somebody's child");
-        let tables: &[_] =
-            if name == "master" { &["cluster", "master", "console"] } else { &["cluster", name] };
+        let tables: &[_] = if name == "master" {
+            &["cluster", "master", "console", "telemetry"]
+        } else {
+            &["cluster", name, "telemetry"]
+        };
         settings::flags(Command::new(name).about(about), tables).arg(child)
     };
     let json =
@@ -121,7 +125,7 @@ fn command() -> Command {
         .subcommand(
             settings::flags(
                 Command::new("up").about("Every role on this machine"),
-                &["cluster", "master", "console", "session", "game"],
+                &["cluster", "master", "console", "session", "game", "telemetry"],
             )
             .arg(
                 Arg::new("processes")
@@ -221,6 +225,7 @@ fn command() -> Command {
                 )
                 .arg(json()),
         )
+        .subcommand(Command::new("metrics").about("Every metric: name, kind, unit, meaning"))
         .subcommand(Command::new("settings").about("Every setting: key of greenroom.toml, default, variable"))
 }
 

@@ -43,6 +43,7 @@ mod keys;
 mod operator;
 mod roles;
 mod settings;
+mod telemetry;
 mod up;
 
 pub use app::App;

@@ -30,6 +30,7 @@ use crate::{
     keys::{Missing, admin_token, admin_token_file, cluster_key},
     operator::print,
     settings::{ClusterConfig, Settings},
+    telemetry::Telemetry,
 };
 
 /// Name and version of this build, as servers show them to each other.
@@ -48,7 +49,7 @@ pub(crate) struct Role<T> {
 
 impl<T> Role<T> {
     /// Starts a role: `run` says its facts once it is ready, and runs until the stop.
-    fn start<F>(name: &str, stop: &CancellationToken, run: F) -> Result<Self>
+    pub(crate) fn start<F>(name: &str, stop: &CancellationToken, run: F) -> Result<Self>
     where
         F: AsyncFnOnce(mpsc::SyncSender<T>, CancellationToken) -> Result<()> + Send + 'static,
         T: Send + 'static,
@@ -92,9 +93,9 @@ pub(crate) struct MasterFacts {
     pub(crate) handle: MasterHandle,
 }
 
-/// Adapts a master to the admin port, which knows no master.
+/// Adapts a master and its process to the admin port, which knows neither.
 #[derive(Clone, Debug)]
-struct Asked(MasterHandle);
+struct Asked(MasterHandle, greenroom_telemetry::Registry);
 
 impl Cluster for Asked {
     fn status(&self) -> Reply<'_, Status> {
@@ -115,21 +116,27 @@ impl Cluster for Asked {
     fn promote(&self, promote: Promote) -> Reply<'_, ()> {
         Box::pin(self.0.promote(promote))
     }
+    fn metrics(&self) -> String {
+        self.1.prometheus()
+    }
 }
 
 pub(crate) fn start_master(
     settings: &Settings,
     key: ClusterKey,
     placement: Arc<dyn greenroom_master::Placement>,
+    telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> Result<Role<MasterFacts>> {
     let cluster: ClusterConfig = settings.table("cluster")?;
     let mut config: MasterConfig = settings.table("master")?;
     config.cluster = cluster.name;
     config.folder = cluster.data.join(config.name.as_str());
+    let counted = telemetry.registry.clone();
     Role::start("master", stop, async move |ready, stop| {
         let master = async {
             let master = Master::bind(&config, key, placement).await?;
+            counted.add(config.name.as_str(), master.metrics());
             let facts = MasterFacts { address: master.address(), handle: master.handle() };
             ready.send(facts).context("nobody waits for the master")?;
             master.run(stop).await;
@@ -143,13 +150,14 @@ pub(crate) fn start_master(
 pub(crate) fn start_admin(
     settings: &Settings,
     master: &MasterHandle,
+    telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> Result<Role<SocketAddr>> {
     let config: ConsoleConfig = settings.table("console")?;
     let data = settings.data()?;
     let token: AdminToken = admin_token(&data, Missing::Make)?;
     let place = admin_token_file(&data).display().to_string();
-    let asked = Asked(master.clone());
+    let asked = Asked(master.clone(), telemetry.registry.clone());
     Role::start("admin", stop, async move |ready, stop| {
         let console = Console::bind(&config, asked, token, place).await?;
         ready.send(console.address()).context("nobody waits for the admin port")?;
@@ -190,6 +198,7 @@ pub(crate) fn start_session(
     settings: &Settings,
     key: &ClusterKey,
     additions: Option<&Arc<dyn Fn() -> Additions + Send + Sync>>,
+    telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> Result<Role<SessionFacts>> {
     let cluster: ClusterConfig = settings.table("cluster")?;
@@ -199,6 +208,7 @@ pub(crate) fn start_session(
     let on_loopback = public.iter().flatten().all(|address| address.ip().is_loopback());
     let place = if on_loopback { Place::Development } else { Place::Production };
     let session = greenroom_session::bind(&config, &cluster.name, key, &build(), place, additions)?;
+    telemetry.registry.add(session.name().as_str(), session.metrics());
     let facts = SessionFacts { name: session.name().clone(), urls: session.urls().to_vec() };
     Role::start("session", stop, async move |ready, stop| {
         ready.send(facts).context("nobody waits for the session server")?;
@@ -218,11 +228,13 @@ pub(crate) fn start_game(
     settings: &Settings,
     key: &ClusterKey,
     registry: Registry,
+    telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> Result<Role<GameFacts>> {
     let cluster: ClusterConfig = settings.table("cluster")?;
     let config: GameConfig = settings.table("game")?;
     let game = greenroom_game::bind(&config, &cluster.name, key, &build(), registry)?;
+    telemetry.registry.add(game.name().as_str(), game.metrics());
     let facts = GameFacts { name: game.name().clone(), address: game.address() };
     Role::start("game", stop, async move |ready, stop| {
         ready.send(facts).context("nobody waits for the game server")?;
@@ -336,12 +348,14 @@ pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let settings = Settings::read(matches)?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Make)?;
-    let master = start_master(&settings, key, app.placement, &stop)?;
-    let admin = start_admin(&settings, &master.facts.handle, &stop)?;
+    let telemetry = Telemetry::start(&settings, &stop)?;
+    let master = start_master(&settings, key, app.placement, &telemetry, &stop)?;
+    let admin = start_admin(&settings, &master.facts.handle, &telemetry, &stop)?;
     ready(&format!("master {} admin http://{}", master.facts.address, admin.facts))?;
     wait_for_the_end(is_child(matches), || master.is_over())?;
     admin.stop()?;
     master.stop()?;
+    telemetry.stop()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -360,10 +374,12 @@ pub(crate) fn session(app: &App, matches: &clap::ArgMatches) -> Result<ExitCode>
     let settings = Settings::read(matches)?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
-    let session = start_session(&settings, &key, app.additions.as_ref(), &stop)?;
+    let telemetry = Telemetry::start(&settings, &stop)?;
+    let session = start_session(&settings, &key, app.additions.as_ref(), &telemetry, &stop)?;
     ready(&format!("session {} {}", session.facts.name, session.facts.urls.join(" ")))?;
     wait_for_the_end(is_child(matches), || session.is_over())?;
     session.stop()?;
+    telemetry.stop()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -371,9 +387,11 @@ pub(crate) fn game(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let settings = Settings::read(matches)?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
-    let game = start_game(&settings, &key, app.registry, &stop)?;
+    let telemetry = Telemetry::start(&settings, &stop)?;
+    let game = start_game(&settings, &key, app.registry, &telemetry, &stop)?;
     ready(&format!("game {} {}", game.facts.name, game.facts.address))?;
     wait_for_the_end(is_child(matches), || game.is_over())?;
     game.stop()?;
+    telemetry.stop()?;
     Ok(ExitCode::SUCCESS)
 }

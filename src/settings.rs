@@ -148,6 +148,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("game", "report_interval", Text, "1s", "How often the master is told the load"),
     setting("game", "drain_timeout", Text, "30s",
         "How long a stopping server waits for its instances to end"),
+
+    setting("telemetry", "listen", Text, "",
+        "Where this process shows its metrics to Prometheus: host:port [default: nowhere; a master's are on its admin \
+         port]"),
 ];
 
 /// The `[cluster]` table: what every process of a cluster has in common.
@@ -274,13 +278,14 @@ impl Settings {
             let text = std::fs::read_to_string(file)
                 .with_context(|| format!("reading {}", file.display()))?;
             tables = text.parse().with_context(|| format!("{} is no TOML", file.display()))?;
-            let known = ["cluster", "master", "witness", "console", "session", "game"];
+            let known = ["cluster", "master", "witness", "console", "session", "game", "telemetry"];
             if let Some(unknown) = tables.keys().find(|key| !known.contains(&key.as_str())) {
                 let file = file.display();
                 bail!("{file}: there is no table [{unknown}]; there are: [{}]", known.join("], ["));
             }
         }
-        let roles = ["CLUSTER_", "MASTER_", "WITNESS_", "CONSOLE_", "SESSION_", "GAME_"];
+        let roles =
+            ["CLUSTER_", "MASTER_", "WITNESS_", "CONSOLE_", "SESSION_", "GAME_", "TELEMETRY_"];
         for (name, _) in std::env::vars() {
             let of_role = name
                 .strip_prefix("GREENROOM_")
@@ -405,6 +410,7 @@ mod tests {
     use greenroom_game::GameConfig;
     use greenroom_master::{MasterConfig, WitnessConfig};
     use greenroom_session::SessionConfig;
+    use greenroom_telemetry::TelemetryConfig;
 
     use super::*;
 
@@ -449,6 +455,7 @@ mod tests {
         covers::<ConsoleConfig>("console");
         covers::<SessionConfig>("session");
         covers::<GameConfig>("game");
+        covers::<TelemetryConfig>("telemetry");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::{
         start_session, wait_for_the_end,
     },
     settings::Settings,
+    telemetry::Telemetry,
 };
 
 /// How long the servers may take to find each other.
@@ -64,13 +65,14 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     // The game server begins with this process and has nothing that the master could not know of. Who runs others
     // beside it sets the time that they are waited for.
     settings.or("master.rejoin_grace", "0s")?;
-    let master = start_master(&settings, key.clone(), app.placement, &stop)?;
+    let telemetry = Telemetry::start(&settings, &stop)?;
+    let master = start_master(&settings, key.clone(), app.placement, &telemetry, &stop)?;
     let address = master.facts.address.to_string();
     settings.or("session.masters", &address)?;
     settings.or("game.masters", &address)?;
-    let admin = start_admin(&settings, &master.facts.handle, &stop)?;
-    let session = start_session(&settings, &key, app.additions.as_ref(), &stop)?;
-    let game = start_game(&settings, &key, app.registry, &stop)?;
+    let admin = start_admin(&settings, &master.facts.handle, &telemetry, &stop)?;
+    let session = start_session(&settings, &key, app.additions.as_ref(), &telemetry, &stop)?;
+    let game = start_game(&settings, &key, app.registry, &telemetry, &stop)?;
     wait(until_ready(async || master.facts.handle.status().await.ok(), 1))??;
     let urls = session.facts.urls.iter().map(ToString::to_string).collect::<Vec<_>>();
     let rows = [
@@ -90,6 +92,7 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     game.stop()?;
     admin.stop()?;
     master.stop()?;
+    telemetry.stop()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -171,6 +174,9 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let witness = settings.text("master.witness");
     let witness =
         witness.unwrap_or_else(|| format!("sqlite:{}", data.join("witness.sqlite").display()));
+    // Each of the others has a port of its own for its metrics, if there is to be one; a master has its admin port.
+    let mut scrape = settings.text("telemetry.listen").filter(|listen| !listen.is_empty());
+    settings.set("telemetry.listen", "")?;
     let file = data.join("up.toml");
     std::fs::write(&file, settings.to_toml()?)
         .with_context(|| format!("writing {}", file.display()))?;
@@ -188,18 +194,25 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
         servers.push(Server { role: "master", name, flags: flags.collect() });
     }
     let admin = admins.join(",");
+    let mut scraped = || -> Result<Vec<String>> {
+        let Some(listen) = scrape.clone() else { return Ok(Vec::new()) };
+        if !listen.ends_with(":0") {
+            scrape = Some(beside(&listen)?);
+        }
+        Ok(vec!["--telemetry-listen".to_owned(), listen])
+    };
     for copy in 0..COPIES {
         servers.push(Server {
             role: "session",
             name: format!("session-{}", copy + 1),
-            flags: ports(copy),
+            flags: [ports(copy), scraped()?].concat(),
         });
     }
     for copy in 0..COPIES {
         servers.push(Server {
             role: "game",
             name: format!("game-{}", copy + 1),
-            flags: Vec::new(),
+            flags: scraped()?,
         });
     }
     wait(async {

@@ -1,7 +1,8 @@
 //! The operator's view and actions: the admin port, and the client of it that the command line uses.
 //!
-//! The port answers `GET /status` and `GET /healthz` to whoever reaches it, which by default is this machine, and
-//! `POST /actions` to who has the token. Everything is JSON; an error is `{"code": …, "message": …}`.
+//! The port answers `GET /status`, `GET /metrics` and `GET /healthz` to whoever reaches it, which by default is this
+//! machine, and `POST /actions` to who has the token. Everything but the metrics is JSON; an error is
+//! `{"code": …, "message": …}`.
 //!
 //! *Takes*: HTTP requests; a [`Cluster`] to ask.
 //! *Gives*: the cluster's status; to the command line, answers or a [`ClientError`] that says what to do.
@@ -11,12 +12,14 @@
 pub mod client;
 mod config;
 mod error;
+mod scrape;
 mod server;
 mod token;
 
 pub use client::ClientError;
 pub use config::ConsoleConfig;
 pub use error::ConsoleError;
+pub use scrape::Scrape;
 pub use server::{Cluster, Console, Reply};
 pub use token::AdminToken;
 

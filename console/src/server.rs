@@ -43,6 +43,8 @@ pub trait Cluster: Send + Sync + 'static {
     fn switchover(&self) -> Reply<'_, ()>;
     /// Makes this master the active.
     fn promote(&self, promote: Promote) -> Reply<'_, ()>;
+    /// What this process counts, as Prometheus reads it.
+    fn metrics(&self) -> String;
 }
 
 /// An admin port that listens and does not answer yet.
@@ -81,6 +83,7 @@ impl Console {
         let router = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/status", get(status))
+            .route("/metrics", get(metrics))
             .route("/find", post(find))
             .route("/placement/{kind}", get(placement))
             .route("/actions", post(act))
@@ -122,11 +125,15 @@ impl Console {
     }
 }
 
-const NOT_FOUND: &str = "this is Greenroom's admin port: GET /status, POST /find, GET /placement/KIND, \
+const NOT_FOUND: &str = "this is Greenroom's admin port: GET /status, GET /metrics, POST /find, GET /placement/KIND, \
                          POST /actions, POST /switchover, POST /promote, GET /healthz";
 
 async fn status(State(admin): State<Arc<Admin>>) -> Response {
     answer(admin.cluster.status().await)
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    crate::scrape::answer(admin.cluster.metrics())
 }
 
 async fn find(State(admin): State<Arc<Admin>>, body: Result<Bytes, BytesRejection>) -> Response {

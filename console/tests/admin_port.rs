@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use greenroom_console::client::{self, ClientError};
-use greenroom_console::{AdminToken, Cluster, Console, ConsoleConfig, ConsoleError, Reply};
+use greenroom_console::{AdminToken, Cluster, Console, ConsoleConfig, ConsoleError, Reply, Scrape};
 use greenroom_protocol::search::{Explain, Filter};
 use greenroom_protocol::wire::admin_master::{
     Action, Find, PlaceConsidered, Placement, Promote, Row, Rows, Status, Table,
@@ -66,6 +66,9 @@ impl Cluster for Empty {
     }
     fn placement(&self, kind: KindName) -> Reply<'_, Placement> {
         Box::pin(async move { Ok(nowhere(kind.as_str())) })
+    }
+    fn metrics(&self) -> String {
+        "greenroom_master_active{server=\"m1\"} 1\n".to_owned()
     }
     fn switchover(&self) -> Reply<'_, ()> {
         Box::pin(async { Err(Refusal::new(Code::Unavailable, "this master is alone")) })
@@ -133,10 +136,28 @@ async fn the_status_is_read_without_a_token() {
         assert_eq!(client::status(&format!("http://{address}/")).await.unwrap(), empty());
         let get = |path| format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         assert!(raw(address, &get("/healthz")).await.starts_with("HTTP/1.1 200"));
+        let metrics = raw(address, &get("/metrics")).await;
+        assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
+        assert!(metrics.ends_with("greenroom_master_active{server=\"m1\"} 1\n"), "{metrics}");
         let lost = raw(address, &get("/stauts")).await;
         assert!(lost.starts_with("HTTP/1.1 404") && lost.contains("GET /status"), "{lost}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_port_of_its_own_shows_metrics_and_nothing_else() {
+    let scrape = Scrape::bind("127.0.0.1:0", || "ticks_total 3\n".to_owned()).await.unwrap();
+    let (address, stop) = (scrape.address(), CancellationToken::new());
+    let story = async {
+        let get = |path| format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let metrics = raw(address, &get("/metrics")).await;
+        assert!(metrics.ends_with("\r\n\r\nticks_total 3\n"), "{metrics}");
+        assert!(raw(address, &get("/status")).await.starts_with("HTTP/1.1 404"));
+        stop.cancel();
+    };
+    let (ran, ()) = tokio::join!(scrape.run(stop.clone()), story);
+    ran.unwrap();
 }
 
 #[tokio::test]

@@ -656,9 +656,10 @@ impl Host {
                 self.tell(at, Input::Wake);
                 continue;
             };
-            let lateness = ticks.make(due, micros(self.started.elapsed()));
+            let began = micros(self.started.elapsed());
+            let lateness = ticks.make(due, began);
             Metrics::add(&self.metrics.ticks, 1);
-            Metrics::raise(&self.metrics.tick_lateness_us_max, lateness.late);
+            self.metrics.tick_lateness.record_us(lateness.late);
             if lateness.late > self.clockwork.grid() {
                 Metrics::add(&self.metrics.ticks_late, 1);
                 tracing::debug!(late_us = lateness.late, "a tick began late");
@@ -670,6 +671,7 @@ impl Host {
                 tracing::warn!(%instance, ticks, "an instance is too far behind to catch up");
             }
             self.tell(at, Input::Tick);
+            self.metrics.tick_duration.record_us(self.micros() - began);
         }
     }
     /// Puts an instance where it belongs in the clockwork.

@@ -1,70 +1,62 @@
-//! What a game server counts. Names are those of the metrics: `game.` before the field's name.
+//! What a game server counts.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-macro_rules! counters { ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+greenroom_telemetry::instruments! {
     /// Counters of a game server, readable from any thread.
-    #[derive(Debug, Default)]
-    pub struct Metrics { $($(#[$doc])* pub $name: AtomicU64,)* }
-    impl Metrics {
-        /// Every counter with its name.
-        pub fn read(&self) -> Vec<(&'static str, u64)> {
-            vec![$((concat!("game.", stringify!($name)), self.$name.load(Relaxed)),)*]
-        }
-    }
-} }
-
-counters! {
+    pub struct Metrics;
     /// Instances that run now.
-    instances,
+    gauge instances = "greenroom.game.instance.count", "instance";
     /// Seats that are not free now.
-    seats,
+    gauge seats = "greenroom.game.seat.count", "seat";
     /// Instances made.
-    created,
+    counter created = "greenroom.game.instance.created", "instance";
     /// Instances that were not made, with a reason.
-    create_refused,
+    counter create_refused = "greenroom.game.instance.refused", "instance";
     /// Instances that ended, failed ones included.
-    closed,
+    counter closed = "greenroom.game.instance.closed", "instance";
     /// Instances that failed: their games have bugs.
-    failed,
+    counter failed = "greenroom.game.instance.failed", "instance";
     /// Frames of seats.
-    frames_up,
+    counter frames_up = "greenroom.game.frame.received", "frame";
     /// Frames to single seats.
-    frames_down,
+    counter frames_down = "greenroom.game.frame.sent", "frame";
     /// Patches, one for each link and channel.
-    fanouts,
+    counter fanouts = "greenroom.game.patch.sent", "patch";
     /// Bytes of them.
-    fanout_bytes,
+    counter fanout_bytes = "greenroom.game.patch.io", bytes;
     /// Patches and pieces of snapshots that a full link did not take.
-    patches_dropped,
+    counter patches_dropped = "greenroom.game.patch.dropped", "patch";
     /// Seats that got their views anew because of that.
-    refreshes,
+    counter refreshes = "greenroom.game.view.refreshed", "seat";
     /// Steps at fixed rates.
-    ticks,
+    counter ticks = "greenroom.game.tick.made", "tick";
     /// Of these, steps that began later than the next place on the grid.
-    ticks_late,
+    counter ticks_late = "greenroom.game.tick.late", "tick";
     /// Steps that were given up because their instance was too far behind; each time is logged.
-    ticks_given_up,
-    /// The latest that a step began, in microseconds.
-    tick_lateness_us_max,
+    counter ticks_given_up = "greenroom.game.tick.given_up", "tick";
+    /// How late steps at fixed rates began.
+    histogram tick_lateness = "greenroom.game.tick.lateness";
+    /// How long steps at fixed rates took, with what they sent.
+    histogram tick_duration = "greenroom.game.tick.duration";
     /// Instances with a unique key that stand still now, since no master renews the lease.
-    frozen,
+    gauge frozen = "greenroom.game.instance.frozen", "instance";
     /// How often that began.
-    leases_lost,
+    counter leases_lost = "greenroom.game.lease.lost", "lease";
     /// Scores that were dropped, because too many waited for a master.
-    scores_dropped,
+    counter scores_dropped = "greenroom.game.score.dropped", "score";
     /// Frames for seats that are not there any more.
-    late,
+    counter late = "greenroom.game.frame.unseated", "frame";
     /// Messages of masters whose epoch was over.
-    deposed,
+    counter deposed = "greenroom.game.master.deposed", "message";
     /// Links of session servers that were opened.
-    links,
+    counter links = "greenroom.game.link.opened", "link";
     /// Frames on links, as of the last report.
-    link_frames,
+    counter link_frames = "greenroom.game.link.frame.sent", "frame";
     /// Write calls on links, as of the last report.
-    link_writes,
+    counter link_writes = "greenroom.game.link.write", "call";
     /// Bytes on links, as of the last report.
-    link_bytes,
+    counter link_bytes = "greenroom.game.link.io", bytes;
 }
 
 impl Metrics {
@@ -74,8 +66,5 @@ impl Metrics {
     }
     pub(crate) fn set(counter: &AtomicU64, value: u64) {
         counter.store(value, Relaxed);
-    }
-    pub(crate) fn raise(counter: &AtomicU64, value: u64) {
-        counter.store(counter.load(Relaxed).max(value), Relaxed);
     }
 }

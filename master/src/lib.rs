@@ -17,8 +17,10 @@ mod handle;
 mod inbox;
 mod links;
 mod master;
+mod metrics;
 mod operators;
 mod peer;
+mod requests;
 mod sequencer;
 mod takeover;
 mod witness;
@@ -29,6 +31,7 @@ pub use error::MasterError;
 pub use greenroom_master_core::{Candidate, Order, Placement, Weighted};
 pub use handle::MasterHandle;
 pub use master::Master;
+pub use metrics::Metrics;
 pub use witness::{
     RemoteWitness, SqliteWitness, Witness, WitnessConfig, WitnessError, WitnessServer,
 };

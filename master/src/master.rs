@@ -23,6 +23,7 @@ use crate::error::MasterError;
 use crate::handle::{MasterHandle, QUESTIONS_MAX};
 use crate::inbox::Inbox;
 use crate::links::Door;
+use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::sequencer::{Clock, Sequencer};
 use crate::witness::{RemoteWitness, SqliteWitness, Witness, WitnessHandle};
@@ -107,6 +108,11 @@ impl Master {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.sequencer.metrics)
     }
 
     /// A way to ask it. Its questions are answered once it runs.

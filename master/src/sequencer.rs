@@ -1,6 +1,7 @@
 //! The loop: wait, decide, do.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use greenroom_link::Outgoing;
@@ -24,8 +25,10 @@ use crate::connections::Connections;
 use crate::disk::{Disk, Done};
 use crate::handle::Question;
 use crate::inbox::{Inbox, Input, LinkNumber};
+use crate::metrics::{Appended, Metrics};
 use crate::operators::Operators;
 use crate::peer::{self, FromPeer};
+use crate::requests::Requests;
 use crate::takeover::Takeover;
 use crate::witness::{self, Answered, WitnessHandle};
 
@@ -97,6 +100,9 @@ pub(crate) struct Sequencer {
     takeover: Takeover,
     /// What is wrong, for people, by what it is about.
     pub(crate) troubles: BTreeMap<&'static str, String>,
+    pub(crate) metrics: Arc<Metrics>,
+    appended: Appended,
+    requests: Requests,
 }
 
 impl Sequencer {
@@ -133,6 +139,9 @@ impl Sequencer {
             operators: Operators::counting_from(seed),
             takeover: Takeover::new(),
             troubles: BTreeMap::new(),
+            metrics: Arc::default(),
+            appended: Appended::default(),
+            requests: Requests::default(),
         }
     }
 
@@ -191,6 +200,7 @@ impl Sequencer {
                 self.miss_servers();
                 self.look_at_changes();
                 self.prepare_switchover();
+                self.gauge();
             }
             self.release();
             if leave_by.is_some_and(|by| self.may_leave() || Instant::now() > by) {
@@ -202,6 +212,22 @@ impl Sequencer {
             outgoing.close();
         }
     }
+
+    /// Shows where this master stands.
+    fn gauge(&self) {
+        let set = |gauge, value| Metrics::set(gauge, value);
+        let (last, metrics) = (self.core.last().lsn, &self.metrics);
+        set(&metrics.active, u64::from(self.serving));
+        set(&metrics.epoch, u64::from(self.core.seen().epoch));
+        set(&metrics.lsn, last);
+        set(&metrics.commit, self.core.commit());
+        let acked = self.core.following().filter(|_| self.serving).map(|(_, acked)| acked);
+        set(&metrics.lag, acked.map_or(0, |acked| last.saturating_sub(acked)));
+        set(&metrics.users, self.state().users());
+        set(&metrics.instances, self.state().instances());
+        set(&metrics.troubles, self.troubles.len() as u64);
+    }
+
     /// Gives the core what happened, and does what it wants.
     pub(crate) fn feed(&mut self, input: InputOf) {
         let mut outputs = std::mem::take(&mut self.outputs);
@@ -281,6 +307,7 @@ impl Sequencer {
             return;
         }
         self.looked_ms = now_ms;
+        self.requests.sweep();
         for (role, origin) in self.state().servers_up() {
             if !self.connections.has(role, &origin) {
                 self.submit(Command::LinkLost(role, origin));
@@ -522,6 +549,7 @@ impl Sequencer {
     }
 
     fn client_asks(&mut self, origin: Origin, ask: Ask) {
+        self.requests.asked(ask.session, ask.id);
         // Decoded before the log: what is in the log can be applied.
         match Request::decode(ask.kind, &ask.request, Limits::CLIENT) {
             // A read changes nothing: no command. Its answer is held until what it saw is committed, and this master
@@ -560,6 +588,11 @@ impl Sequencer {
     }
 
     fn tell_session(&mut self, server: &ServerName, message: &MasterToSession) {
+        if let MasterToSession::Answer(Answer { session, id, .. }) = message
+            && let Some(took) = self.requests.answered(*session, *id)
+        {
+            self.metrics.request_duration.record(took);
+        }
         if let Some(mut line) = self.connections.line(Role::Session, server) {
             line.session(0, message);
         }
@@ -582,6 +615,7 @@ impl Sequencer {
     fn release(&mut self) {
         if self.serving {
             let (last, commit) = (self.core.last().lsn, self.core.commit());
+            self.appended.committed(commit, &self.metrics);
             self.connections.release(self.core.state(), last, commit);
         }
     }
@@ -593,7 +627,16 @@ impl Sequencer {
                     peer::send(outgoing, envelope);
                 }
             }
-            pair::Output::Write(entries) => self.disk.write(&entries),
+            pair::Output::Write(entries) => {
+                let last = entries.last().map_or(0, |entry| entry.header.lsn);
+                if self.serving {
+                    Metrics::add(&self.metrics.appended, entries.len() as u64);
+                    self.appended.push(last);
+                } else {
+                    Metrics::add(&self.metrics.copied, entries.len() as u64);
+                }
+                self.disk.write(&entries);
+            }
             pair::Output::Sync(upto) => self.disk.sync(upto),
             pair::Output::WriteIntents(intents) => {
                 self.takeover.decides();
@@ -657,6 +700,7 @@ impl Sequencer {
             Effect::ToSession(server, message) => self.tell_session(&server, &message),
             Effect::Acted { number, result } => self.operators.acted(number, result),
             Effect::Illegal { role, server, what } => {
+                Metrics::add(&self.metrics.illegal, 1);
                 tracing::warn!(%role, %server, %what, "a server said what it may not say: ignored");
             }
         }
@@ -664,6 +708,7 @@ impl Sequencer {
 
     /// A command was not appended. Its server says it again: to whoever decides, or over a new link.
     fn refused(&mut self, command: &Logged, why: Refused) {
+        Metrics::add(&self.metrics.refused, 1);
         let (role, origin) = match command.command() {
             Command::SessionUp(origin, _)
             | Command::SessionLoad(origin, _)
@@ -704,6 +749,8 @@ impl Sequencer {
                 self.asked.clear();
                 self.reads.clear();
                 self.operators.step_down();
+                self.appended.clear();
+                self.requests.clear();
             }
         }
     }

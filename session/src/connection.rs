@@ -11,11 +11,12 @@ use std::{
     ops::Range,
     rc::Rc,
     task::Waker,
+    time::Instant,
 };
 
 use greenroom_link::framing::{Framing, HEADROOM, close as websocket_close};
 use greenroom_protocol::{
-    MemberId, Moment, PieceHeader, SERVER_FRAME_BYTES_MAX, wire::client_instance,
+    MemberId, Moment, PieceHeader, RequestId, SERVER_FRAME_BYTES_MAX, wire::client_instance,
 };
 use greenroom_session_core::ConnId;
 use smallvec::SmallVec;
@@ -36,6 +37,8 @@ const PATCH_BYTES_MAX: usize = 64 * 1024;
 const SNAPSHOT_BYTES_MAX: usize = 2 * SERVER_FRAME_BYTES_MAX;
 /// What an outbox keeps when it is empty: enough for an ordinary batch, little enough for ten thousand idle clients.
 const KEPT_BYTES: usize = 512;
+/// Requests whose time is taken, at most: more than the core lets wait, each of which gets an answer.
+const REQUESTS_MAX: usize = 16;
 
 /// How bytes get to the client.
 pub(crate) enum Sink {
@@ -86,6 +89,14 @@ pub(crate) struct Connection {
     pub(crate) pinged: Cell<Option<Moment>>,
     /// Since when there is a part of a frame.
     pub(crate) partial: Cell<Option<Moment>>,
+    /// Its requests to the directory that have no answer yet.
+    requests: RefCell<Vec<Waiting>>,
+}
+
+/// A request that waits for its answer.
+struct Waiting {
+    id: RequestId,
+    since: Instant,
 }
 
 #[derive(Default)]
@@ -150,7 +161,23 @@ impl Connection {
             heard: Cell::new(now),
             pinged: Cell::new(None),
             partial: Cell::new(None),
+            requests: RefCell::default(),
         }
+    }
+
+    /// A request has come. One that is asked again is the same.
+    pub(crate) fn asks(&self, id: RequestId) {
+        let mut requests = self.requests.borrow_mut();
+        if requests.len() < REQUESTS_MAX && !requests.iter().any(|waiting| waiting.id == id) {
+            requests.push(Waiting { id, since: Instant::now() });
+        }
+    }
+
+    /// A request is answered. Gives when it had come.
+    pub(crate) fn answered(&self, id: RequestId) -> Option<Instant> {
+        let mut requests = self.requests.borrow_mut();
+        let at = requests.iter().position(|waiting| waiting.id == id)?;
+        Some(requests.swap_remove(at).since)
     }
 
     pub(crate) const fn framing(&self) -> Framing {

@@ -1,49 +1,46 @@
-//! What a session server counts. Names are those of the metrics: `session.` before the field's name.
+//! What a session server counts.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-macro_rules! counters { ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+greenroom_telemetry::instruments! {
     /// Counters of a session server, readable from any thread.
-    #[derive(Debug, Default)]
-    pub struct Metrics { $($(#[$doc])* pub $name: AtomicU64,)* }
-    impl Metrics {
-        /// Every counter with its name.
-        pub fn read(&self) -> Vec<(&'static str, u64)> {
-            vec![$((concat!("session.", stringify!($name)), self.$name.load(Relaxed)),)*]
-        }
-    }
-} }
-
-counters! {
+    pub struct Metrics;
     /// Connections accepted.
-    connections,
+    counter connections = "greenroom.session.connection.accepted", "connection";
+    /// Connections that are open now, as of the last second.
+    gauge open = "greenroom.session.connection.count", "connection";
     /// Connections turned away or ended with a reason.
-    turned_away,
+    counter turned_away = "greenroom.session.connection.turned_away", "connection";
     /// Check-ins that succeeded.
-    check_ins,
+    counter check_ins = "greenroom.session.check_in.accepted", "check_in";
     /// Frames from clients.
-    frames_up,
+    counter frames_up = "greenroom.session.frame.received", "frame";
     /// Frames to clients.
-    frames_down,
+    counter frames_down = "greenroom.session.frame.sent", "frame";
     /// Write calls to clients' sockets.
-    writes,
+    counter writes = "greenroom.session.socket.write", "call";
     /// Times that a client's socket took less than there was.
-    slow_writes,
+    counter slow_writes = "greenroom.session.socket.write.partial", "call";
     /// Patches that were not sent to a slow client; one snapshot replaces them.
-    patches_dropped,
+    counter patches_dropped = "greenroom.session.patch.dropped", "patch";
     /// Clients that were disconnected because they read too slowly for what must not be lost.
-    slow_consumers,
+    counter slow_consumers = "greenroom.session.connection.slow", "connection";
     /// Frames that were refused because their client was over its limits.
-    over_limits,
+    counter over_limits = "greenroom.session.frame.over_limits", "frame";
     /// Frames that were refused because the way to their game server was full or gone.
-    sent_back,
+    counter sent_back = "greenroom.session.frame.sent_back", "frame";
     /// Frames from servers for somebody who is gone.
-    late,
+    counter late = "greenroom.session.frame.late", "frame";
+    /// How long requests to the directory took, from their arrival here to their answer.
+    histogram request_duration = "greenroom.session.request.duration";
 }
 
 impl Metrics {
     pub(crate) fn add(counter: &AtomicU64, more: u64) {
         // One thread writes, so a plain store is enough and costs no locked instruction.
         counter.store(counter.load(Relaxed) + more, Relaxed);
+    }
+    pub(crate) fn set(counter: &AtomicU64, value: u64) {
+        counter.store(value, Relaxed);
     }
 }

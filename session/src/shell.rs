@@ -20,7 +20,7 @@ use greenroom_link::{
 };
 use greenroom_protocol::{
     CLIENT_FRAME_BYTES_MAX, Code, Incarnation, InstanceFrame, Limits, LinkHeader, MasterLink,
-    MemberId, Moment, Refusal, ServerName, StampedHeader,
+    MemberId, Moment, Refusal, ReplyHeader, RequestHeader, ServerName, StampedHeader,
     wire::{
         client_instance,
         client_session::{self, SessionToClient},
@@ -396,6 +396,7 @@ impl Shell {
             Output::Client(conn, frame) => {
                 let connection = self.connections.borrow().get(conn).cloned();
                 if let Some(connection) = connection {
+                    self.answers(&connection, &frame);
                     let queued = connection.queue(chunk, &frame);
                     self.queued(&connection, queued);
                 }
@@ -448,6 +449,16 @@ impl Shell {
             }
             Output::DialGame(game, address) => self.spawn(Rc::clone(self).play_on(game, address)),
             Output::Tell(told) => self.tell(&told),
+        }
+    }
+
+    /// If a frame is the answer to a request, takes its time.
+    fn answers(&self, connection: &Connection, frame: &[u8]) {
+        if let Ok((ReplyHeader { kind, id }, _)) = ReplyHeader::split(frame)
+            && client_session::REPLIES.contains(&kind)
+            && let Some(since) = connection.answered(id)
+        {
+            self.metrics.request_duration.record(since.elapsed());
         }
     }
 
@@ -871,7 +882,14 @@ impl Shell {
                     core.send_again(conn, channel, Code::Busy, text, &mut outputs);
                 }
             }
-            (Charge::Fine, None) => core.frame(now, conn, frame, &mut outputs),
+            (Charge::Fine, None) => {
+                if let Ok((RequestHeader { id, .. }, _)) = RequestHeader::split(frame)
+                    && client_session::REQUESTS.contains(&kind)
+                {
+                    connection.asks(id);
+                }
+                core.frame(now, conn, frame, &mut outputs);
+            }
         }
         drop(core);
         for output in outputs.drain(..) {
@@ -914,6 +932,8 @@ impl Shell {
                 }
             }
             let busy = self.busy_permille();
+            let open = self.core.borrow().connections();
+            Metrics::set(&self.metrics.open, open as u64);
             self.decide(None, |core, now, out| {
                 for (conn, refusal) in silent {
                     core.close(conn, refusal, out);

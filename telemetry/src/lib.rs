@@ -1,6 +1,24 @@
-//! Traces and metrics of every role.
+//! Traces and metrics of every role: what a server counts, with its names and units; spans, and the context that joins
+//! them across frames; and the way of both out of the process.
 //!
-//! *Takes*: spans and counters, and the context that came with a frame.
-//! *Gives*: the context that goes on with the next frame; OTLP; Prometheus text.
-//! *Owns*: the export and its sampling.
-//! *Never*: costs anything while it is off.
+//! A server owns its instruments and moves them with plain stores; they are read only when somebody asks. Nothing here
+//! is in the way of a frame: a span exists only for a request that was sampled.
+//!
+//! *Takes*: counters and histograms of the servers; spans that have ended.
+//! *Gives*: Prometheus text to whoever asks; OTLP to a collector, in batches, if it is built with `otlp`.
+//! *Owns*: names and units of metrics; the sampling; the export and its queue.
+//! *Never*: costs anything while it is off; waits for a collector; puts an id on a metric.
+
+mod config;
+mod histogram;
+mod instruments;
+mod process;
+mod prometheus;
+mod registry;
+
+pub use config::TelemetryConfig;
+pub use histogram::{Distribution, Histogram};
+pub use instruments::{Description, Kind, Source, Unit, Value};
+pub use process::Process;
+pub use prometheus::name as prometheus_name;
+pub use registry::Registry;

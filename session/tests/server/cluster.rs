@@ -26,6 +26,7 @@ use greenroom_protocol::{
     },
 };
 use greenroom_session::{Additions, LimitsProfile, Metrics, SessionConfig, auth::Place, bind};
+use greenroom_telemetry::{Source as _, Value};
 use tokio::{
     net::TcpListener,
     sync::Notify,
@@ -138,8 +139,13 @@ impl Session {
         self.urls.iter().find(|url| url.starts_with(&prefix)).unwrap()
     }
     pub(crate) fn counted(&self, name: &str) -> u64 {
-        let name = format!("session.{name}");
-        self.metrics.read().iter().find(|(of, _)| *of == name).unwrap().1
+        let name = format!("greenroom.session.{name}");
+        let mut counted = None;
+        self.metrics.read(&mut |of, value| match value {
+            Value::Whole(count) if of.name == name => counted = Some(count),
+            _ => {}
+        });
+        counted.unwrap_or_else(|| panic!("{name} is not counted"))
     }
     pub(crate) fn stop(&self) {
         self.stop.cancel();

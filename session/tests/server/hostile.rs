@@ -88,7 +88,7 @@ fn each_fault_is_named_to_who_made_it_and_others_notice_nothing() {
             useful(&refusal);
             other.is_served().await;
         }
-        assert_eq!(session.counted("turned_away"), faults().len() as u64);
+        assert_eq!(session.counted("connection.turned_away"), faults().len() as u64);
     });
 }
 

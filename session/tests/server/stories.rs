@@ -60,7 +60,7 @@ async fn whole_path(cluster: Cluster, ways: &[(String, Option<PathBuf>)]) {
     }
     until("nobody is left", || cluster.master.load().is_some_and(|load| load.connections == 0))
         .await;
-    assert_eq!(session.counted("check_ins"), ways.len() as u64);
+    assert_eq!(session.counted("check_in.accepted"), ways.len() as u64);
 }
 
 /// Clients that come over a Unix socket.
@@ -146,7 +146,7 @@ fn a_slow_reader_gets_a_snapshot_for_what_it_missed_and_others_get_everything() 
         slow.join(1).await;
         let (member, channel) = game.member(2);
         let mut sent = 0u32;
-        while session.counted("patches_dropped") < 20 {
+        while session.counted("patch.dropped") < 20 {
             sent += 1;
             assert!(sent < 2_000, "the system takes everything");
             let patch = down(PATCH, channel, &[&sent.to_le_bytes()[..], &[7; 30_000]].concat());
@@ -185,7 +185,7 @@ fn a_slow_reader_gets_a_snapshot_for_what_it_missed_and_others_get_everything() 
         assert_eq!(slow.next().await, Some(patch));
         slow.is_served().await;
         assert_eq!(game.passed(REFRESH, member).len(), 1);
-        assert_eq!(session.counted("slow_consumers"), 0);
+        assert_eq!(session.counted("connection.slow"), 0);
     });
 }
 
@@ -214,7 +214,7 @@ fn a_client_that_does_not_take_what_may_not_be_lost_is_disconnected_and_nobody_e
             slow.join(1).await;
             let (member, channel) = game.member(2);
             let mut sent = 0u32;
-            while session.counted("slow_consumers") == 0 {
+            while session.counted("connection.slow") == 0 {
                 sent += 1;
                 assert!(sent < 2_000, "the system takes everything");
                 let event = down(EVENT, channel, &[&sent.to_le_bytes()[..], &[7; 30_000]].concat());
@@ -235,13 +235,13 @@ fn a_client_that_does_not_take_what_may_not_be_lost_is_disconnected_and_nobody_e
             assert!(String::from_utf8_lossy(&reason).contains("slow_consumer"));
             assert_eq!(slow.next().await, None);
             until("its seat is away", || game.has_detached(member)).await;
-            assert_eq!(session.counted("slow_consumers"), 1);
+            assert_eq!(session.counted("connection.slow"), 1);
             fast.is_served().await;
             // Another one never reads again. It does not stay for ever.
             let mut stuck = Client::slow(session.url("tcp")).await;
             stuck.check_in(3).await;
             stuck.join(1).await;
-            while session.counted("slow_consumers") == 1 {
+            while session.counted("connection.slow") == 1 {
                 game.send(&[(FANOUT, channel.0, down(EVENT, channel, &[7; 30_000]))]);
                 fast.next().await.unwrap();
             }
@@ -269,7 +269,7 @@ fn who_sends_too_much_harms_only_itself() {
         modest.is_served().await;
         let taken = game.passed(UP, member).len();
         assert!((100..200).contains(&taken), "{taken} of 400");
-        assert!(session.counted("over_limits") >= 200);
+        assert!(session.counted("frame.over_limits") >= 200);
     });
 }
 

@@ -1,0 +1,62 @@
+//! The port of a process that has no admin port, for Prometheus.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::ConsoleError;
+
+/// The content type of Prometheus's text format.
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A port that answers `GET /metrics` and nothing else.
+#[derive(Debug)]
+pub struct Scrape {
+    listener: TcpListener,
+    address: SocketAddr,
+    router: Router,
+}
+
+impl Scrape {
+    /// Listens at `listen`, which is `host:port`; `read` gives the text.
+    ///
+    /// # Errors
+    /// [`ConsoleError::Listen`] when the address can't be listened on.
+    pub async fn bind(
+        listen: &str,
+        read: impl Fn() -> String + Clone + Send + Sync + 'static,
+    ) -> Result<Self, ConsoleError> {
+        let failed = |source| ConsoleError::Listen { address: listen.to_owned(), source };
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let router = Router::new()
+            .route("/metrics", get(async move || answer(read())))
+            .fallback(async || (StatusCode::NOT_FOUND, "here is only GET /metrics\n"));
+        Ok(Self { listener, address, router })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `stop`; who is still asking then gets no answer.
+    ///
+    /// # Errors
+    /// [`ConsoleError::Serve`] when the socket fails.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ConsoleError> {
+        tokio::select! {
+            served = axum::serve(self.listener, self.router).into_future() => served.map_err(ConsoleError::Serve),
+            () = stop.cancelled() => Ok(()),
+        }
+    }
+}
+
+pub(crate) fn answer(text: String) -> Response {
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
