@@ -1,12 +1,12 @@
 //! The command line.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use greenroom_game_core::{Instance, Registry};
 use greenroom_master::{Placement, Weighted};
-use greenroom_session::Additions;
+use greenroom_session::{Additions, Pages};
 
 use crate::{bots, find, operator, roles, settings, up};
 
@@ -15,6 +15,7 @@ pub struct App {
     pub(crate) registry: Registry,
     pub(crate) placement: Arc<dyn Placement>,
     pub(crate) additions: Option<Arc<dyn Fn() -> Additions + Send + Sync>>,
+    pub(crate) pages: Pages,
 }
 
 impl std::fmt::Debug for App {
@@ -25,8 +26,12 @@ impl std::fmt::Debug for App {
 
 impl Default for App {
     fn default() -> Self {
-        let (registry, additions) = (Registry::default(), None);
-        Self { registry, placement: Arc::new(Weighted), additions }
+        Self {
+            registry: Registry::default(),
+            placement: Arc::new(Weighted),
+            additions: None,
+            pages: Pages::default(),
+        }
     }
 }
 
@@ -47,10 +52,42 @@ impl App {
         self
     }
 
-    /// Adds authenticators and transports of the studio's own; called once for each session server that starts.
+    /// Adds authenticators, transports and pages of the studio's own; called once for each session server that starts.
     #[must_use]
     pub fn session(mut self, additions: impl Fn() -> Additions + Send + Sync + 'static) -> Self {
         self.additions = Some(Arc::new(additions));
+        self
+    }
+
+    /// Adds a page, or another file for browsers, which session servers then serve where WebSocket clients connect while
+    /// they are on loopback, or where `session.pages` says so: `.page("/duel/index.html", include_bytes!("duel.html"))`
+    /// is what a browser finds at `/duel/`. The SDK for browsers is there as `/greenroom.js`.
+    ///
+    /// # Panics
+    /// If the path does not begin with a slash, or has anything but letters, digits, `-`, `_` and `.` between slashes.
+    #[must_use]
+    pub fn page(mut self, path: &str, body: impl Into<Cow<'static, [u8]>>) -> Self {
+        self.pages = self.pages.file(path, body);
+        self
+    }
+
+    /// Adds many pages at once, as [`App::page`] does one.
+    ///
+    /// # Panics
+    /// As [`App::page`].
+    #[must_use]
+    pub fn pages(self, files: &[(&str, &'static [u8])]) -> Self {
+        files.iter().fold(self, |app, (path, body)| app.page(path, *body))
+    }
+
+    /// Adds a folder of pages under a path, read when they are asked for: what is edited there is seen at the next
+    /// reload of the page. The folder may be relative to where the program is started.
+    ///
+    /// # Panics
+    /// As [`App::page`].
+    #[must_use]
+    pub fn page_folder(mut self, path: &str, folder: impl Into<PathBuf>) -> Self {
+        self.pages = self.pages.folder(path, folder);
         self
     }
 
@@ -60,6 +97,13 @@ impl App {
     pub fn placement(mut self, placement: impl Placement + 'static) -> Self {
         self.placement = Arc::new(placement);
         self
+    }
+
+    /// What its session servers have besides.
+    pub(crate) fn session_additions(&self) -> Additions {
+        let mut additions = self.additions.as_ref().map_or_else(Additions::default, |make| make());
+        additions.pages = additions.pages.and(self.pages.clone());
+        additions
     }
 
     /// Does what the command line says. Errors go to the standard error, whole.
@@ -193,7 +237,13 @@ fn command() -> Command {
                         .long("game")
                         .value_name("KIND")
                         .default_value("arena")
-                        .help("What they play: arena or echo"),
+                        .help("What they play: arena, duel or echo"),
+                )
+                .arg(
+                    Arg::new("results")
+                        .long("results")
+                        .value_name("FILE")
+                        .help("Write the ids of the results that they were told, one a line: of duels"),
                 )
                 .arg(
                     Arg::new("servers")

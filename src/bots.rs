@@ -35,10 +35,12 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<ExitCode> {
         if servers.is_empty() {
             bail!("no session server is up: start one, or name some with --servers");
         }
+        let game: bots::Game = text("game")?.parse()?;
         let config = BotsConfig {
             users: *matches.get_one("users").context("it has a default")?,
             duration: *matches.get_one("for").context("it has a default")?,
-            game: text("game")?.parse()?,
+            game,
+            calls_per_s: game.calls_per_s(),
             transport: text("transport")?.parse()?,
             servers,
             trust_file: matches.get_one::<String>("trust").map(Into::into),
@@ -56,6 +58,10 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<ExitCode> {
             }
         }
     })?;
+    if let Some(file) = matches.get_one::<String>("results") {
+        let lines: String = report.result_ids.iter().map(|id| format!("{id}\n")).collect();
+        std::fs::write(file, lines).with_context(|| format!("writing {file}"))?;
+    }
     if matches.get_flag("json") {
         print(&format!("{}\n", serde_json::to_string(&report)?))?;
     } else {

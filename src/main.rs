@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use greenroom::App;
-use greenroom_games::{Arena, Crowd, Echo, Lobby, Visit};
+use greenroom_games::{Arena, Crowd, Duel, Echo, Lobby, Visit};
 
 fn main() -> ExitCode {
     App::new()
         .instance::<Arena>()
+        .instance::<Duel>()
         .instance::<Echo>()
         .instance::<Crowd>()
         .instance::<Visit>()

@@ -192,24 +192,29 @@ fn start_witness(
 pub(crate) struct SessionFacts {
     pub(crate) name: ServerName,
     pub(crate) urls: Vec<EcoString>,
+    /// Where a browser finds its pages, if it has any.
+    pub(crate) page_url: Option<EcoString>,
 }
 
 pub(crate) fn start_session(
     settings: &Settings,
     key: &ClusterKey,
-    additions: Option<&Arc<dyn Fn() -> Additions + Send + Sync>>,
+    additions: Additions,
     telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> Result<Role<SessionFacts>> {
     let cluster: ClusterConfig = settings.table("cluster")?;
     let config: SessionConfig = settings.table("session")?;
-    let additions = additions.map_or_else(Additions::default, |make| make());
     let public = [config.tcp, config.ws];
     let on_loopback = public.iter().flatten().all(|address| address.ip().is_loopback());
     let place = if on_loopback { Place::Development } else { Place::Production };
     let session = greenroom_session::bind(&config, &cluster.name, key, &build(), place, additions)?;
     telemetry.registry.add(session.name().as_str(), session.metrics());
-    let facts = SessionFacts { name: session.name().clone(), urls: session.urls().to_vec() };
+    let facts = SessionFacts {
+        name: session.name().clone(),
+        urls: session.urls().to_vec(),
+        page_url: session.page_url().cloned(),
+    };
     Role::start("session", stop, async move |ready, stop| {
         ready.send(facts).context("nobody waits for the session server")?;
         session.run(stop).await?;
@@ -375,8 +380,10 @@ pub(crate) fn session(app: &App, matches: &clap::ArgMatches) -> Result<ExitCode>
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
-    let session = start_session(&settings, &key, app.additions.as_ref(), &telemetry, &stop)?;
-    ready(&format!("session {} {}", session.facts.name, session.facts.urls.join(" ")))?;
+    let session = start_session(&settings, &key, app.session_additions(), &telemetry, &stop)?;
+    let SessionFacts { name, urls, page_url } = &session.facts;
+    let urls = urls.iter().chain(page_url).map(EcoString::as_str).collect::<Vec<_>>();
+    ready(&format!("session {name} {}", urls.join(" ")))?;
     wait_for_the_end(is_child(matches), || session.is_over())?;
     session.stop()?;
     telemetry.stop()?;

@@ -98,6 +98,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("session", "tls.key", Text, "", "File with the certificate's private key (PEM)"),
     setting("session", "origins", List, "",
         "Origins of pages that may open a WebSocket (https://game.example, or * for all)"),
+    setting("session", "pages", Truth, "",
+        "Serve the program's pages to browsers on the WebSocket port [default: true while all public ports are on \
+         loopback]"),
     setting("session", "connections_max", Number, "",
         "Connections at most [default: what the limit on open files leaves]"),
     setting("session", "heartbeat", Text, "30s", "How often each side of a connection says that it is there"),

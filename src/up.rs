@@ -66,12 +66,13 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     // beside it sets the time that they are waited for.
     settings.or("master.rejoin_grace", "0s")?;
     let telemetry = Telemetry::start(&settings, &stop)?;
+    let additions = app.session_additions();
     let master = start_master(&settings, key.clone(), app.placement, &telemetry, &stop)?;
     let address = master.facts.address.to_string();
     settings.or("session.masters", &address)?;
     settings.or("game.masters", &address)?;
     let admin = start_admin(&settings, &master.facts.handle, &telemetry, &stop)?;
-    let session = start_session(&settings, &key, app.additions.as_ref(), &telemetry, &stop)?;
+    let session = start_session(&settings, &key, additions, &telemetry, &stop)?;
     let game = start_game(&settings, &key, app.registry, &telemetry, &stop)?;
     wait(until_ready(async || master.facts.handle.status().await.ok(), 1))??;
     let urls = session.facts.urls.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -83,7 +84,7 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
         ("game", format!("{} on {}, running {kinds}", game.facts.name, game.facts.address)),
         ("data", data.display().to_string()),
     ];
-    announce(began, &rows, &admin.facts.to_string())?;
+    announce(began, &rows, session.facts.page_url.as_deref(), &admin.facts.to_string())?;
     wait_for_the_end(false, || {
         master.is_over() || session.is_over() || game.is_over() || admin.is_over()
     })?;
@@ -116,15 +117,24 @@ async fn until_ready(status: impl AsyncFn() -> Option<Status>, copies: usize) ->
     time::timeout(READY_MAX, ready).await.context(text)
 }
 
-fn announce(began: Instant, rows: &[(&str, String)], admin: &str) -> Result<()> {
+fn announce(
+    began: Instant,
+    rows: &[(&str, String)],
+    page_url: Option<&str>,
+    admin: &str,
+) -> Result<()> {
     let mut text = format!("Greenroom is up, in {:.2} s.\n\n", began.elapsed().as_secs_f64());
     for (what, is) in rows {
         text.push_str(&format!("  {what:9}{is}\n"));
     }
     let binary = std::env::args().next().unwrap_or_default();
     let admin = if admin == "127.0.0.1:4080" { String::new() } else { format!(" --admin {admin}") };
+    text.push('\n');
+    if let Some(page_url) = page_url {
+        text.push_str(&format!("Play in the browser:  {page_url}\n"));
+    }
     text.push_str(&format!(
-        "\nLet somebody play:  {binary} bots --users 100 --for 10s --game arena{admin}\nCtrl-C drains and stops.\n"
+        "Let bots play:        {binary} bots --users 100 --for 10s --game arena{admin}\nCtrl-C drains and stops.\n"
     ));
     print(&text)?;
     std::io::stdout().flush()?;
@@ -231,7 +241,14 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
             .collect();
         rows.push(("kinds", kinds.to_owned()));
         rows.push(("data", data.display().to_string()));
-        announce(began, &rows, &admin)?;
+        // The last word of a session server that has pages is where they are.
+        let page_url = running
+            .iter()
+            .filter(|process| process.server.role == "session")
+            .filter_map(|process| process.facts.rsplit(' ').next())
+            .find(|word| word.starts_with("http"))
+            .map(str::to_owned);
+        announce(began, &rows, page_url.as_deref(), &admin)?;
         let mut ended = std::pin::pin!(signalled());
         loop {
             let (name, status): (String, ExitStatus) = tokio::select! {

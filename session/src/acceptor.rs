@@ -18,6 +18,8 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use crate::Pages;
+
 /// A stream of bytes in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
@@ -107,14 +109,26 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Bytes of an upgrade request at most.
 const UPGRADE_BYTES_MAX: usize = 4 * 1024;
 
-/// Reads a WebSocket's upgrade request (RFC 6455 section 4.2) and answers it. Gives what was read after it.
+/// What a request on a WebSocket port came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// A client, with what was read after its request.
+    Client(Vec<u8>),
+    /// A browser that got a page; the stream is closed.
+    Page,
+    /// Nothing: it got an answer that says why.
+    Refused(Refusal),
+}
+
+/// Reads a WebSocket's upgrade request (RFC 6455 section 4.2), or one for a page, and answers it.
 ///
 /// # Errors
-/// When the stream ends, or the request is refused; the client got an answer that says why.
+/// When the stream ends.
 pub(crate) async fn upgrade(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     origins: &[String],
-) -> io::Result<Result<Vec<u8>, Refusal>> {
+    pages: &Pages,
+) -> io::Result<Opened> {
     let mut request = vec![0; UPGRADE_BYTES_MAX];
     let mut len = 0;
     let end = loop {
@@ -150,6 +164,14 @@ pub(crate) async fn upgrade(
             value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word))
         })
     };
+    if let (Some(method @ ("GET" | "HEAD")), Some(path)) = (parsed.method, parsed.path)
+        && !has("upgrade", "websocket")
+        && !pages.is_empty()
+    {
+        let answer = pages.answer(path).await.encode(method == "GET");
+        finish(stream, &answer).await?;
+        return Ok(Opened::Page);
+    }
     if parsed.method != Some("GET") || !has("upgrade", "websocket") || !has("connection", "upgrade")
     {
         let text = "this port speaks WebSocket: connect with the Greenroom SDK";
@@ -181,15 +203,15 @@ pub(crate) async fn upgrade(
          {accept}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
     );
     stream.write_all(answer.as_bytes()).await?;
-    Ok(Ok(request[end..len].to_vec()))
+    Ok(Opened::Client(request[end..len].to_vec()))
 }
 
-async fn refuse<T>(
+async fn refuse(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     status: u16,
     code: Code,
     text: &str,
-) -> io::Result<Result<T, Refusal>> {
+) -> io::Result<Opened> {
     let reason = match status {
         403 => "Forbidden",
         426 => "Upgrade Required",
@@ -202,13 +224,22 @@ async fn refuse<T>(
          websocket\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
-    stream.write_all(answer.as_bytes()).await?;
+    finish(stream, answer.as_bytes()).await?;
+    Ok(Opened::Refused(Refusal::new(code, text)))
+}
+
+/// Sends the only answer of a stream, and closes it.
+async fn finish(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    answer: &[u8],
+) -> io::Result<()> {
+    stream.write_all(answer).await?;
     stream.shutdown().await?;
     // Closing with unread bytes would reset the connection, and the answer might never be seen.
     let mut nowhere = [0; 1024];
     let rest = async { while let Ok(1..) = stream.read(&mut nowhere).await {} };
     let _listened = time::timeout(FAREWELL_MAX, rest).await;
-    Ok(Err(Refusal::new(code, text)))
+    Ok(())
 }
 
 /// Whether a page of `origin` may connect to `host`: it is of the same host, of this machine, or on the list.
@@ -250,11 +281,11 @@ mod tests {
         assert!(!origin_allowed("http://localhost:8080", "play.example:4001", &[]));
     }
 
-    async fn asked(request: &str) -> (Result<Vec<u8>, Refusal>, String) {
+    async fn asked(request: &str, pages: &Pages) -> (Opened, String) {
         let (mut client, mut server) = tokio::io::duplex(16 * 1024);
         client.write_all(request.as_bytes()).await.unwrap();
         client.shutdown().await.unwrap();
-        let result = upgrade(&mut server, &[]).await.unwrap();
+        let result = upgrade(&mut server, &[], pages).await.unwrap();
         drop(server);
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
@@ -266,9 +297,10 @@ mod tests {
         let (result, answer) = asked(
             "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Key: \
              dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: greenroom.v1\r\n\r\nrest",
+            &Pages::default(),
         )
         .await;
-        assert_eq!(result, Ok(b"rest".to_vec()));
+        assert_eq!(result, Opened::Client(b"rest".to_vec()));
         assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
     }
 
@@ -291,9 +323,25 @@ mod tests {
             ),
             (&format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(5_000)), "431", Code::TooLarge),
         ] {
-            let (result, answer) = asked(request).await;
-            assert_eq!(result.unwrap_err().code, code);
+            let (result, answer) = asked(request, &Pages::default()).await;
+            assert!(matches!(result, Opened::Refused(refusal) if refusal.code == code));
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
         }
+    }
+    #[tokio::test]
+    async fn a_browser_that_asks_for_a_page_gets_it_where_there_are_pages() {
+        let pages = Pages::default().file("/index.html", b"hello".as_slice());
+        let get = "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n";
+        let (opened, answer) = asked(get, &pages).await;
+        assert_eq!(opened, Opened::Page);
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nhello"),
+            "{answer}"
+        );
+        let (opened, answer) = asked(&get.replace("GET", "HEAD"), &pages).await;
+        assert_eq!(opened, Opened::Page);
+        assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+        let (opened, answer) = asked(&get.replace("GET", "POST"), &pages).await;
+        assert!(matches!(opened, Opened::Refused(_)) && answer.starts_with("HTTP/1.1 426 "));
     }
 }

@@ -58,6 +58,9 @@ pub struct SessionConfig {
     /// Origins of pages that may open a WebSocket here (`https://game.example`, or `*` for all). Pages from the
     /// machine itself always may; programs that send no origin may.
     pub origins: Vec<String>,
+    /// Whether the pages that the program has for browsers are served where WebSocket clients connect. Default: while all
+    /// public ports are on loopback.
+    pub pages: Option<bool>,
     /// Connections at most. Default: what the limit on open files leaves, 64 files kept for links.
     pub connections_max: Option<u32>,
     /// How often each side of a connection says that it is there, e.g. "30s". Silence of three times that ends it.
@@ -82,6 +85,7 @@ impl Default for SessionConfig {
             public_urls: Vec::new(),
             tls: None,
             origins: Vec::new(),
+            pages: None,
             connections_max: None,
             heartbeat: Duration::from_secs(30),
             limits: LimitsProfile::Default,

@@ -43,8 +43,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Acceptor, Metrics, SessionConfig, SessionError, Stream,
-    acceptor::{Accepted, Port, upgrade},
+    Acceptor, Metrics, Pages, SessionConfig, SessionError, Stream,
+    acceptor::{Accepted, Opened, Port, upgrade},
     auth::{Authenticator, Authenticators, Place},
     connection::{Connection, Connections, Queued, Shared, Sink, Writer},
 };
@@ -78,6 +78,8 @@ pub struct Session {
     acceptors: Vec<MakeAcceptor>,
     auth: Authenticators,
     origins: Vec<String>,
+    pages: Pages,
+    page_url: Option<EcoString>,
     drain_timeout: Duration,
     metrics: Arc<Metrics>,
 }
@@ -98,15 +100,18 @@ pub struct Additions {
     pub acceptors: Vec<MakeAcceptor>,
     /// Authenticators of its own.
     pub authenticators: Vec<Box<dyn Authenticator>>,
+    /// Pages for browsers, on the port where WebSocket clients connect (see `session.pages`).
+    pub pages: Pages,
 }
 
 impl fmt::Debug for Additions {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             out,
-            "Additions({} acceptors, {} authenticators)",
+            "Additions({} acceptors, {} authenticators, {:?})",
             self.acceptors.len(),
-            self.authenticators.len()
+            self.authenticators.len(),
+            self.pages
         )
     }
 }
@@ -137,6 +142,7 @@ pub fn bind(
         Authenticators::new(&config.auth, place, &key.derive("guests"), additions.authenticators)?;
     let mut ports = Vec::new();
     let mut urls = Vec::new();
+    let mut page_url = None;
     let mut first_port = 0;
     for (address, framing, setting, schemes) in [
         (config.tcp, Framing::LengthPrefixed, "session.tcp", ["tcp", "tls"]),
@@ -148,8 +154,14 @@ pub fn bind(
         let bound = listener.local_addr().map_err(listen)?;
         first_port = if first_port == 0 { bound.port() } else { first_port };
         urls.push(eco_format!("{}://{bound}", schemes[usize::from(tls.is_some())]));
+        if framing == Framing::WebSocket {
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            page_url = Some(eco_format!("{scheme}://{bound}/"));
+        }
         ports.push((listener, framing, tls.clone()));
     }
+    let are_served = config.pages.unwrap_or(place == Place::Development);
+    let pages = if are_served { additions.pages } else { Pages::default() };
     if !config.public_urls.is_empty() {
         urls.clone_from(&config.public_urls);
     }
@@ -186,6 +198,8 @@ pub fn bind(
         acceptors: additions.acceptors,
         auth,
         origins: config.origins.clone(),
+        page_url: page_url.filter(|_| !pages.is_empty()),
+        pages,
         drain_timeout: config.drain_timeout,
         metrics: Arc::default(),
     })
@@ -228,6 +242,11 @@ impl Session {
     /// Where clients reach it.
     pub fn urls(&self) -> &[EcoString] {
         &self.core.urls
+    }
+
+    /// Where a browser finds its pages, if it has any.
+    pub fn page_url(&self) -> Option<&EcoString> {
+        self.page_url.as_ref()
     }
 
     /// What it counts.
@@ -276,6 +295,7 @@ impl Session {
             auth: self.auth,
             me: self.me,
             origins: self.origins,
+            pages: self.pages,
             started: Instant::now(),
             busy: Cell::new((Duration::ZERO, Instant::now())),
             heartbeat_ms,
@@ -342,6 +362,7 @@ struct Shell {
     auth: Authenticators,
     me: Me,
     origins: Vec<String>,
+    pages: Pages,
     started: Instant,
     /// Processor time of this thread, and when it was read.
     busy: Cell<(Duration, Instant)>,
@@ -665,12 +686,15 @@ impl Shell {
         if framing == Framing::LengthPrefixed {
             return Ok((stream, Vec::new()));
         }
-        let upgraded = match &mut stream {
-            Stream::Tcp(socket) => upgrade(socket, &self.origins).await?,
-            Stream::Other(socket) => upgrade(socket, &self.origins).await?,
+        let opened = match &mut stream {
+            Stream::Tcp(socket) => upgrade(socket, &self.origins, &self.pages).await?,
+            Stream::Other(socket) => upgrade(socket, &self.origins, &self.pages).await?,
         };
-        let rest = upgraded.map_err(|refusal| io::Error::other(refusal.to_string()))?;
-        Ok((stream, rest))
+        match opened {
+            Opened::Client(rest) => Ok((stream, rest)),
+            Opened::Page => Err(io::Error::other("it was a browser, and has its page")),
+            Opened::Refused(refusal) => Err(io::Error::other(refusal.to_string())),
+        }
     }
 
     /// Tells a client that was not admitted why, as far as it listens.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use greenroom_protocol::{Code, Refusal};
 use greenroom_session::{
-    Additions, SessionConfig,
+    Additions, Pages, SessionConfig,
     tls::{TlsConfig, self_signed},
 };
 use proptest::{
@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     client::{Client, authority, check_in, hello, join, prefixed, up},
-    cluster::{Cluster, LONG, hex, story, story_with, unlimited, until},
+    cluster::{Cluster, LONG, Session, hex, story, story_with, unlimited, until},
 };
 
 /// Bytes over TCP, after a check-in or before it, and what is said of them.
@@ -185,13 +185,44 @@ fn an_http_request_gets_an_http_answer_that_says_what_to_do() {
             (long, "431", "4 KiB"),
             ("\u{1}\r\n\r\n".to_owned(), "400", "no HTTP request"),
         ] {
-            let mut stream = TcpStream::connect(authority(session.url("ws"))).await.unwrap();
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            timeout(LONG, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+            let answer = answered(&session, &request).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
             assert!(answer.contains(says), "{answer}");
         }
+    });
+}
+
+/// The start of what is answered to a request on the WebSocket port, until the server closes.
+async fn answered(session: &Session, request: &str) -> String {
+    let mut stream = TcpStream::connect(authority(session.url("ws"))).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(LONG, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer
+}
+
+#[test]
+fn browsers_get_the_pages_that_there_are_and_players_come_in_beside_them() {
+    let pages = || Pages::default().file("/arena/index.html", b"<h1>Arena</h1>".as_slice());
+    let additions = || Additions { pages: pages(), ..Additions::default() };
+    story_with(SessionConfig::default(), additions(), async |Cluster { session, .. }| {
+        for (request, status, says) in [
+            ("GET /arena/ HTTP/1.1\r\nHost: a\r\n\r\n", "200", "<h1>Arena</h1>"),
+            ("GET /arena HTTP/1.1\r\nHost: a\r\n\r\n", "308", "Location: /arena/"),
+            ("GET /../etc/passwd HTTP/1.1\r\nHost: a\r\n\r\n", "404", "/arena/"),
+            ("POST /arena/ HTTP/1.1\r\nHost: a\r\n\r\n", "426", "WebSocket"),
+        ] {
+            let answer = answered(&session, request).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            assert!(answer.contains(says), "{answer}");
+        }
+        let mut client = Client::connect(session.url("ws"), None).await;
+        client.check_in(1).await;
+    });
+    let config = SessionConfig { pages: Some(false), ..SessionConfig::default() };
+    story_with(config, additions(), async |Cluster { session, .. }| {
+        let answer = answered(&session, "GET /arena/ HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
     });
 }
 
