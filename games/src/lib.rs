@@ -1,4 +1,4 @@
-//! The demo games: arena, which a game developer reads first, and the small kinds that tests and benchmarks use.
+//! The demo games: arena, which a game developer reads first, duel, the turn-based one, and the small kinds that tests and benchmarks use.
 //!
 //! - *Takes* what players send.
 //! - *Gives* what they see, and what happens to them.
@@ -7,12 +7,14 @@
 
 pub mod arena;
 pub mod crowd;
+pub mod duel;
 pub mod echo;
 pub mod lobby;
 pub mod visit;
 
 pub use arena::Arena;
 pub use crowd::Crowd;
+pub use duel::Duel;
 pub use echo::Echo;
 pub use lobby::Lobby;
 pub use visit::Visit;

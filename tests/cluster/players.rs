@@ -31,6 +31,23 @@ fn bots_play_and_every_message_arrives_once_and_in_order() {
     assert_clean(&report);
 }
 
+/// Bots that are matched two by two play duels to their end; both are told the same result, and play the next.
+#[test]
+fn bots_play_duels_one_after_the_other_and_both_are_told_one_result() {
+    let cluster = Cluster::start(1, 1);
+    let file = cluster.folder.path().join("results");
+    let file = file.to_str().unwrap();
+    let flags = ["--users", "20", "--for", "8s", "--game", "duel", "--results", file];
+    let (ok, report) = cluster.bots(&flags);
+    assert!(ok, "{report:#}");
+    assert_clean(&report);
+    let results = std::fs::read_to_string(file).unwrap();
+    assert!(results.lines().all(|id| id.starts_with("duel:")), "{results}");
+    assert_eq!(report["results"], results.lines().count(), "{report:#}");
+    // Ten at once, and each of them is over in a few seconds.
+    assert!(report["results"].as_u64().unwrap() > 10, "{report:#}");
+}
+
 /// A session server is killed while 100 bots play: every one of them checks in on the other, takes its seat again, and
 /// what it had called for is answered once.
 #[test]

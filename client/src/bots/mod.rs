@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{ClientError, address::Address};
 
 pub use report::{OperationReport, Report};
-pub use script::{Arena, CallAnswer, Echo, Script};
+pub use script::{Arena, CallAnswer, Duel, Echo, GameResult, Script};
 
 /// Files that the process needs beside its bots' sockets.
 const FILES_RESERVED: u64 = 64;
@@ -29,6 +29,8 @@ pub enum Game {
     /// The real-time demo game: moves, shots, and numbered calls.
     #[default]
     Arena,
+    /// The turn-based demo game: duels to their end, one after the other.
+    Duel,
     /// The smallest kind: numbered calls.
     Echo,
 }
@@ -38,7 +40,15 @@ impl Game {
     pub fn script(self) -> Box<dyn Script> {
         match self {
             Self::Arena => Box::new(Arena),
+            Self::Duel => Box::new(Duel::default()),
             Self::Echo => Box::new(Echo),
+        }
+    }
+    /// Calls of one bot in a second that suit it; of a duel, its cards, as far as it is its turn.
+    pub const fn calls_per_s(self) -> f64 {
+        match self {
+            Self::Duel => 10.0,
+            Self::Arena | Self::Echo => 1.0,
         }
     }
 }
@@ -68,8 +78,9 @@ impl FromStr for Game {
     fn from_str(text: &str) -> Result<Self, NotAName> {
         match text {
             "arena" => Ok(Self::Arena),
+            "duel" => Ok(Self::Duel),
             "echo" => Ok(Self::Echo),
-            _ => Err(NotAName { text: text.into(), names: "arena, echo" }),
+            _ => Err(NotAName { text: text.into(), names: "arena, duel, echo" }),
         }
     }
 }

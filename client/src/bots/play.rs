@@ -91,9 +91,13 @@ pub(crate) async fn play(
         match joined {
             Ok(mut room) => {
                 plan.tally().done(Operation::Join, planned.elapsed());
-                if let Stay::Over = bot.stay(&mut room).await {
-                    leave(&plan, room).await;
-                    break;
+                match bot.stay(&mut room).await {
+                    Stay::Over => {
+                        leave(&plan, room).await;
+                        break;
+                    }
+                    Stay::Finished => leave(&plan, room).await,
+                    Stay::SeatLost => {}
                 }
             }
             Err(error) => plan.tally().failed(Operation::Join, &error),
@@ -111,6 +115,8 @@ pub(crate) async fn play(
 enum Stay {
     /// The time is over.
     Over,
+    /// The game is.
+    Finished,
     /// The seat is gone.
     SeatLost,
 }
@@ -145,6 +151,9 @@ impl Bot {
         let mut next_message = first(plan.message_every);
         let mut next_call = first(plan.call_every);
         let stay = loop {
+            if checks.finished {
+                break Stay::Finished;
+            }
             tokio::select! {
                 () = sleep_until(plan.ends) => break Stay::Over,
                 () = plan.stop.cancelled() => break Stay::Over,
@@ -153,11 +162,13 @@ impl Bot {
                     next_message += plan.message_every.unwrap_or(NEVER);
                 }
                 () = sleep_until(next_call) => {
-                    self.calls += 1;
-                    let (number, planned) = (self.calls, next_call);
-                    let payload = self.script.call(number, self.dice.roll());
-                    let answer = room.call_bytes(payload.into());
-                    calls.push(async move { Answered { number, planned, answer: answer.await } });
+                    if self.script.may_call() {
+                        self.calls += 1;
+                        let (number, planned) = (self.calls, next_call);
+                        let payload = self.script.call(number, self.dice.roll());
+                        let answer = room.call_bytes(payload.into());
+                        calls.push(async move { Answered { number, planned, answer: answer.await } });
+                    }
                     next_call += plan.call_every.unwrap_or(NEVER);
                 }
                 Some(answered) = calls.next() => self.answered(&mut checks, answered),
@@ -190,7 +201,7 @@ impl Bot {
             return stay; // Nobody waited for them: they are neither here nor lost.
         }
         tally.lost += calls.len() as u64;
-        if let Stay::Over = stay {
+        if let Stay::Over | Stay::Finished = stay {
             tally.lost += checks.owed.len() as u64;
             tally.doubled += checks.announcements.len() as u64;
         }
@@ -256,6 +267,10 @@ impl Bot {
                     checks.announcements.push_back(Instant::now());
                     checks.settle(&mut tally);
                 }
+                if let Some(result) = self.script.ends(&message) {
+                    checks.finished = true;
+                    tally.ended(result);
+                }
             }
             Event::Refused { refusal, .. } => tally.failed(Operation::Send, &refusal),
             Event::Rewound { .. } => {
@@ -267,7 +282,12 @@ impl Bot {
             // Counted by the client; what it belonged to can't be told any more.
             Event::Missed { .. } => checks.excuse(),
             Event::Left(refusal) => tally.failed(Operation::Join, &refusal),
-            Event::State { .. } | Event::PrivateState { .. } | Event::Status(_) => {}
+            Event::State { .. } => {
+                if let Some(view) = room.view() {
+                    self.script.sees(room.seat(), &view);
+                }
+            }
+            Event::PrivateState { .. } | Event::Status(_) => {}
         }
     }
 }
@@ -295,6 +315,8 @@ struct Checks {
     announcements: VecDeque<Instant>,
     /// A declared loss, or a call without an answer, makes counting announcements meaningless.
     excused: bool,
+    /// The game has told its result.
+    finished: bool,
 }
 
 impl Checks {

@@ -6,7 +6,8 @@ use ecow::EcoString;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::Stats;
+use super::GameResult;
+use crate::{Seat, Stats};
 
 /// Different errors whose texts are kept.
 const ERROR_TEXTS_MAX: usize = 20;
@@ -49,10 +50,15 @@ pub struct Report {
     pub sent_again: u64,
     /// Seats that began anew, a declared loss.
     pub rewound: u64,
+    /// Results that games told bots, such as those of duels; one that two bots were told is one.
+    pub results: u64,
     /// By operation.
     pub by_operation: BTreeMap<&'static str, OperationReport>,
     /// How often each error was seen.
     pub error_texts: BTreeMap<EcoString, u64>,
+    /// The ids of the results, which have many lines of their own: `--results FILE`.
+    #[serde(skip)]
+    pub result_ids: Vec<EcoString>,
 }
 
 /// One operation.
@@ -109,6 +115,7 @@ pub(crate) struct Tally {
     pub(crate) doubled: u64,
     pub(crate) out_of_order: u64,
     pub(crate) rewound: u64,
+    results: BTreeMap<EcoString, Option<Seat>>,
     stats: Stats,
 }
 
@@ -138,6 +145,16 @@ impl Tally {
         let text = ecow::eco_format!("{}: {error}", operation.name());
         if self.error_texts.len() < ERROR_TEXTS_MAX || self.error_texts.contains_key(&text) {
             *self.error_texts.entry(text).or_default() += 1;
+        }
+    }
+
+    /// A bot was told how its game ended. Whoever played it is told the same.
+    pub(crate) fn ended(&mut self, result: GameResult) {
+        let GameResult { id, winner } = result;
+        let known = *self.results.entry(id.clone()).or_insert(winner);
+        if known != winner {
+            let text = ecow::eco_format!("{id} was won by {known:?} and by {winner:?}");
+            self.failed(Operation::Announced, &text);
         }
     }
 
@@ -177,8 +194,10 @@ impl Tally {
             duplicates_dropped: self.stats.duplicates_dropped,
             sent_again: self.stats.sent_again,
             rewound: self.rewound,
+            results: self.results.len() as u64,
             by_operation,
             error_texts: self.error_texts,
+            result_ids: self.results.into_keys().collect(),
         }
     }
 }
@@ -232,14 +251,16 @@ impl fmt::Display for Report {
         }
         writeln!(
             out,
-            "{} states, {} desyncs, {} messages, {} reconnects, {} duplicates dropped, {} sent again, {} rewound",
+            "{} states, {} desyncs, {} messages, {} reconnects, {} duplicates dropped, {} sent again, {} rewound, \
+             {} results",
             self.states,
             self.desyncs,
             self.messages,
             self.reconnects,
             self.duplicates_dropped,
             self.sent_again,
-            self.rewound
+            self.rewound,
+            self.results
         )?;
         for (text, count) in &self.error_texts {
             writeln!(out, "{count:>8} x {text}")?;
@@ -276,5 +297,18 @@ mod tests {
         assert!((3.9..4.1).contains(&report.p99_ms));
         let table = report.to_string();
         assert!(table.contains("1 x join: full"), "{table}");
+    }
+
+    #[test]
+    fn a_result_counts_once_and_one_that_was_told_in_two_ways_is_an_error() {
+        let mut tally = Tally::default();
+        let result = |id: &str, winner| GameResult { id: id.into(), winner: Some(Seat(winner)) };
+        tally.ended(result("a", 0));
+        tally.ended(result("a", 0));
+        tally.ended(result("b", 1));
+        tally.ended(result("b", 0));
+        let report = tally.report(3, Duration::from_secs(1));
+        assert_eq!((report.results, report.errors), (2, 1));
+        assert_eq!(report.result_ids, ["a", "b"]);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ecow::EcoString;
 use greenroom_protocol::wire::client_instance::EVENT;
-use greenroom_protocol::{Code, Refusal, Seat, Seq, Tick};
+use greenroom_protocol::{Code, InstanceId, Refusal, Seat, Seq, Tick};
 use serde::{Deserialize, Serialize};
 
 use crate::instance::{Instance, Reject, Who};
@@ -86,6 +86,10 @@ impl<'a, K: Instance> Cx<'a, K> {
         self.world
     }
 
+    /// The instance that this is: the same when it is restored or moved, and of no other one ever.
+    pub fn instance(&self) -> InstanceId {
+        self.world.instance
+    }
     /// The step that is being made; the first is 1.
     pub fn tick(&self) -> Tick {
         self.world.tick

@@ -53,4 +53,4 @@ pub use store::{
 pub use timers::{TIMERS_MAX, TimerId};
 
 pub use greenroom_game_derive::{Meta, MetaKeyword};
-pub use greenroom_protocol::{Code, Seat, Tick, UserId};
+pub use greenroom_protocol::{Code, InstanceId, Seat, Tick, UserId};

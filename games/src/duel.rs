@@ -1,0 +1,310 @@
+//! Duel: two players, a hand of cards each that only its owner sees, one card a turn, and one result that is kept.
+//!
+//! A turn-based game beside the arena's real-time one: its tick rate is 0, so that it steps when a player plays and
+//! when a timer is due, and costs nothing between. What nobody else may know is in `private_view` and nowhere else:
+//! the other's page has only numbers of cards, whatever somebody reads on its wire.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use greenroom::{Cx, Grace, Instance, Kind, MetaKeyword, Never, Reject, Seat, Who, Why};
+use serde::{Deserialize, Serialize};
+
+/// Health of a player who was not hit yet, and at most.
+const HEALTH: u8 = 20;
+/// Shield at most.
+const SHIELD_MAX: u8 = 8;
+/// How long a player may think about a turn; then the first card of the hand is played.
+const TURN_TIME: Duration = Duration::from_secs(30);
+/// Cards in a hand, as long as there are some to be drawn.
+const HAND: usize = 5;
+/// What each player draws from, in an order that chance decides.
+const DECK: &[(Card, usize)] = &[
+    (Card::Strike, 4),
+    (Card::Pierce, 2),
+    (Card::Guard, 3),
+    (Card::Mend, 2),
+    (Card::Leech, 2),
+    (Card::Focus, 2),
+    (Card::Venom, 1),
+];
+
+/// A card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Card {
+    /// 4 damage.
+    Strike,
+    /// 3 damage that no shield stops.
+    Pierce,
+    /// 4 shield.
+    Guard,
+    /// 4 health.
+    Mend,
+    /// 2 damage, and 2 health.
+    Leech,
+    /// The next card that does damage does twice as much.
+    Focus,
+    /// 1 damage that no shield stops, before each of the other's next 3 turns.
+    Venom,
+}
+
+/// How far a duel is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, MetaKeyword)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// For the second player.
+    #[default]
+    Waiting,
+    /// It is somebody's turn.
+    Playing,
+    /// It has a result.
+    Over,
+}
+
+/// What a duel is found by: `phase = "waiting" order by created`.
+#[derive(Clone, Debug, greenroom::Meta)]
+pub struct Meta {
+    #[index]
+    phase: Phase,
+    /// Who made it, as it is shown.
+    host: String,
+    guest: String,
+}
+
+/// What a player sends: who gives up leaves.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum In {
+    /// Play the card at this place of the hand, from 0.
+    Play(u8),
+}
+
+/// What happens, told to both.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Out {
+    /// A card was played by this seat; the other lost so much health, and so much of its shield.
+    Played(Seat, Card, u8, u8),
+    /// The duel is over: the result of this id is that this seat has won, or nobody.
+    Result(String, Option<Seat>),
+}
+
+/// What everybody sees.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Table {
+    phase: Phase,
+    /// Seconds that a turn may take.
+    turn_secs: u64,
+    /// Turns that were played.
+    turns: u16,
+    /// Whose turn it is.
+    turn: Option<Seat>,
+    winner: Option<Seat>,
+    fighters: BTreeMap<Seat, Fighter>,
+}
+
+/// A player, as everybody sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fighter {
+    /// The name to be shown.
+    pub name: String,
+    /// 0 to 20.
+    pub health: u8,
+    /// Damage that it stops before it breaks.
+    pub shield: u8,
+    /// The next damage counts twice.
+    pub focused: bool,
+    /// Turns for which it still costs health.
+    pub venom: u8,
+    /// Cards in the hand, and still to be drawn.
+    pub hand: u8,
+    /// See `hand`.
+    pub deck: u8,
+}
+
+/// What nobody else sees: the hand, and what comes next, which not even its owner does.
+#[derive(Debug, Serialize, Deserialize)]
+struct Held {
+    who: Who,
+    hand: Vec<Card>,
+    deck: Vec<Card>,
+}
+
+/// The state.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Duel {
+    table: Table,
+    held: BTreeMap<Seat, Held>,
+}
+
+impl Instance for Duel {
+    const KIND: Kind<Self> = Kind::new("duel").seats_max(2).version(1).storable();
+    type Params = ();
+    type Meta = Meta;
+    type In = In;
+    type Query = Never;
+    type Reply = u16;
+    type Out = Out;
+    type Timer = u16; // Which turn's time is over, by the turns before it.
+    type View<'a> = &'a Table;
+    type PrivateView<'a> = &'a [Card];
+
+    fn create((): (), cx: &mut Cx<Self>) -> Result<Self, Reject> {
+        let table = Table { turn_secs: TURN_TIME.as_secs(), ..Table::default() };
+        let duel = Self { table, held: BTreeMap::new() };
+        cx.set_meta(duel.meta());
+        Ok(duel)
+    }
+
+    fn joined(&mut self, seat: Seat, cx: &mut Cx<Self>) {
+        let Some(who) = cx.who(seat).cloned() else { return };
+        let fighter = Fighter { name: who.name.to_string(), health: HEALTH, ..Fighter::default() };
+        self.table.fighters.insert(seat, fighter);
+        let mut deck: Vec<Card> =
+            DECK.iter().flat_map(|(card, count)| std::iter::repeat_n(*card, *count)).collect();
+        cx.random().shuffle(&mut deck);
+        self.held.insert(seat, Held { who, hand: Vec::new(), deck });
+        if self.held.len() == 2 {
+            self.table.phase = Phase::Playing;
+            cx.set_open(false);
+            self.draw(seat);
+            self.draw(other(seat));
+            self.begin_turn(if cx.random().chance(0.5) { seat } else { other(seat) }, cx);
+        }
+        cx.set_meta(self.meta());
+    }
+
+    fn dropped(&mut self, _: Seat, _: &mut Cx<Self>) -> Grace {
+        // Nobody is to be matched with somebody who has closed the page.
+        if self.table.phase == Phase::Waiting { Grace::secs(3) } else { Grace::secs(30) }
+    }
+
+    fn left(&mut self, seat: Seat, _: Why, cx: &mut Cx<Self>) {
+        match self.table.phase {
+            Phase::Waiting => {
+                self.table.fighters.remove(&seat);
+                self.held.remove(&seat);
+                cx.set_meta(self.meta());
+            }
+            Phase::Playing => self.end(Some(other(seat)), cx),
+            Phase::Over => {}
+        }
+    }
+
+    fn message(&mut self, from: Seat, In::Play(at): In, cx: &mut Cx<Self>) {
+        if self.table.turn != Some(from) {
+            return cx.refuse("it is not your turn");
+        }
+        if !self.play(from, at.into(), cx) {
+            return cx.refuse("there is no card at this place of your hand");
+        }
+        cx.reply(self.table.turns);
+    }
+
+    fn timer(&mut self, turns: u16, cx: &mut Cx<Self>) {
+        if let (Some(seat), true) = (self.table.turn, self.table.turns == turns) {
+            self.play(seat, 0, cx);
+        }
+    }
+
+    fn view(&self) -> &Table {
+        &self.table
+    }
+
+    fn private_view(&self, seat: Seat) -> Option<&[Card]> {
+        self.held.get(&seat).map(|held| &*held.hand)
+    }
+}
+
+impl Card {
+    /// Does what it does; gives the damage that was done, and that which a shield stopped.
+    fn act(self, me: &mut Fighter, them: &mut Fighter) -> (u8, u8) {
+        let mut strength = 0;
+        match self {
+            Self::Strike => strength = 4,
+            Self::Pierce => strength = 3,
+            Self::Guard => me.shield = (me.shield + 4).min(SHIELD_MAX),
+            Self::Mend => me.health = (me.health + 4).min(HEALTH),
+            Self::Leech => (strength, me.health) = (2, (me.health + 2).min(HEALTH)),
+            Self::Focus => me.focused = true,
+            Self::Venom => them.venom = 3,
+        }
+        if strength > 0 && std::mem::take(&mut me.focused) {
+            strength *= 2;
+        }
+        let blocked = if self == Self::Pierce { 0 } else { strength.min(them.shield) };
+        let damage = (strength - blocked).min(them.health);
+        (them.shield, them.health) = (them.shield - blocked, them.health - damage);
+        (damage, blocked)
+    }
+}
+
+impl Duel {
+    /// Plays a card of a hand, and gives the turn to the other; false if there is no such card.
+    fn play(&mut self, by: Seat, at: usize, cx: &mut Cx<Self>) -> bool {
+        let held = self.held.get_mut(&by).filter(|held| at < held.hand.len());
+        let Some(held) = held else { return false };
+        let card = held.hand.remove(at);
+        let (mut me, mut them) = (self.fighter(by), self.fighter(other(by)));
+        let (damage, blocked) = card.act(&mut me, &mut them);
+        self.table.fighters.insert(by, me);
+        self.table.fighters.insert(other(by), them);
+        self.table.turns += 1;
+        cx.broadcast(Out::Played(by, card, damage, blocked));
+        self.draw(by);
+        self.begin_turn(other(by), cx);
+        true
+    }
+
+    /// Gives the turn to a seat, unless the duel is over: somebody has no health, or both have no card.
+    fn begin_turn(&mut self, seat: Seat, cx: &mut Cx<Self>) {
+        let mut me = self.fighter(seat);
+        if me.venom > 0 && me.health > 0 {
+            (me.venom, me.health) = (me.venom - 1, me.health - 1);
+        }
+        let (mine, theirs, hand) = (me.health, self.fighter(other(seat)).health, me.hand);
+        self.table.fighters.insert(seat, me);
+        if mine > 0 && theirs > 0 && hand > 0 {
+            self.table.turn = Some(seat);
+            cx.after(TURN_TIME, self.table.turns);
+            return;
+        }
+        let winner = if mine > theirs { seat } else { other(seat) };
+        self.end((mine != theirs).then_some(winner), cx);
+    }
+
+    /// Fills a hand from its deck.
+    fn draw(&mut self, seat: Seat) {
+        let pair = self.held.get_mut(&seat).zip(self.table.fighters.get_mut(&seat));
+        let Some((held, fighter)) = pair else { return };
+        while held.hand.len() < HAND
+            && let Some(card) = held.deck.pop()
+        {
+            held.hand.push(card);
+        }
+        let count = |cards: &[Card]| u8::try_from(cards.len()).unwrap_or(u8::MAX);
+        (fighter.hand, fighter.deck) = (count(&held.hand), count(&held.deck));
+    }
+
+    fn end(&mut self, winner: Option<Seat>, cx: &mut Cx<Self>) {
+        (self.table.phase, self.table.turn, self.table.winner) = (Phase::Over, None, winner);
+        cx.broadcast(Out::Result(format!("duel:{}", cx.instance()), winner));
+        cx.set_meta(self.meta());
+    }
+
+    fn fighter(&self, seat: Seat) -> Fighter {
+        self.table.fighters.get(&seat).cloned().unwrap_or_default()
+    }
+
+    fn meta(&self) -> Meta {
+        let name = |seat| self.fighter(seat).name;
+        Meta { phase: self.table.phase, host: name(Seat(0)), guest: name(Seat(1)) }
+    }
+}
+
+/// Whoever sits opposite.
+const fn other(seat: Seat) -> Seat {
+    Seat(1 - seat.0)
+}
+
+#[cfg(test)]
+#[path = "duel_tests.rs"]
+mod tests;
