@@ -10,6 +10,9 @@ use greenroom_session::{Additions, Pages};
 
 use crate::{bots, find, operator, roles, settings, up};
 
+/// The SDK for browsers, as pages import it.
+const SDK: &[u8] = include_bytes!("../clients/typescript/dist/greenroom.min.js");
+
 /// A program that has every role of a cluster, and runs the kinds of instances that it was given.
 pub struct App {
     pub(crate) registry: Registry,
@@ -59,8 +62,8 @@ impl App {
         self
     }
 
-    /// Adds a page, or another file for browsers, which session servers then serve where WebSocket clients connect while
-    /// they are on loopback, or where `session.pages` says so: `.page("/duel/index.html", include_bytes!("duel.html"))`
+    /// Adds a page, or another file for browsers, which session servers then serve where WebSocket clients connect,
+    /// while they are on loopback or where `session.pages` says so: `.page("/duel/index.html", include_bytes!("duel.html"))`
     /// is what a browser finds at `/duel/`. The SDK for browsers is there as `/greenroom.js`.
     ///
     /// # Panics
@@ -103,6 +106,9 @@ impl App {
     pub(crate) fn session_additions(&self) -> Additions {
         let mut additions = self.additions.as_ref().map_or_else(Additions::default, |make| make());
         additions.pages = additions.pages.and(self.pages.clone());
+        if !additions.pages.is_empty() {
+            additions.pages = additions.pages.and(Pages::default().file("/greenroom.js", SDK));
+        }
         additions
     }
 

@@ -1,4 +1,5 @@
-//! The demo games: arena, which a game developer reads first, duel, the turn-based one, and the small kinds that tests and benchmarks use.
+//! The demo games: arena, which a game developer reads first, duel, which goes turn by turn, and the small kinds that
+//! tests and benchmarks use.
 //!
 //! - *Takes* what players send.
 //! - *Gives* what they see, and what happens to them.

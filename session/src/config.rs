@@ -58,8 +58,8 @@ pub struct SessionConfig {
     /// Origins of pages that may open a WebSocket here (`https://game.example`, or `*` for all). Pages from the
     /// machine itself always may; programs that send no origin may.
     pub origins: Vec<String>,
-    /// Whether the pages that the program has for browsers are served where WebSocket clients connect. Default: while all
-    /// public ports are on loopback.
+    /// Whether the pages that the program has for browsers are served where WebSocket clients connect. Default: while
+    /// all public ports are on loopback.
     pub pages: Option<bool>,
     /// Connections at most. Default: what the limit on open files leaves, 64 files kept for links.
     pub connections_max: Option<u32>,

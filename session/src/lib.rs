@@ -4,8 +4,8 @@
 //! game server that its clients play on. A process may run several; nothing is shared between them.
 //!
 //! *Takes*: connections of clients; a configuration.
-//! *Gives*: clients their way into the cluster, and a refusal that says why where there is none; browsers the pages that
-//! the program brings, while it is developed.
+//! *Gives*: clients their way into the cluster, and a refusal that says why where there is none; browsers the pages
+//! that the program brings, while it is developed.
 //! *Owns*: sockets of clients, what waits to be written to them, and authentication.
 //! *Never*: holds a message that is not held elsewhere, reads what an instance and its client say to each other, or
 //! waits for a slow client.
