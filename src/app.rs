@@ -63,8 +63,9 @@ impl App {
     }
 
     /// Adds a page, or another file for browsers, which session servers then serve where WebSocket clients connect,
-    /// while they are on loopback or where `session.pages` says so: `.page("/duel/index.html", include_bytes!("duel.html"))`
-    /// is what a browser finds at `/duel/`. The SDK for browsers is there as `/greenroom.js`.
+    /// while they are on loopback or where `session.pages` says so. What ends with `/index.html` is the page of its
+    /// folder: `.page("/duel/index.html", include_bytes!("duel.html"))` is `/duel/`. The SDK for browsers is there as
+    /// `/greenroom.js`.
     ///
     /// # Panics
     /// If the path does not begin with a slash, or has anything but letters, digits, `-`, `_` and `.` between slashes.
