@@ -159,10 +159,10 @@ fn command() -> Command {
             .long("until-stdin-closes")
             .action(ArgAction::SetTrue)
             .help("Stop when the standard input ends: for a process that is somebody's child");
-        let tables: &[_] = if name == "master" {
-            &["cluster", "master", "console", "telemetry"]
-        } else {
-            &["cluster", name, "telemetry"]
+        let tables: &[_] = match name {
+            "master" => &["cluster", "master", "storage", "console", "telemetry"],
+            "game" => &["cluster", "game", "storage", "telemetry"],
+            _ => &["cluster", name, "telemetry"],
         };
         settings::flags(Command::new(name).about(about), tables).arg(child)
     };
@@ -176,7 +176,7 @@ fn command() -> Command {
         .subcommand(
             settings::flags(
                 Command::new("up").about("Every role on this machine"),
-                &["cluster", "master", "console", "session", "game", "telemetry"],
+                &["cluster", "master", "storage", "console", "session", "game", "telemetry"],
             )
             .arg(
                 Arg::new("processes")

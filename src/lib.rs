@@ -43,6 +43,7 @@ mod keys;
 mod operator;
 mod roles;
 mod settings;
+mod store;
 mod telemetry;
 mod up;
 

@@ -30,6 +30,7 @@ use crate::{
     keys::{Missing, admin_token, admin_token_file, cluster_key},
     operator::print,
     settings::{ClusterConfig, Settings},
+    store,
     telemetry::Telemetry,
 };
 
@@ -353,6 +354,7 @@ pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let settings = Settings::read(matches)?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Make)?;
+    let storage = store::open(&settings)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
     let master = start_master(&settings, key, app.placement, &telemetry, &stop)?;
     let admin = start_admin(&settings, &master.facts.handle, &telemetry, &stop)?;
@@ -361,6 +363,7 @@ pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     admin.stop()?;
     master.stop()?;
     telemetry.stop()?;
+    store::close(&storage)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -394,11 +397,13 @@ pub(crate) fn game(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let settings = Settings::read(matches)?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
+    let storage = store::open(&settings)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
     let game = start_game(&settings, &key, app.registry, &telemetry, &stop)?;
     ready(&format!("game {} {}", game.facts.name, game.facts.address))?;
     wait_for_the_end(is_child(matches), || game.is_over())?;
     game.stop()?;
     telemetry.stop()?;
+    store::close(&storage)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -84,6 +84,16 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("witness", "name", Text, "witness", "Its name in the cluster"),
     setting("witness", "listen", Text, "127.0.0.1:4200", "Where masters dial it; port 0 for any"),
 
+    setting("storage", "store", Text, "",
+        "Where documents that are to stay are: sqlite:FILE (all servers on one machine), memory, or \
+         couchbase://HOST,HOST [default: store.sqlite in the data folder]"),
+    setting("storage", "lanes", Number, "8", "Tasks that documents are spread over by their keys"),
+    setting("storage", "lane_under_way_max", Number, "256", "Operations of one lane that the store works on at once"),
+    setting("storage", "queue_count_max", Number, "100000", "Operations that wait for the store"),
+    setting("storage", "queue_bytes_max", Number, "268435456", "Bytes of the documents that wait for the store"),
+    setting("storage", "document_bytes_max", Number, "20971520", "Bytes of one document, at most 20 MiB"),
+    setting("storage", "deadline", Text, "5s", "How long an operation may take: then it is answered as unavailable"),
+
     setting("console", "listen", Text, "127.0.0.1:4080",
         "Where operators' tools find the admin port; port 0 for any"),
 
@@ -192,6 +202,9 @@ impl Setting {
         if self.table == "console" && self.key == "listen" {
             return "admin".into();
         }
+        if self.table == "storage" && self.key == "store" {
+            return "store".into();
+        }
         match self.table == command
             || self.table == "cluster" && !matches!(self.key, "name" | "log")
         {
@@ -281,14 +294,31 @@ impl Settings {
             let text = std::fs::read_to_string(file)
                 .with_context(|| format!("reading {}", file.display()))?;
             tables = text.parse().with_context(|| format!("{} is no TOML", file.display()))?;
-            let known = ["cluster", "master", "witness", "console", "session", "game", "telemetry"];
+            let known = [
+                "cluster",
+                "master",
+                "witness",
+                "storage",
+                "console",
+                "session",
+                "game",
+                "telemetry",
+            ];
             if let Some(unknown) = tables.keys().find(|key| !known.contains(&key.as_str())) {
                 let file = file.display();
                 bail!("{file}: there is no table [{unknown}]; there are: [{}]", known.join("], ["));
             }
         }
-        let roles =
-            ["CLUSTER_", "MASTER_", "WITNESS_", "CONSOLE_", "SESSION_", "GAME_", "TELEMETRY_"];
+        let roles = [
+            "CLUSTER_",
+            "MASTER_",
+            "WITNESS_",
+            "STORAGE_",
+            "CONSOLE_",
+            "SESSION_",
+            "GAME_",
+            "TELEMETRY_",
+        ];
         for (name, _) in std::env::vars() {
             let of_role = name
                 .strip_prefix("GREENROOM_")
@@ -413,6 +443,7 @@ mod tests {
     use greenroom_game::GameConfig;
     use greenroom_master::{MasterConfig, WitnessConfig};
     use greenroom_session::SessionConfig;
+    use greenroom_storage::StorageConfig;
     use greenroom_telemetry::TelemetryConfig;
 
     use super::*;
@@ -455,6 +486,7 @@ mod tests {
         covers::<ClusterConfig>("cluster");
         covers::<MasterConfig>("master");
         covers::<WitnessConfig>("witness");
+        covers::<StorageConfig>("storage");
         covers::<ConsoleConfig>("console");
         covers::<SessionConfig>("session");
         covers::<GameConfig>("game");

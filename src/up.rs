@@ -28,6 +28,7 @@ use crate::{
         start_session, wait_for_the_end,
     },
     settings::Settings,
+    store,
     telemetry::Telemetry,
 };
 
@@ -61,7 +62,9 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let began = Instant::now();
     let stop = begin(&settings)?;
     let data = settings.data()?;
+    let _lock = store::lock(&data)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Make)?;
+    let storage = store::open(&settings)?;
     // The game server begins with this process and has nothing that the master could not know of. Who runs others
     // beside it sets the time that they are waited for.
     settings.or("master.rejoin_grace", "0s")?;
@@ -83,6 +86,7 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
         ("session", session.facts.name.to_string()),
         ("game", format!("{} on {}, running {kinds}", game.facts.name, game.facts.address)),
         ("data", data.display().to_string()),
+        ("store", storage.backend().to_owned()),
     ];
     announce(began, &rows, session.facts.page_url.as_deref(), &admin.facts.to_string())?;
     wait_for_the_end(false, || {
@@ -94,6 +98,7 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     admin.stop()?;
     master.stop()?;
     telemetry.stop()?;
+    store::close(&storage)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -155,6 +160,12 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let began = Instant::now();
     begin(&settings)?;
     let data = settings.data()?;
+    let _lock = store::lock(&data)?;
+    if store::config(&settings)?.store == "memory" {
+        bail!(
+            "--store memory is the memory of one process: with --processes, use sqlite:FILE or couchbase://HOST"
+        );
+    }
     cluster_key(&settings.table("cluster")?, Missing::Make)?;
     admin_token(&data, Missing::Make)?;
     let session: greenroom_session::SessionConfig = settings.table("session")?;

@@ -93,8 +93,15 @@ impl std::fmt::Debug for Task {
 #[derive(Debug)]
 enum Step {
     Read,
-    /// The write, and what the document will be.
-    Write(Operation, Option<Document>),
+    Write(Box<Writing>),
+}
+
+/// What an update has decided.
+#[derive(Debug)]
+struct Writing {
+    operation: Operation,
+    /// What the document will be.
+    after: Option<Document>,
 }
 
 /// The operations of one key: `first` is under way or next.
@@ -253,8 +260,8 @@ impl Lane {
         {
             let entry = &mut self.entries[slot];
             let operation = match &entry.task {
-                Task::Operation(operation)
-                | Task::Update { step: Step::Write(operation, _), .. } => operation.clone(),
+                Task::Operation(operation) => operation.clone(),
+                Task::Update { step: Step::Write(writing), .. } => writing.operation.clone(),
                 Task::Update { step: Step::Read, .. } => {
                     Operation::Get { key: entry.key.clone().expect("an update has a key") }
                 }
@@ -349,21 +356,20 @@ impl Lane {
             self.deadlines.pop_first();
             let entry = &mut self.entries[slot];
             let reply = &mut entry.replies[place];
-            let error = match (&entry.task, entry.state) {
-                (
-                    Task::Operation(operation)
-                    | Task::Update { step: Step::Write(operation, _), .. },
-                    State::UnderWay,
-                ) => operation.unknown(eco_format!("no answer in {:?}", reply.patience)),
-                (Task::Update { .. } | Task::Given | Task::Operation(_), _) => {
-                    StorageError::late(reply.patience)
+            let operation = match &entry.task {
+                Task::Operation(operation) => Some(operation),
+                Task::Update { step: Step::Write(writing), .. } => Some(&writing.operation),
+                Task::Update { step: Step::Read, .. } | Task::Given => None,
+            };
+            let error = match operation.filter(|_| entry.state == State::UnderWay) {
+                Some(operation) => {
+                    operation.unknown(eco_format!("no answer in {:?}", reply.patience))
                 }
+                None => StorageError::late(reply.patience),
             };
-            let counter = match &error {
-                StorageError::Undecided { .. } => &self.metrics.undecided,
-                _ => &self.metrics.unavailable,
-            };
-            Metrics::add(counter, 1);
+            let is_undecided = matches!(error, StorageError::Undecided { .. });
+            let metrics = &self.metrics;
+            Metrics::add(if is_undecided { &metrics.undecided } else { &metrics.unavailable }, 1);
             send(reply.to.take(), Err(error));
             if entry.state == State::Waiting && entry.replies.iter().all(|reply| reply.to.is_none())
             {
@@ -535,8 +541,8 @@ fn next_step(
                 (Change::Remove, None) => Next::Ended(Ok(None)),
                 (Change::Remove, Some(document)) => {
                     let version = Some(document.version);
-                    *step =
-                        Step::Write(Operation::Remove { key: key.clone(), version, write }, None);
+                    let operation = Operation::Remove { key: key.clone(), version, write };
+                    *step = Step::Write(Box::new(Writing { operation, after: None }));
                     Next::Write
                 }
                 (Change::Write(body, _), _) if body.len() > document_bytes_max => {
@@ -552,15 +558,15 @@ fn next_step(
                 }
             }
         }
-        (Step::Write(_, after), Ok(answer)) => {
-            let mut after = after.take();
+        (Step::Write(writing), Ok(answer)) => {
+            let mut after = writing.after.take();
             if let (Some(document), Answer::Stored(version)) = (&mut after, answer) {
                 document.version = version;
             }
             Next::Ended(Ok(after))
         }
         (
-            Step::Write(..),
+            Step::Write(_),
             Err(
                 StorageError::VersionMismatch { .. }
                 | StorageError::Exists { .. }
@@ -571,7 +577,7 @@ fn next_step(
             Next::Again
         }
         (Step::Read, Ok(_)) => unreachable!("a read is answered with a document"),
-        (Step::Read | Step::Write(..), Err(error)) => Next::Ended(Err(error)),
+        (Step::Read | Step::Write(_), Err(error)) => Next::Ended(Err(error)),
     }
 }
 
@@ -594,5 +600,5 @@ fn written(
         expires_ms: before.and_then(|before| before.expires_ms).filter(|_| expiry == Expiry::Keep),
     };
     let put = Put { key: key.clone(), body: Some(body), condition, owner: None, write, expiry };
-    Step::Write(Operation::Put(put), Some(after))
+    Step::Write(Box::new(Writing { operation: Operation::Put(put), after: Some(after) }))
 }

@@ -8,6 +8,8 @@
 pub mod backend;
 mod clock;
 mod config;
+#[cfg(feature = "contract")]
+pub mod contract;
 mod document;
 pub mod envelope;
 mod error;

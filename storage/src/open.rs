@@ -1,9 +1,11 @@
 //! Opens the store that the settings name.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::backend::Backend;
 use crate::backend::memory::Memory;
+use crate::backend::sqlite::Sqlite;
 use crate::handle::scheme;
 use crate::{Clock, OpenError, Schema, Storage, StorageConfig};
 
@@ -17,6 +19,12 @@ pub fn open(config: &StorageConfig, schema: Schema) -> Result<Storage, OpenError
         "memory" if url == "memory" => Storage::start(config, schema, async || {
             Ok(Arc::new(Memory::new(Clock::system())) as Arc<dyn Backend>)
         }),
+        "sqlite" if url.len() > "sqlite:".len() => {
+            let file = PathBuf::from(&url["sqlite:".len()..]);
+            Storage::start(config, schema, async move || {
+                Ok(Arc::new(Sqlite::open(&file, Clock::system())?) as Arc<dyn Backend>)
+            })
+        }
         _ => Err(OpenError::BadUrl { url }),
     }
 }

@@ -11,6 +11,9 @@ use crate::{Collection, Document, Key, StorageError};
 /// Documents of one answer, at most.
 pub const LIMIT_MAX: u16 = 1_000;
 
+/// Bytes of documents after which a page ends before its limit.
+pub const PAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// Fields of one index, at most.
 const INDEX_FIELDS_MAX: usize = 4;
 
@@ -194,7 +197,7 @@ pub struct Query {
     pub filter: Filter,
     /// In which order; without one, by id. Documents without the field come last, by id, as in the directory.
     pub order: Option<Order>,
-    /// How many, 1 to [`LIMIT_MAX`].
+    /// How many, 1 to [`LIMIT_MAX`]; fewer where they have more than [`PAGE_BYTES_MAX`] together.
     pub limit: u16,
     /// Where the last page ended.
     pub after: Option<Cursor>,
@@ -289,5 +292,41 @@ pub(crate) fn lets_through(
             Some(MetaValue::Text(text)) => text.starts_with(beginning.as_str()),
             Some(MetaValue::Bool(_) | MetaValue::Int(_)) | None => false,
         },
+    }
+}
+
+/// The least text that is larger than all that begin so; none where there is none.
+pub(crate) fn text_end(beginning: &str) -> Option<String> {
+    let mut end: Vec<char> = beginning.chars().collect();
+    while let Some(last) = end.pop() {
+        // What comes after a letter in the order of UTF-8, which leaves out the surrogates.
+        let next = match last {
+            '\u{d7ff}' => Some('\u{e000}'),
+            last => char::from_u32(u32::from(last) + 1),
+        };
+        if let Some(next) = next {
+            end.push(next);
+            return Some(end.into_iter().collect());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_begins_so_is_what_lies_before_its_end(
+            beginning in "[\u{d7ff}\u{e000}\u{10ffff}a-c]{0,3}",
+            text in "[\u{d7fe}\u{d7ff}\u{e000}\u{10ffff}a-d]{0,5}",
+        ) {
+            let end = text_end(&beginning);
+            let is_within = text >= beginning && end.is_none_or(|end| text < end);
+            prop_assert_eq!(is_within, text.starts_with(&beginning));
+        }
     }
 }

@@ -7,13 +7,10 @@ use ecow::EcoString;
 use greenroom_protocol::search::{FieldType, Order};
 use greenroom_protocol::wire::client_session::MetaValue;
 
-use super::{Answer, Backend, Boxed, Condition, Job, Operation, Put};
+use super::{Answer, Backend, Boxed, Decision, Job, Operation, Put, Stored, decide, expires_ms};
 use crate::clock::Clock;
-use crate::owner::Verdict;
-use crate::query::{Cursor, Page, Query, lets_through, value_of};
-use crate::{
-    Body, Collection, Document, Expiry, Key, OpenError, Owner, Schema, StorageError, Version,
-};
+use crate::query::{Cursor, PAGE_BYTES_MAX, Page, Query, lets_through, value_of};
+use crate::{Body, Collection, Document, Key, OpenError, Owner, Schema, StorageError, Version};
 
 /// Documents in memory; they end with the process.
 #[derive(Debug)]
@@ -146,38 +143,11 @@ impl State {
     }
 
     fn write(&mut self, put: &Put, now: u64) -> Result<Version, StorageError> {
-        let key = || put.key.clone();
-        let stored = self.row(&put.key);
-        let there = stored.filter(|row| row.body.is_some());
-        match put.condition {
-            Condition::None => {}
-            Condition::Absent if there.is_some() => {
-                return Err(StorageError::Exists { key: key() });
-            }
-            Condition::Absent => {}
-            Condition::Version(version) => match there {
-                None => return Err(StorageError::Missing { key: key() }),
-                Some(row) if row.version != version => {
-                    return Err(StorageError::VersionMismatch { key: key() });
-                }
-                Some(_) => {}
-            },
-            Condition::Owner => {
-                let stored_owner = stored.and_then(|row| row.owner);
-                let owner = put.owner.expect("an owner's write brings its numbers");
-                match (owner.over(stored_owner.as_ref()), stored_owner, stored) {
-                    (Verdict::Done, _, Some(row)) => return Ok(row.version),
-                    (Verdict::Deposed, Some(stored), _) => {
-                        return Err(StorageError::Deposed { key: key(), refused: owner, stored });
-                    }
-                    (Verdict::Write | Verdict::Done | Verdict::Deposed, _, _) => {}
-                }
-            }
-        }
-        let keeps_owner = matches!(put.condition, Condition::Version(_));
-        let owner = put.owner.or(there.and_then(|row| row.owner).filter(|_| keeps_owner));
-        let before = there.and_then(|row| row.expires_ms);
-        let expires_ms = expires_ms(put.expiry, before, now);
+        let stored = self.row(&put.key).map(Row::stored);
+        let (owner, expires_ms) = match decide(put, stored.as_ref(), now)? {
+            Decision::Write { owner, expires_ms } => (owner, expires_ms),
+            Decision::Done(version) => return Ok(version),
+        };
         let version = Version(put.write.0);
         self.put(&put.key, Row { body: put.body.clone(), version, owner, expires_ms });
         Ok(version)
@@ -204,15 +174,20 @@ impl State {
             let after = Place { value: after.value.clone(), id: &after.id };
             found.retain(|(place, _)| place.compare(&after, query.order.as_ref()).is_gt());
         }
-        let limit = usize::from(query.limit);
-        let last = (found.len() > limit).then(|| &found[limit - 1].0);
-        let next = last.map(|last| Cursor { value: last.value.clone(), id: last.id.clone() });
-        found.truncate(limit);
-        let documents = found.into_iter().filter_map(|(place, row)| {
-            let key = Key::new(query.collection, place.id.clone()).ok()?;
-            Some((key, row.document()?))
-        });
-        Page { documents: documents.collect(), next }
+        let mut page = Page::default();
+        let mut bytes = 0;
+        for (place, row) in found {
+            if page.documents.len() == usize::from(query.limit) || bytes > PAGE_BYTES_MAX {
+                return page;
+            }
+            let Ok(key) = Key::new(query.collection, place.id.clone()) else { continue };
+            let Some(document) = row.document() else { continue };
+            bytes += document.body.len();
+            page.next = Some(Cursor { value: place.value, id: place.id.clone() });
+            page.documents.push((key, document));
+        }
+        page.next = None;
+        page
     }
 }
 
@@ -237,6 +212,14 @@ impl Place<'_> {
 }
 
 impl Row {
+    const fn stored(&self) -> Stored {
+        Stored {
+            version: self.version,
+            owner: self.owner,
+            expires_ms: self.expires_ms,
+            is_there: self.body.is_some(),
+        }
+    }
     fn document(&self) -> Option<Document> {
         Some(Document {
             body: self.body.clone()?,
@@ -244,18 +227,5 @@ impl Row {
             owner: self.owner,
             expires_ms: self.expires_ms,
         })
-    }
-}
-
-/// When a document goes that is written now.
-pub(crate) fn expires_ms(expiry: Expiry, before: Option<u64>, now: u64) -> Option<u64> {
-    match expiry {
-        Expiry::Never => None,
-        Expiry::Keep => before,
-        Expiry::After(_) => {
-            let span = expiry.seconds().unwrap_or_default().saturating_mul(1_000);
-            // SQLite has i64.
-            Some(now.saturating_add(span).min(i64::MAX.unsigned_abs()))
-        }
     }
 }

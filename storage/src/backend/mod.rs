@@ -1,6 +1,7 @@
 //! What a store must do for the actor, and the stores that do it.
 
 pub mod memory;
+pub mod sqlite;
 
 use std::fmt;
 use std::future::Future;
@@ -9,6 +10,7 @@ use std::pin::Pin;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::owner::Verdict;
 use crate::query::{Page, Query, RawPage, RawQuery};
 use crate::{
     Body, Document, Expiry, Key, OpenError, Owner, Schema, StorageError, Version, WriteId,
@@ -202,6 +204,82 @@ impl Operation {
                 StorageError::Undecided { key: key.clone(), write: *write, why }
             }
             Self::Get { .. } | Self::Query(_) | Self::Raw(_) => StorageError::Unavailable(why),
+        }
+    }
+}
+
+/// What is stored under a key, the document itself left out; what is past its time is not there at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Which write it is of, or the store's own count of them.
+    pub version: Version,
+    /// Whose it is.
+    pub owner: Option<Owner>,
+    /// When it goes by itself.
+    pub expires_ms: Option<u64>,
+    /// A tombstone is not.
+    pub is_there: bool,
+}
+
+/// What a write comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is to be written, with these.
+    Write {
+        /// Whose it is then.
+        owner: Option<Owner>,
+        /// When it goes by itself.
+        expires_ms: Option<u64>,
+    },
+    /// It has been written before, as this version.
+    Done(Version),
+}
+
+/// What a write comes to beside what is stored: the one rule of all stores.
+///
+/// # Errors
+/// [`StorageError::Exists`], [`StorageError::Missing`], [`StorageError::VersionMismatch`], [`StorageError::Deposed`].
+pub fn decide(put: &Put, stored: Option<&Stored>, now_ms: u64) -> Result<Decision, StorageError> {
+    let key = || put.key.clone();
+    let there = stored.filter(|stored| stored.is_there);
+    match put.condition {
+        Condition::None => {}
+        Condition::Absent if there.is_some() => return Err(StorageError::Exists { key: key() }),
+        Condition::Absent => {}
+        Condition::Version(version) => match there {
+            None => return Err(StorageError::Missing { key: key() }),
+            Some(stored) if stored.version != version => {
+                return Err(StorageError::VersionMismatch { key: key() });
+            }
+            Some(_) => {}
+        },
+        Condition::Owner => {
+            let owner = put.owner.expect("an owner's write brings its numbers");
+            let owner_stored = stored.and_then(|stored| stored.owner);
+            match (owner.over(owner_stored.as_ref()), owner_stored, stored) {
+                (Verdict::Done, _, Some(stored)) => return Ok(Decision::Done(stored.version)),
+                (Verdict::Deposed, Some(stored), _) => {
+                    return Err(StorageError::Deposed { key: key(), refused: owner, stored });
+                }
+                (Verdict::Write | Verdict::Done | Verdict::Deposed, _, _) => {}
+            }
+        }
+    }
+    let keeps_owner = matches!(put.condition, Condition::Version(_));
+    let owner = put.owner.or(there.and_then(|stored| stored.owner).filter(|_| keeps_owner));
+    let before = there.and_then(|stored| stored.expires_ms);
+    Ok(Decision::Write { owner, expires_ms: expires_ms(put.expiry, before, now_ms) })
+}
+
+/// When a document goes that is written now.
+pub fn expires_ms(expiry: Expiry, before: Option<u64>, now_ms: u64) -> Option<u64> {
+    match expiry {
+        Expiry::Never => None,
+        Expiry::Keep => before,
+        Expiry::After(_) => {
+            let span = expiry.seconds().unwrap_or_default().saturating_mul(1_000);
+            // SQLite has i64.
+            Some(now_ms.saturating_add(span).min(i64::MAX.unsigned_abs()))
         }
     }
 }

@@ -1,0 +1,93 @@
+//! The store of a process: opened before its roles, closed after them.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read as _, Seek as _, Write as _},
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail};
+use greenroom_storage::{Schema, Storage, StorageConfig};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::settings::Settings;
+
+/// The store that the settings name; without one, `store.sqlite` in the data folder.
+pub(crate) fn config(settings: &Settings) -> Result<StorageConfig> {
+    let mut config: StorageConfig = settings.table("storage")?;
+    if config.store.is_empty() {
+        config.store = format!("sqlite:{}", settings.data()?.join("store.sqlite").display()).into();
+    }
+    Ok(config)
+}
+
+/// Opens the store.
+pub(crate) fn open(settings: &Settings) -> Result<Storage> {
+    greenroom_storage::open(&config(settings)?, Schema::default()).context("opening the store")
+}
+
+/// Waits until everything that was taken is stored, or has its refusal.
+pub(crate) fn close(storage: &Storage) -> Result<()> {
+    crate::operator::wait(storage.close())
+}
+
+/// That this `up` has the data folder, until it is dropped or the process ends, however it does.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// Takes the data folder for one `up`: two would write the same logs and keys.
+pub(crate) fn lock(data: &Path) -> Result<Lock> {
+    let path = data.join("up.lock");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| {
+            format!(
+                "opening {}: choose another folder with --data, or mend its rights",
+                path.display()
+            )
+        })?;
+    if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK {
+            return Err(error).with_context(|| format!("locking {}", path.display()));
+        }
+        let mut process = String::new();
+        file.read_to_string(&mut process).with_context(|| format!("reading {}", path.display()))?;
+        bail!(
+            "another `greenroom up` (process {}) has the data folder {}: stop it, or choose another folder with --data",
+            process.trim(),
+            data.display()
+        );
+    }
+    let write = || -> std::io::Result<()> {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    let mut write = write;
+    write().with_context(|| format!("writing {}: is its disk full?", path.display()))?;
+    Ok(Lock { _file: file })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_folder_has_one_up_at_a_time_and_the_second_is_told_whose_it_is() {
+        let folder = std::env::temp_dir().join(format!("greenroom-lock-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let first = lock(&folder).unwrap();
+        let error = lock(&folder).unwrap_err().to_string();
+        let process = format!("(process {})", std::process::id());
+        assert!(error.contains(&process) && error.contains("--data"), "{error}");
+        drop(first);
+        lock(&folder).unwrap();
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,194 @@
+//! The file: what makes it one of ours, its tables and indexes, and what is said when something is wrong with it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use ecow::{EcoString, eco_format};
+use greenroom_protocol::search::FieldType;
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+
+use crate::{Collection, OpenError, Schema, StorageError};
+
+/// Marks the file as a store: SQLite's `application_id`.
+const APPLICATION: i64 = 0x4752_5354;
+/// Layout of the tables: SQLite's `user_version`.
+const FORMAT: i64 = 1;
+/// A file of up to so many bytes is checked as a whole when it is opened; of a larger one, what is read is checked.
+const CHECKED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// How long another process may hold the file before a write is answered as unavailable.
+const BUSY: Duration = Duration::from_secs(2);
+/// How long a thread sleeps until it asks again whether another process still holds the file.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+/// Bytes that the write-ahead log keeps once it has been written into the file.
+const LOG_BYTES_MAX: u32 = 64 * 1024 * 1024;
+/// Statements of each connection that stay compiled.
+const STATEMENTS: usize = 64;
+
+const TO_DO: &str = "nothing was changed; restore it from a backup, or move it away (with its -wal and -shm) \
+                     to begin with an empty store";
+
+/// Opens the file for the one who writes, and makes it if it is not there.
+pub(super) fn create(file: &Path) -> Result<Connection, OpenError> {
+    let is = |why: EcoString| OpenError::File { file: file.into(), why };
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|error| {
+            is(eco_format!(
+                "its folder can't be made ({error}): choose another with --data or --store, or mend its rights"
+            ))
+        })?;
+    }
+    let mut connection = Connection::open(file).map_err(|error| refused(file, &error))?;
+    begin(&mut connection).map_err(|error| refused(file, &error))?;
+    // Looked at before anything is changed: the file may be somebody else's.
+    let application =
+        pragma(&connection, "application_id").map_err(|error| refused(file, &error))?;
+    let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0));
+    let tables: i64 = tables.map_err(|error| refused(file, &error))?;
+    if application != APPLICATION && (application != 0 || tables != 0) {
+        return Err(
+            is("it is a database of something else: name another file with --store".into()),
+        );
+    }
+    let format = pragma(&connection, "user_version").map_err(|error| refused(file, &error))?;
+    if format > FORMAT {
+        return Err(is(eco_format!(
+            "it was written by a newer Greenroom (format {format}; this one knows {FORMAT}): run that one"
+        )));
+    }
+    let bytes = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
+    if bytes <= CHECKED_BYTES_MAX {
+        let checked: Result<String, _> =
+            connection.query_row("PRAGMA quick_check(1)", (), |row| row.get(0));
+        match checked {
+            Ok(word) if word == "ok" => {}
+            Ok(what) => return Err(is(eco_format!("it is corrupt ({what}): {TO_DO}"))),
+            Err(error) => return Err(refused(file, &error)),
+        }
+    }
+    set_up(&mut connection).map_err(|error| refused(file, &error))?;
+    Ok(connection)
+}
+
+/// Opens the file, which is there, for one who reads.
+pub(super) fn read(file: &Path) -> Result<Connection, OpenError> {
+    let mut connection = Connection::open(file).map_err(|error| refused(file, &error))?;
+    begin(&mut connection).map_err(|error| refused(file, &error))?;
+    connection.pragma_update(None, "query_only", true).map_err(|error| refused(file, &error))?;
+    Ok(connection)
+}
+
+fn begin(connection: &mut Connection) -> rusqlite::Result<()> {
+    connection.busy_handler(Some(wait))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(())
+}
+
+/// SQLite's own waits grow up to 100 ms each: then whoever comes often starves who waits.
+#[expect(clippy::disallowed_methods, reason = "called by SQLite, in a thread of the store's own")]
+fn wait(times: i32) -> bool {
+    let waited = BUSY_PAUSE.saturating_mul(u32::try_from(times).unwrap_or_default());
+    std::thread::sleep(BUSY_PAUSE);
+    waited < BUSY
+}
+
+fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, name, |row| row.get(0))
+}
+
+/// Sets the connection up, and makes the tables that are not there.
+fn set_up(connection: &mut Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    // Each commit is durable before it returns.
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "journal_size_limit", LOG_BYTES_MAX)?;
+    let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    change.pragma_update(None, "application_id", APPLICATION)?;
+    change.pragma_update(None, "user_version", FORMAT)?;
+    for collection in Collection::ALL {
+        // A tombstone has no body. Large rows live badly in an index, which a table WITHOUT ROWID is.
+        change.execute_batch(&format!(
+            "CREATE TABLE IF NOT EXISTS {collection} (
+                 id TEXT PRIMARY KEY NOT NULL,
+                 version INTEGER NOT NULL,
+                 owner BLOB,
+                 expires INTEGER,
+                 body TEXT
+             ) STRICT;
+             CREATE INDEX IF NOT EXISTS {collection}_expires ON {collection} (expires) WHERE expires IS NOT NULL;"
+        ))?;
+    }
+    change.commit()
+}
+
+/// Makes the indexes that are not there.
+pub(super) fn make_indexes(connection: &mut Connection, schema: &Schema) -> rusqlite::Result<()> {
+    let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for index in schema.indexes() {
+        let fields = index.fields.iter().map(|(name, holds)| typed(name, *holds));
+        let fields = fields.collect::<Vec<_>>().join(", ");
+        let (name, collection) = (index.name(), index.collection);
+        change.execute_batch(&format!(
+            "CREATE INDEX IF NOT EXISTS {name} ON {collection} ({fields}, id)"
+        ))?;
+    }
+    change.commit()
+}
+
+/// The value of a field if it holds what the index says, else NULL. The name has been checked: `[a-z_][a-z0-9_]*`.
+pub(super) fn typed(name: &str, holds: FieldType) -> String {
+    let (of, value) =
+        (format!("json_type(body, '$.{name}')"), format!("json_extract(body, '$.{name}')"));
+    match holds {
+        // A whole number outside i64 is read as a real.
+        FieldType::Number => {
+            format!("CASE WHEN {of} = 'integer' AND typeof({value}) = 'integer' THEN {value} END")
+        }
+        FieldType::Boolean => format!("CASE {of} WHEN 'true' THEN 1 WHEN 'false' THEN 0 END"),
+        FieldType::Keyword | FieldType::Text => format!("CASE {of} WHEN 'text' THEN {value} END"),
+    }
+}
+
+/// Why the file can't be opened, and what to do.
+pub(super) fn refused(file: &Path, error: &rusqlite::Error) -> OpenError {
+    let why = match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => {
+            eco_format!("it is no SQLite database, or its head is corrupt: {TO_DO}")
+        }
+        Some(ErrorCode::DatabaseCorrupt) => eco_format!("it is corrupt ({error}): {TO_DO}"),
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            eco_format!(
+                "it can't be opened for writing ({error}): choose another with --data or --store, or mend its rights"
+            )
+        }
+        Some(ErrorCode::DiskFull) => eco_format!("the disk is full ({error}): make room on it"),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            eco_format!("another process holds it ({error}): end that one, or try again")
+        }
+        _ => eco_format!("SQLite says: {error}"),
+    };
+    OpenError::File { file: file.into(), why }
+}
+
+/// Why an operation failed that has not happened.
+pub(super) fn failed(file: &Path, error: &rusqlite::Error) -> StorageError {
+    let file = file.display();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => {
+            StorageError::Unavailable(eco_format!("the disk of {file} is full"))
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            StorageError::Unavailable(eco_format!("another process holds {file}"))
+        }
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
+            StorageError::Unavailable(eco_format!("{file}: {error}"))
+        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StorageError::Backend(eco_format!("{file} is corrupt ({error}): {TO_DO}"))
+        }
+        Some(ErrorCode::OperationInterrupted) => {
+            StorageError::Unavailable("the query took longer than its deadline".into())
+        }
+        Some(ErrorCode::TooBig) => StorageError::Backend(eco_format!("{file}: {error}")),
+        _ => StorageError::Backend(eco_format!("{file}: {error}")),
+    }
+}

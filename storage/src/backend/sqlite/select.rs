@@ -1,0 +1,177 @@
+//! Queries as SQL: fields by names that were checked, everything else as parameters.
+
+use ecow::EcoString;
+use greenroom_protocol::search::{FieldType, Filter};
+use greenroom_protocol::wire::client_session::MetaValue;
+use rusqlite::types::{Value, ValueRef};
+
+use super::file::typed;
+use crate::query::{Query, text_end};
+
+/// One statement and what it is run with.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Select {
+    pub(super) sql: String,
+    pub(super) parameters: Vec<Value>,
+}
+
+/// Which documents a statement is about.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    /// All, by id.
+    All,
+    /// Those that have the field of the order.
+    With,
+    /// Those that do not, which come last.
+    Without,
+}
+
+impl Select {
+    /// The statements of a query, to be run one after the other until there is enough. In two, since an index gives the
+    /// order within each, and not across both.
+    pub(super) fn both(query: &Query, fields: &impl Fn(&str) -> FieldType, now: i64) -> Vec<Self> {
+        let parts: &[Part] = match (&query.order, &query.after) {
+            (None, _) => &[Part::All],
+            (Some(_), Some(after)) if after.value.is_none() => &[Part::Without],
+            (Some(_), _) => &[Part::With, Part::Without],
+        };
+        parts.iter().map(|part| Self::of(query, *part, fields, now)).collect()
+    }
+
+    fn of(query: &Query, part: Part, fields: &impl Fn(&str) -> FieldType, now: i64) -> Self {
+        let mut writer = Writer { fields, parameters: Vec::new() };
+        let mut conditions = vec!["body IS NOT NULL".to_owned()];
+        let order =
+            query.order.as_ref().map(|order| (writer.field(&order.field), order.descending));
+        let (field, by) = match (&order, part) {
+            (Some((field, descending)), Part::With) => {
+                conditions.push(format!("{field} IS NOT NULL"));
+                (field.as_str(), format!("{field}{}, id", if *descending { " DESC" } else { "" }))
+            }
+            (Some((field, _)), Part::Without) => {
+                conditions.push(format!("{field} IS NULL"));
+                ("NULL", "id".to_owned())
+            }
+            (Some(_), Part::All) | (None, _) => ("NULL", "id".to_owned()),
+        };
+        if !query.filter.is_empty() {
+            conditions.push(writer.condition(&query.filter));
+        }
+        let expires = writer.parameter(Value::Integer(now));
+        conditions.push(format!("(expires IS NULL OR expires > {expires})"));
+        if let Some(after) = &query.after {
+            let id = writer.parameter(Value::Text(after.id.to_string()));
+            match (&after.value, &order, part) {
+                (Some(value), Some((field, descending)), Part::With) => {
+                    let value = writer.parameter(parameter(value));
+                    let (to, behind) = if *descending { ("<=", "<") } else { (">=", ">") };
+                    // The first bounds the walk of the index, the second says where exactly it begins.
+                    conditions.push(format!("{field} {to} {value}"));
+                    conditions.push(format!("({field} {behind} {value} OR id > {id})"));
+                }
+                // What comes behind all that have the field is as a whole behind one that has it.
+                (Some(_), Some(_), Part::Without) => {
+                    writer.parameters.pop();
+                }
+                _ => conditions.push(format!("id > {id}")),
+            }
+        }
+        // One more than is wanted tells whether there is a next page.
+        let limit = writer.parameter(Value::Integer(i64::from(query.limit) + 1));
+        let sql = format!(
+            "SELECT id, version, owner, expires, body, {field} FROM {} WHERE {} ORDER BY {by} LIMIT {limit}",
+            query.collection,
+            conditions.join(" AND "),
+        );
+        Self { sql, parameters: writer.parameters }
+    }
+}
+
+struct Writer<'a, F> {
+    fields: &'a F,
+    parameters: Vec<Value>,
+}
+
+impl<F: Fn(&str) -> FieldType> Writer<'_, F> {
+    fn parameter(&mut self, value: Value) -> String {
+        self.parameters.push(value);
+        format!("?{}", self.parameters.len())
+    }
+
+    fn field(&self, name: &EcoString) -> String {
+        format!("({})", typed(name, (self.fields)(name)))
+    }
+
+    fn compare(&mut self, name: &EcoString, sign: &str, value: &MetaValue) -> String {
+        let value = self.parameter(parameter(value));
+        format!("{} {sign} {value}", self.field(name))
+    }
+
+    /// True, false, or NULL, which stands for false: a negation is `IS NOT TRUE`.
+    fn condition(&mut self, filter: &Filter) -> String {
+        match filter {
+            Filter::And(all) => self.chain(all, " AND ", "TRUE"),
+            Filter::Or(any) => self.chain(any, " OR ", "FALSE"),
+            Filter::Not(not) => format!("(({}) IS NOT TRUE)", self.condition(not)),
+            Filter::Eq(name, value) => self.compare(name, "=", value),
+            Filter::Ne(name, value) => {
+                format!("(({}) IS NOT TRUE)", self.compare(name, "=", value))
+            }
+            Filter::Lt(name, value) => self.compare(name, "<", value),
+            Filter::Le(name, value) => self.compare(name, "<=", value),
+            Filter::Gt(name, value) => self.compare(name, ">", value),
+            Filter::Ge(name, value) => self.compare(name, ">=", value),
+            Filter::Between(name, from, to) => {
+                let (from, to) = (self.parameter(parameter(from)), self.parameter(parameter(to)));
+                format!("{} BETWEEN {from} AND {to}", self.field(name))
+            }
+            Filter::In(name, values) if values.is_empty() => {
+                // Named all the same, so that the statement says what was asked.
+                format!("({} IS NULL AND FALSE)", self.field(name))
+            }
+            Filter::In(name, values) => {
+                let values = values.iter().map(|value| self.parameter(parameter(value)));
+                let values = values.collect::<Vec<_>>().join(", ");
+                format!("{} IN ({values})", self.field(name))
+            }
+            Filter::Prefix(name, beginning) => {
+                let from = self.parameter(Value::Text(beginning.to_string()));
+                let field = self.field(name);
+                match text_end(beginning) {
+                    Some(end) => {
+                        let end = self.parameter(Value::Text(end));
+                        format!("({field} >= {from} AND {field} < {end})")
+                    }
+                    None => format!("{field} >= {from}"),
+                }
+            }
+        }
+    }
+
+    fn chain(&mut self, all: &[Filter], between: &str, none: &str) -> String {
+        if all.is_empty() {
+            return none.to_owned();
+        }
+        let all: Vec<String> = all.iter().map(|filter| self.condition(filter)).collect();
+        format!("({})", all.join(between))
+    }
+}
+
+/// A value of the filter as SQLite has it.
+pub(super) fn parameter(value: &MetaValue) -> Value {
+    match value {
+        MetaValue::Bool(value) => Value::Integer(i64::from(*value)),
+        MetaValue::Int(number) => Value::Integer(*number),
+        MetaValue::Text(text) => Value::Text(text.to_string()),
+    }
+}
+
+/// The value of the order's field, as a cursor has it.
+pub(super) fn bound(value: ValueRef<'_>, holds: Option<FieldType>) -> Option<MetaValue> {
+    match (value, holds?) {
+        (ValueRef::Integer(number), FieldType::Boolean) => Some(MetaValue::Bool(number != 0)),
+        (ValueRef::Integer(number), _) => Some(MetaValue::Int(number)),
+        (ValueRef::Text(text), _) => Some(MetaValue::Text(String::from_utf8_lossy(text).into())),
+        (ValueRef::Null | ValueRef::Real(_) | ValueRef::Blob(_), _) => None,
+    }
+}
