@@ -36,8 +36,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Cuts off what runs, if it is past its deadline. Called at each deadline: a later job's is later, or it is cut off
-    /// rightly too.
+    /// Cuts off what runs, if it is past its deadline. Called at each deadline: a later job's is later, or it is cut
+    /// off rightly too.
     pub(super) fn interrupt(&self, deadline: Instant) {
         let running = lock(&self.deadline);
         if running.is_some_and(|running| running <= deadline) {
