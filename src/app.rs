@@ -160,9 +160,9 @@ fn command() -> Command {
             .action(ArgAction::SetTrue)
             .help("Stop when the standard input ends: for a process that is somebody's child");
         let tables: &[_] = match name {
-            "master" => &["cluster", "master", "storage", "console", "telemetry"],
-            "game" => &["cluster", "game", "storage", "telemetry"],
-            _ => &["cluster", name, "telemetry"],
+            "master" => &["cluster", "master", "storage", "console", "telemetry", "logs"],
+            "game" => &["cluster", "game", "storage", "telemetry", "logs"],
+            name => &["cluster", name, "telemetry", "logs"],
         };
         settings::flags(Command::new(name).about(about), tables).arg(child)
     };
@@ -176,7 +176,7 @@ fn command() -> Command {
         .subcommand(
             settings::flags(
                 Command::new("up").about("Every role on this machine"),
-                &["cluster", "master", "storage", "console", "session", "game", "telemetry"],
+                &["cluster", "master", "storage", "console", "session", "game", "telemetry", "logs"],
             )
             .arg(
                 Arg::new("processes")

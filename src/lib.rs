@@ -41,6 +41,7 @@ mod bots;
 mod find;
 mod keys;
 mod operator;
+mod process_log;
 mod roles;
 mod settings;
 mod store;

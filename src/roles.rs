@@ -13,6 +13,7 @@ use ecow::EcoString;
 use greenroom_console::{AdminToken, Cluster, Console, ConsoleConfig, Reply};
 use greenroom_game::{GameConfig, Registry};
 use greenroom_link::ClusterKey;
+use greenroom_logs::Logs;
 use greenroom_master::{Master, MasterConfig, MasterHandle, WitnessConfig, WitnessServer};
 use greenroom_protocol::{
     KindName, ServerName,
@@ -29,6 +30,7 @@ use crate::{
     App,
     keys::{Missing, admin_token, admin_token_file, cluster_key},
     operator::print,
+    process_log::ProcessLog,
     settings::{ClusterConfig, Settings},
     store,
     telemetry::Telemetry,
@@ -127,6 +129,7 @@ pub(crate) fn start_master(
     key: ClusterKey,
     placement: Arc<dyn greenroom_master::Placement>,
     telemetry: &Telemetry,
+    logs: &Logs,
     stop: &CancellationToken,
 ) -> Result<Role<MasterFacts>> {
     let cluster: ClusterConfig = settings.table("cluster")?;
@@ -134,6 +137,7 @@ pub(crate) fn start_master(
     config.cluster = cluster.name;
     config.folder = cluster.data.join(config.name.as_str());
     let counted = telemetry.registry.clone();
+    config.logs = logs.clone();
     Role::start("master", stop, async move |ready, stop| {
         let master = async {
             let master = Master::bind(&config, key, placement).await?;
@@ -202,10 +206,12 @@ pub(crate) fn start_session(
     key: &ClusterKey,
     additions: Additions,
     telemetry: &Telemetry,
+    logs: &Logs,
     stop: &CancellationToken,
 ) -> Result<Role<SessionFacts>> {
     let cluster: ClusterConfig = settings.table("cluster")?;
-    let config: SessionConfig = settings.table("session")?;
+    let mut config: SessionConfig = settings.table("session")?;
+    config.logs = logs.clone();
     let public = [config.tcp, config.ws];
     let on_loopback = public.iter().flatten().all(|address| address.ip().is_loopback());
     let place = if on_loopback { Place::Development } else { Place::Production };
@@ -235,10 +241,12 @@ pub(crate) fn start_game(
     key: &ClusterKey,
     registry: Registry,
     telemetry: &Telemetry,
+    logs: &Logs,
     stop: &CancellationToken,
 ) -> Result<Role<GameFacts>> {
     let cluster: ClusterConfig = settings.table("cluster")?;
-    let config: GameConfig = settings.table("game")?;
+    let mut config: GameConfig = settings.table("game")?;
+    config.logs = logs.clone();
     let game = greenroom_game::bind(&config, &cluster.name, key, &build(), registry)?;
     telemetry.registry.add(game.name().as_str(), game.metrics());
     let facts = GameFacts { name: game.name().clone(), address: game.address() };
@@ -280,6 +288,7 @@ fn stop_on_bugs() {
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
         if matches!(thread::current().name(), Some("master" | "session")) {
+            crate::process_log::last_words(panic);
             std::process::abort();
         }
     }));
@@ -356,7 +365,8 @@ pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let key = cluster_key(&settings.table("cluster")?, Missing::Make)?;
     let storage = store::open(&settings)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
-    let master = start_master(&settings, key, app.placement, &telemetry, &stop)?;
+    let log = ProcessLog::start(&settings, "master")?;
+    let master = start_master(&settings, key, app.placement, &telemetry, log.logs(), &stop)?;
     let admin = start_admin(&settings, &master.facts.handle, &telemetry, &stop)?;
     ready(&format!("master {} admin http://{}", master.facts.address, admin.facts))?;
     wait_for_the_end(is_child(matches), || master.is_over())?;
@@ -364,6 +374,7 @@ pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     master.stop()?;
     telemetry.stop()?;
     store::close(&storage)?;
+    log.stop();
     Ok(ExitCode::SUCCESS)
 }
 
@@ -383,13 +394,16 @@ pub(crate) fn session(app: &App, matches: &clap::ArgMatches) -> Result<ExitCode>
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
-    let session = start_session(&settings, &key, app.session_additions(), &telemetry, &stop)?;
+    let log = ProcessLog::start(&settings, "session")?;
+    let session =
+        start_session(&settings, &key, app.session_additions(), &telemetry, log.logs(), &stop)?;
     let SessionFacts { name, urls, page_url } = &session.facts;
     let urls = urls.iter().chain(page_url).map(EcoString::as_str).collect::<Vec<_>>();
     ready(&format!("session {name} {}", urls.join(" ")))?;
     wait_for_the_end(is_child(matches), || session.is_over())?;
     session.stop()?;
     telemetry.stop()?;
+    log.stop();
     Ok(ExitCode::SUCCESS)
 }
 
@@ -399,11 +413,13 @@ pub(crate) fn game(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
     let storage = store::open(&settings)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
-    let game = start_game(&settings, &key, app.registry, &telemetry, &stop)?;
+    let log = ProcessLog::start(&settings, "game")?;
+    let game = start_game(&settings, &key, app.registry, &telemetry, log.logs(), &stop)?;
     ready(&format!("game {} {}", game.facts.name, game.facts.address))?;
     wait_for_the_end(is_child(matches), || game.is_over())?;
     game.stop()?;
     telemetry.stop()?;
     store::close(&storage)?;
+    log.stop();
     Ok(ExitCode::SUCCESS)
 }

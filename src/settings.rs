@@ -165,6 +165,19 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("telemetry", "listen", Text, "",
         "Where this process shows its metrics to Prometheus: host:port [default: nowhere; a master's are on its admin \
          port]"),
+
+    setting("logs", "folder", Text, "",
+        "Where the event log is: each process has a folder of its own in it [default: logs in the data folder]"),
+    setting("logs", "level", Text, "info",
+        "Events that are written: those of this severity and above, of error, warn, info and debug; or off"),
+    setting("logs", "segment_bytes_max", Number, "67108864",
+        "Bytes after which a segment is closed and compressed"),
+    setting("logs", "segment_time_max", Text, "1h", "Time after which a segment is closed"),
+    setting("logs", "total_bytes_max", Number, "2147483648",
+        "Bytes of a process's segments on disk; past it the oldest go"),
+    setting("logs", "queue_events_max", Number, "131072",
+        "Events that wait for the disk; more are lost, and counted"),
+    setting("logs", "queue_bytes_max", Number, "33554432", "Bytes of them"),
 ];
 
 /// The `[cluster]` table: what every process of a cluster has in common.
@@ -237,6 +250,13 @@ impl Setting {
     }
 }
 
+/// The tables of `greenroom.toml`, in the order of the settings.
+fn table_names() -> Vec<&'static str> {
+    let mut names: Vec<&str> = SETTINGS.iter().map(|setting| setting.table).collect();
+    names.dedup();
+    names
+}
+
 /// Adds the flags of `tables` to a command.
 pub(crate) fn flags(mut command: Command, tables: &[&'static str]) -> Command {
     let name = command.get_name().to_owned();
@@ -294,36 +314,19 @@ impl Settings {
             let text = std::fs::read_to_string(file)
                 .with_context(|| format!("reading {}", file.display()))?;
             tables = text.parse().with_context(|| format!("{} is no TOML", file.display()))?;
-            let known = [
-                "cluster",
-                "master",
-                "witness",
-                "storage",
-                "console",
-                "session",
-                "game",
-                "telemetry",
-            ];
+            let known = table_names();
             if let Some(unknown) = tables.keys().find(|key| !known.contains(&key.as_str())) {
                 let file = file.display();
                 bail!("{file}: there is no table [{unknown}]; there are: [{}]", known.join("], ["));
             }
         }
-        let roles = [
-            "CLUSTER_",
-            "MASTER_",
-            "WITNESS_",
-            "STORAGE_",
-            "CONSOLE_",
-            "SESSION_",
-            "GAME_",
-            "TELEMETRY_",
-        ];
         for (name, _) in std::env::vars() {
-            let of_role = name
-                .strip_prefix("GREENROOM_")
-                .is_some_and(|rest| roles.iter().any(|role| rest.starts_with(role)));
-            if of_role && !SETTINGS.iter().any(|setting| setting.variable() == name) {
+            let of_a_table = name.strip_prefix("GREENROOM_").is_some_and(|rest| {
+                table_names().iter().any(|table| {
+                    rest.strip_prefix(&table.to_uppercase()).is_some_and(|key| key.starts_with('_'))
+                })
+            });
+            if of_a_table && !SETTINGS.iter().any(|setting| setting.variable() == name) {
                 bail!(
                     "the environment sets {name}, which is no setting; `greenroom settings` lists them"
                 );
@@ -441,6 +444,7 @@ pub(crate) fn reference() -> String {
 mod tests {
     use greenroom_console::ConsoleConfig;
     use greenroom_game::GameConfig;
+    use greenroom_logs::LogsConfig;
     use greenroom_master::{MasterConfig, WitnessConfig};
     use greenroom_session::SessionConfig;
     use greenroom_storage::StorageConfig;
@@ -491,6 +495,7 @@ mod tests {
         covers::<SessionConfig>("session");
         covers::<GameConfig>("game");
         covers::<TelemetryConfig>("telemetry");
+        covers::<LogsConfig>("logs");
     }
 
     #[test]

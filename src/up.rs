@@ -23,6 +23,7 @@ use crate::{
     App,
     keys::{Missing, admin_token, cluster_key},
     operator::{print, wait},
+    process_log::ProcessLog,
     roles::{
         begin, exit_at_the_next_signal, signalled, start_admin, start_game, start_master,
         start_session, wait_for_the_end,
@@ -69,14 +70,16 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     // beside it sets the time that they are waited for.
     settings.or("master.rejoin_grace", "0s")?;
     let telemetry = Telemetry::start(&settings, &stop)?;
+    let log = ProcessLog::start(&settings, "up")?;
+    let logs = log.logs();
     let additions = app.session_additions();
-    let master = start_master(&settings, key.clone(), app.placement, &telemetry, &stop)?;
+    let master = start_master(&settings, key.clone(), app.placement, &telemetry, logs, &stop)?;
     let address = master.facts.address.to_string();
     settings.or("session.masters", &address)?;
     settings.or("game.masters", &address)?;
     let admin = start_admin(&settings, &master.facts.handle, &telemetry, &stop)?;
-    let session = start_session(&settings, &key, additions, &telemetry, &stop)?;
-    let game = start_game(&settings, &key, app.registry, &telemetry, &stop)?;
+    let session = start_session(&settings, &key, additions, &telemetry, logs, &stop)?;
+    let game = start_game(&settings, &key, app.registry, &telemetry, logs, &stop)?;
     wait(until_ready(async || master.facts.handle.status().await.ok(), 1))??;
     let urls = session.facts.urls.iter().map(ToString::to_string).collect::<Vec<_>>();
     let rows = [
@@ -99,6 +102,7 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     master.stop()?;
     telemetry.stop()?;
     store::close(&storage)?;
+    log.stop();
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ecow::EcoString;
+use greenroom_logs::Logs;
 use greenroom_protocol::ServerName;
 use serde::Deserialize;
 
@@ -38,6 +39,9 @@ pub struct GameConfig {
     /// How long a stopping server waits for its instances to end, e.g. "30s".
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// Where its events go. From the process.
+    #[serde(skip)]
+    pub logs: Logs,
 }
 
 impl Default for GameConfig {
@@ -53,6 +57,7 @@ impl Default for GameConfig {
             report_interval: Duration::from_secs(1),
             lease: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
+            logs: Logs::default(),
         }
     }
 }

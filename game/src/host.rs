@@ -11,6 +11,8 @@ use greenroom_game_core::{
     Stored,
 };
 use greenroom_link::{Full, Outgoing};
+use greenroom_logs::Logs;
+use greenroom_logs::kinds::{InstanceFailed, TickOverrun};
 use greenroom_protocol::wire::client_instance::{QUERY_REFUSED, SEND_AGAIN};
 use greenroom_protocol::wire::master_game::{
     CreateInstance, CreateRefused, GameLoad, GameReport, GameToMaster, MasterToGame,
@@ -68,6 +70,7 @@ pub(crate) struct Host {
     busy: (Duration, Instant),
     /// Of links that are gone.
     counted: [u64; 3],
+    logs: Logs,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -185,6 +188,7 @@ pub(crate) struct Settings {
     pub(crate) labels: Vec<EcoString>,
     pub(crate) tick_grid: Duration,
     pub(crate) lease: Duration,
+    pub(crate) logs: Logs,
 }
 
 impl Host {
@@ -214,6 +218,7 @@ impl Host {
             draining: false,
             busy: (Duration::ZERO, started),
             counted: [0; 3],
+            logs: settings.logs,
             metrics,
         }
     }
@@ -669,6 +674,12 @@ impl Host {
                 let instance = hosted.core.instance();
                 let ticks = lateness.given_up;
                 tracing::warn!(%instance, ticks, "an instance is too far behind to catch up");
+                self.logs.emit(&TickOverrun {
+                    instance,
+                    kind: hosted.core.kind_name().into(),
+                    late_ms: Duration::from_micros(lateness.late),
+                    given_up: ticks,
+                });
             }
             self.tell(at, Input::Tick);
             self.metrics.tick_duration.record_us(self.micros() - began);
@@ -871,6 +882,13 @@ impl Host {
                     Metrics::add(&self.metrics.closed, 1);
                     let is_failure = closed.refusal.code == Code::InstanceFailed;
                     Metrics::add(&self.metrics.failed, u64::from(is_failure));
+                    if is_failure {
+                        self.logs.emit(&InstanceFailed {
+                            instance: closed.instance,
+                            kind: self.instances[at].core.kind_name().into(),
+                            what: closed.refusal.message.clone(),
+                        });
+                    }
                 }
                 if !self.upward.push(&report) {
                     Metrics::add(&self.metrics.scores_dropped, 1);

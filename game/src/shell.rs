@@ -82,6 +82,7 @@ pub fn bind(
         ServerName::new(eco_format!("game-{}", address.port()))
             .expect("a short name without control characters")
     });
+    let logs = config.logs.of(name.as_str(), "game");
     let identity = Identity {
         cluster: cluster.clone(),
         role: Role::Game,
@@ -98,6 +99,7 @@ pub fn bind(
         labels: config.labels.clone(),
         tick_grid: config.tick_grid,
         lease: config.lease,
+        logs,
     };
     Ok(Game {
         registry,

@@ -4,3 +4,20 @@
 //! *Gives*: segments on disk; their tail; answers to SQL; records in a Kinesis stream.
 //! *Owns*: the schema of events, the segments, and the shipper's position in them.
 //! *Never*: holds up a tick; prints a secret; loses an event without counting it.
+
+mod config;
+mod error;
+mod event;
+mod id;
+pub mod kinds;
+pub mod read;
+mod segment;
+mod writer;
+
+pub use config::{Level, LogsConfig};
+pub use error::LogsError;
+pub use event::{
+    Event, Field, Form, Kind, LINE_BYTES_MAX, Line, Severity, TEXT_BYTES_MAX, Trace, Value,
+};
+pub use id::{Stamp, time};
+pub use writer::{Counters, LogWriter, Logs};

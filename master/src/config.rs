@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ecow::EcoString;
+use greenroom_logs::Logs;
 use greenroom_master_core::replica as pair;
 use greenroom_master_core::{LEASE_MS, Settings};
 use greenroom_protocol::ServerName;
@@ -22,6 +23,9 @@ pub struct MasterConfig {
     /// The folder for its log and checkpoints, one of its own for each master. From `[cluster] data` and its name.
     #[serde(skip)]
     pub folder: PathBuf,
+    /// Where its events go. From the process.
+    #[serde(skip)]
+    pub logs: Logs,
     /// Where session servers, game servers and the other master dial it: `host:port`. Not for clients.
     pub listen: String,
     /// Which of the two masters it is: one is `a` and one is `b`, for ever.
@@ -80,6 +84,7 @@ impl Default for MasterConfig {
             name: ServerName::new("master-1").expect("it is short and printable"),
             cluster: "greenroom".into(),
             folder: PathBuf::new(),
+            logs: Logs::default(),
             listen: "127.0.0.1:4100".into(),
             side: Side::A,
             peer: String::new(),

@@ -100,6 +100,7 @@ impl Master {
             clock,
             getrandom::u64()?,
             asked,
+            config.logs.of(config.name.as_str(), "master"),
         );
         let (peer, side, handle) = (config.peer.clone(), config.side, MasterHandle { questions });
         Ok(Self { listener, address, me, handle, peer, side, sequencer })

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use greenroom_link::Outgoing;
+use greenroom_logs::Logs;
+use greenroom_logs::kinds::{MasterAlarm, MasterEpoch, MasterRole};
 use greenroom_master_core::replica::{self as pair, Alarm, Apply, Logged, Refused, Replica};
 use greenroom_master_core::{Command, Effect, Event, Origin, State};
 use greenroom_protocol::wire::admin_master::Rows;
@@ -103,6 +105,7 @@ pub(crate) struct Sequencer {
     pub(crate) metrics: Arc<Metrics>,
     appended: Appended,
     requests: Requests,
+    logs: Logs,
 }
 
 impl Sequencer {
@@ -114,6 +117,7 @@ impl Sequencer {
         clock: Clock,
         seed: u64,
         questions: mpsc::Receiver<Question>,
+        logs: Logs,
     ) -> Self {
         Self {
             name: me.name.clone(),
@@ -142,6 +146,7 @@ impl Sequencer {
             metrics: Arc::default(),
             appended: Appended::default(),
             requests: Requests::default(),
+            logs,
         }
     }
 
@@ -735,6 +740,7 @@ impl Sequencer {
     fn is_now(&mut self, role: pair::Role) {
         let epoch = self.core.rec().map(|rec| rec.at).unwrap_or_default();
         tracing::info!(?role, %epoch, lsn = self.core.last().lsn, "the role is another one");
+        self.logs.emit(&MasterRole { state: role_name(role), epoch });
         match role {
             pair::Role::Paired | pair::Role::Solo | pair::Role::Blocked => {}
             pair::Role::Recovering | pair::Role::Learner | pair::Role::Standby => {
@@ -761,6 +767,7 @@ impl Sequencer {
             return self.connections.raise(at);
         }
         self.serving = true;
+        self.logs.emit(&MasterEpoch { epoch: at });
         self.troubles.remove("role");
         self.takeover.announces(at);
         // The log's time goes on where it was, whatever this machine's clock says.
@@ -792,7 +799,20 @@ impl Sequencer {
         };
         if self.troubles.insert("role", text.clone()).as_ref() != Some(&text) {
             tracing::error!("{text}");
+            self.logs.emit(&MasterAlarm { what: text.into() });
         }
+    }
+}
+
+/// A role as the event log has it.
+const fn role_name(role: pair::Role) -> &'static str {
+    match role {
+        pair::Role::Recovering => "recovering",
+        pair::Role::Learner => "learner",
+        pair::Role::Standby => "standby",
+        pair::Role::Paired => "paired",
+        pair::Role::Solo => "solo",
+        pair::Role::Blocked => "blocked",
     }
 }
 

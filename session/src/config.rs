@@ -1,6 +1,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use ecow::EcoString;
+use greenroom_logs::Logs;
 use greenroom_protocol::ServerName;
 use greenroom_session_core::ClientLimits;
 use serde::Deserialize;
@@ -73,6 +74,9 @@ pub struct SessionConfig {
     pub drain_timeout: Duration,
     /// Who may check in.
     pub auth: AuthConfig,
+    /// Where its events go. From the process.
+    #[serde(skip)]
+    pub logs: Logs,
 }
 
 impl Default for SessionConfig {
@@ -91,6 +95,7 @@ impl Default for SessionConfig {
             limits: LimitsProfile::Default,
             drain_timeout: Duration::from_secs(10),
             auth: AuthConfig::default(),
+            logs: Logs::default(),
         }
     }
 }

@@ -17,6 +17,7 @@ mod connection;
 mod error;
 mod metrics;
 mod pages;
+mod refusals;
 mod shell;
 pub mod tls;
 

@@ -18,6 +18,7 @@ use greenroom_link::{
     framing::{Fragments, Framing, FramingError, Item, pong},
     stay_linked,
 };
+use greenroom_logs::Logs;
 use greenroom_protocol::{
     CLIENT_FRAME_BYTES_MAX, Code, Incarnation, InstanceFrame, Limits, LinkHeader, MasterLink,
     MemberId, Moment, Refusal, ReplyHeader, RequestHeader, ServerName, StampedHeader,
@@ -47,6 +48,7 @@ use crate::{
     acceptor::{Accepted, Opened, Port, upgrade},
     auth::{Authenticator, Authenticators, Place},
     connection::{Connection, Connections, Queued, Shared, Sink, Writer},
+    refusals::Refusals,
 };
 
 /// Files that are kept for links, logs and the runtime when connections are bounded by the limit on open files.
@@ -81,6 +83,7 @@ pub struct Session {
     pages: Pages,
     page_url: Option<EcoString>,
     drain_timeout: Duration,
+    logs: Logs,
     metrics: Arc<Metrics>,
 }
 
@@ -178,6 +181,7 @@ pub fn bind(
         ),
         build: build.clone(),
     };
+    let logs = config.logs.of(name.as_str(), "session");
     let core = CoreConfig {
         name,
         build: build.clone(),
@@ -201,6 +205,7 @@ pub fn bind(
         page_url: page_url.filter(|_| !pages.is_empty()),
         pages,
         drain_timeout: config.drain_timeout,
+        logs,
         metrics: Arc::default(),
     })
 }
@@ -302,6 +307,7 @@ impl Session {
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             farewells: Cell::new(0),
+            refusals: Refusals::new(self.logs),
             metrics: self.metrics,
         });
         for acceptor in acceptors {
@@ -371,6 +377,7 @@ struct Shell {
     stopped: CancellationToken,
     /// Clients that are being told why they are not admitted.
     farewells: Cell<usize>,
+    refusals: Refusals,
     metrics: Arc<Metrics>,
 }
 
@@ -489,9 +496,10 @@ impl Shell {
                 Metrics::add(&self.metrics.check_ins, 1);
                 tracing::debug!(%user, %session, "checked in");
             }
-            Told::TurnedAway(conn, refusal) => {
+            Told::TurnedAway(conn, holder, refusal) => {
                 Metrics::add(&self.metrics.turned_away, 1);
                 tracing::debug!(?conn, %refusal, "turned a client away");
+                self.refusals.tell(self.now(), self.address(*conn), holder.as_ref(), refusal);
             }
             Told::StaleEpoch(MasterLink(link), epoch) => {
                 tracing::warn!(link, %epoch, "a master whose epoch is over is told so");
@@ -700,6 +708,7 @@ impl Shell {
     /// Tells a client that was not admitted why, as far as it listens.
     async fn turn_away(&self, accepted: Accepted, refusal: Refusal) {
         Metrics::add(&self.metrics.turned_away, 1);
+        self.refusals.tell(self.now(), Some(accepted.address.ip()), None, &refusal);
         if self.farewells.get() >= FAREWELLS_MAX {
             // Whoever knocks in such numbers may not take the files that players need.
             return;

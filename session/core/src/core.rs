@@ -102,8 +102,8 @@ pub enum Output {
 pub enum Told {
     /// A client checked in.
     CheckedIn(UserId, SessionId),
-    /// A client was turned away.
-    TurnedAway(ConnId, Refusal),
+    /// A client was turned away, and whose it was if it was checked in.
+    TurnedAway(ConnId, Option<(UserId, SessionId)>, Refusal),
     /// A master said something in an epoch that is over. Each is told of once in an epoch.
     StaleEpoch(MasterLink, Epoch),
     /// The master at this link decides from here on, in this epoch.
@@ -754,7 +754,8 @@ impl Core {
         if std::mem::replace(&mut connection.closing, true) {
             return;
         }
-        out.push(Output::Tell(Told::TurnedAway(conn, refusal.clone())));
+        let holder = connection.held().map(|held| (held.user.clone(), held.session));
+        out.push(Output::Tell(Told::TurnedAway(conn, holder, refusal.clone())));
         out.push(control(conn, &SessionToClient::Closing(refusal.clone())));
         out.push(Output::Close(conn, refusal));
     }

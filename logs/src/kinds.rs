@@ -1,0 +1,236 @@
+//! Every kind of event that servers emit. `docs/events.md` is made of this page.
+
+use std::{net::IpAddr, time::Duration};
+
+use ecow::EcoString;
+use greenroom_protocol::{
+    Epoch, Incarnation, InstanceId, KindName, Seat, ServerName, SessionId, UserId,
+};
+
+use crate::event::events;
+
+events! {
+    /// A process has started.
+    ProcessStarted = "process_started", 1, Info, about {} {
+        /// What it does: `up`, `master`, `session`, `game`.
+        command: EcoString,
+        /// Its number at the system.
+        pid: u32,
+        /// Name and version of its build.
+        build: EcoString,
+    }
+    /// A process ends as it was asked to. One that was killed has no such event.
+    ProcessStopped = "process_stopped", 1, Info, about {} {
+        /// How long it ran, in milliseconds.
+        ran_ms: Duration,
+    }
+    /// A bug ended the process.
+    ProcessFailed = "process_failed", 1, Error, about {} {
+        /// What the panic said.
+        what: EcoString,
+        /// Where in the code.
+        place: EcoString,
+    }
+
+    /// A user has checked in: its session begins.
+    CheckIn = "check_in", 1, Info, about { user: UserId, session: SessionId } {
+        /// The name that others see.
+        name: EcoString,
+    }
+    /// Somebody may not check in.
+    CheckInRefused = "check_in_refused", 1, Warn, about {} {
+        /// The code of the refusal.
+        code: EcoString,
+        /// Where from.
+        address: Option<IpAddr>,
+        /// Refusals before this one that were too many to be told one by one.
+        left_out: u64,
+    }
+    /// A session goes on over a new connection.
+    SessionResumed = "session_resumed", 1, Info, about { user: UserId, session: SessionId } {}
+    /// A session's connection is gone; its seats are kept for a while.
+    SessionAway = "session_away", 1, Info, about { user: UserId, session: SessionId } {}
+    /// A session is over.
+    SessionEnded = "session_ended", 1, Info, about { user: UserId, session: SessionId } {
+        /// Why: `left`, `expired`, or the code of a refusal.
+        why: EcoString,
+        /// How long it lasted, in milliseconds.
+        lasted_ms: Duration,
+    }
+    /// What a client sent was over its limits or no message at all, and its connection was ended for it.
+    SecurityRefusal = "security_refusal", 1, Warn, about { user: UserId, session: SessionId } {
+        /// The code of the refusal.
+        code: EcoString,
+        /// What was wrong, for people.
+        text: EcoString,
+        /// Where from.
+        address: Option<IpAddr>,
+        /// Refusals before this one that were too many to be told one by one.
+        left_out: u64,
+    }
+    /// A client could not apply a patch: what it has is not what the instance has. It gets a snapshot.
+    ClientDesync = "client_desync", 1, Error,
+        about { user: Option<UserId>, instance: InstanceId, session: Option<SessionId> }
+    {
+        /// The seat.
+        seat: Seat,
+        /// Which view.
+        view: u16,
+    }
+
+    /// A user made an instance.
+    DirectoryCreate = "directory_create", 1, Info,
+        about { user: UserId, instance: InstanceId, session: SessionId }
+    {
+        /// Of which kind.
+        kind: KindName,
+        /// How it was asked for: `create` or `join_or_create`.
+        by: &'static str,
+    }
+    /// A user got a seat.
+    DirectoryJoin = "directory_join", 1, Info,
+        about { user: UserId, instance: InstanceId, session: SessionId }
+    {
+        /// Of which kind.
+        kind: KindName,
+        /// How it was asked for: `create`, `join` or `join_or_create`.
+        by: &'static str,
+        /// Which seat.
+        seat: Seat,
+        /// From the question to the answer, in milliseconds.
+        waited_ms: Duration,
+    }
+    /// A user's seat is free again.
+    DirectoryLeave = "directory_leave", 1, Info,
+        about { user: UserId, instance: InstanceId, session: SessionId }
+    {
+        /// Of which kind.
+        kind: KindName,
+        /// Why: `left`, or the code of a refusal.
+        why: EcoString,
+    }
+    /// Somebody had an instance closed.
+    DirectoryDestroy = "directory_destroy", 1, Info,
+        about { user: Option<UserId>, instance: InstanceId, session: Option<SessionId> }
+    {
+        /// Who: `owner` or `operator`.
+        by: &'static str,
+    }
+    /// A user's request to the directory was refused.
+    DirectoryRefused = "directory_refused", 1, Info, about { user: UserId, session: SessionId } {
+        /// What was asked: `create`, `join`, `join_or_create`, `leave`, `destroy`, `watch`.
+        request: &'static str,
+        /// The code of the refusal.
+        code: EcoString,
+    }
+
+    /// An instance has its place on a game server, which is to make it.
+    InstanceGranted = "instance_granted", 1, Info, about { instance: InstanceId } {
+        /// Of which kind.
+        kind: KindName,
+        /// On which game server.
+        server: ServerName,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    }
+    /// An instance runs.
+    InstanceRunning = "instance_running", 1, Info, about { instance: InstanceId } {
+        /// Of which kind.
+        kind: KindName,
+        /// Since it was granted, in milliseconds.
+        took_ms: Duration,
+    }
+    /// An instance is over.
+    InstanceClosed = "instance_closed", 1, Info, about { instance: InstanceId } {
+        /// Of which kind.
+        kind: KindName,
+        /// Why.
+        why: EcoString,
+        /// Since it was granted, in milliseconds.
+        lived_ms: Duration,
+    }
+    /// An instance failed: its game has a bug.
+    InstanceFailed = "instance_failed", 1, Error, about { instance: InstanceId } {
+        /// Of which kind.
+        kind: EcoString,
+        /// What went wrong.
+        what: EcoString,
+    }
+    /// A step of an instance was so late that others after it were given up.
+    TickOverrun = "tick_overrun", 1, Warn, about { instance: InstanceId } {
+        /// Of which kind.
+        kind: EcoString,
+        /// How late it was, in milliseconds.
+        late_ms: Duration,
+        /// How many were given up.
+        given_up: u64,
+    }
+
+    /// A master is active, standby or something else from now on.
+    MasterRole = "master_role", 1, Info, about {} {
+        /// What it is now: `recovering`, `learner`, `standby`, `paired`, `solo` or `blocked`.
+        state: &'static str,
+        /// The epoch that it knows of, era first.
+        epoch: Epoch,
+    }
+    /// A master decides from now on: at a start, a failover or a switchover.
+    MasterEpoch = "master_epoch", 1, Warn, about {} {
+        /// The epoch, era first.
+        epoch: Epoch,
+    }
+    /// Something about a master that an operator should know.
+    MasterAlarm = "master_alarm", 1, Error, about {} {
+        /// What.
+        what: EcoString,
+    }
+    /// A server has reported to the active master.
+    ServerUp = "server_up", 1, Info, about {} {
+        /// Which.
+        server: ServerName,
+        /// What it is: `session` or `game`.
+        of: EcoString,
+        /// This life of it.
+        incarnation: Incarnation,
+    }
+    /// A server's link is gone.
+    ServerSuspect = "server_suspect", 1, Warn, about {} {
+        /// Which.
+        server: ServerName,
+        /// What it is.
+        of: EcoString,
+    }
+    /// A server's time is up: what it had is given away.
+    ServerDown = "server_down", 1, Error, about {} {
+        /// Which.
+        server: ServerName,
+        /// What it is.
+        of: EcoString,
+    }
+    /// A server gets nothing new.
+    ServerDraining = "server_draining", 1, Info, about {} {
+        /// Which.
+        server: ServerName,
+        /// What it is.
+        of: EcoString,
+    }
+
+    /// Events were lost before this one, because more were emitted than the disk took.
+    EventsLost = "events_lost", 1, Error, about {} {
+        /// How many.
+        events: u64,
+    }
+    /// The oldest segments were removed, to stay below the bound on disk.
+    SegmentsDropped = "segments_dropped", 1, Warn, about {} {
+        /// How many segments.
+        segments: u64,
+        /// How many events were in them.
+        events: u64,
+        /// Their bytes on disk.
+        bytes: u64,
+    }
+    /// An earlier life of this process ended in the middle of a line, which was cut off.
+    TornLine = "torn_line", 1, Warn, about {} {
+        /// Bytes of it.
+        bytes: u64,
+    }
+}
