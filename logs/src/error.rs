@@ -4,7 +4,10 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum LogsError {
     /// A folder is needed and can't be made or listed.
-    #[error("the folder of the event log, {folder}: choose another with --logs-folder, or mend its rights", folder = .folder.display())]
+    #[error(
+        "the folder of the event log, {folder}: choose another with --logs-folder, or mend its rights",
+        folder = .folder.display()
+    )]
     Folder {
         /// Which.
         folder: PathBuf,

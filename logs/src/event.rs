@@ -287,7 +287,8 @@ fn number(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Writes a text as JSON, cut to [`TEXT_BYTES_MAX`]. Besides what JSON wants, everything is escaped that a terminal or
-/// a page could take for more than text: control characters of every sort, marks that turn the direction, `<`, `>`, `&`.
+/// a page could take for more than text: control characters of every sort, marks that turn the direction, `<`, `>`,
+/// `&`.
 pub(crate) fn text(out: &mut Vec<u8>, text: &str) {
     let end = if text.len() > TEXT_BYTES_MAX {
         text.floor_char_boundary(TEXT_BYTES_MAX - 3)
