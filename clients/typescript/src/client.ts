@@ -87,7 +87,7 @@ export interface JoinOrCreateOptions extends CreateOptions, JoinOptions {
 /** How instances are looked for. */
 export interface SearchOptions {
   /** From the smallest to the largest by this field; by id otherwise. */
-  readonly order?: { readonly field: string; readonly descending?: boolean };
+  readonly order?: { readonly field: string; readonly descending?: boolean } | null;
   /** So many at most, 1 to 100. 20 by default. */
   readonly limit?: number;
   /** What follows the answer of the same search that had this cursor. */
@@ -368,8 +368,8 @@ export class Client {
 
   /** Looks for instances of a kind; the answer shows every write that was acknowledged before the question. */
   async search(kind: string, filter: Filter = EVERYTHING, options: SearchOptions = {}): Promise<Found> {
-    const { order, limit = 20, cursor = null, explain = false } = options;
-    const ordered = order === undefined ? null : { field: order.field, descending: order.descending ?? false };
+    const { order = null, limit = 20, cursor = null, explain = false } = options;
+    const ordered = order === null ? null : { field: order.field, descending: order.descending ?? false };
     const done = await this.#request(kinds.search, { kind, filter, order: ordered, limit, cursor, explain });
     return expected(done, "found").found;
   }

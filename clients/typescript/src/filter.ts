@@ -1,7 +1,7 @@
 /** Filters, as an application writes them: `all(field("mode").eq("ranked"), not(field("rating").lt(1400)))`. */
 
 /** What a field can be compared with: true or false, a whole number, or a text. */
-export type Value = boolean | number | string;
+export type Value = boolean | number | bigint | string;
 
 /** What lets some instances through: the operator and its operands, as PROTOCOL.md has them. */
 export type Filter =
