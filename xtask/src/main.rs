@@ -16,6 +16,7 @@ mod report;
 mod sim;
 mod test;
 mod tools;
+mod typescript;
 mod vectors;
 mod workspace;
 

@@ -10,7 +10,7 @@ use crate::libtest::Reader;
 use crate::report::Report;
 use crate::tools::{self, Tools};
 use crate::workspace::Workspace;
-use crate::{child, fuzz};
+use crate::{child, fuzz, typescript};
 
 /// Seconds that each fuzz target runs.
 const FUZZ_SECONDS: u32 = 20;
@@ -18,7 +18,7 @@ const FUZZ_SECONDS: u32 = 20;
 const FUZZ_SECONDS_QUICK: u32 = 2;
 
 /// The steps that a filter can name, beside the tests of `cargo test`.
-const STEPS: &[&str] = &["fmt", "clippy", "doc", "fuzz"];
+const STEPS: &[&str] = &["fmt", "clippy", "typescript", "doc", "fuzz"];
 
 /// What `cargo xtask test` can be asked.
 #[derive(Debug, clap::Args)]
@@ -26,8 +26,8 @@ pub(crate) struct Arguments {
     /// Leaves the documents out and fuzzes for 2 seconds a target: for the time between two commits.
     #[arg(long)]
     quick: bool,
-    /// Runs only the steps of these names (`fmt`, `clippy`, `doc`, `fuzz`, `"fuzz TARGET"`) and, for every other word,
-    /// the tests that have it in their names.
+    /// Runs only the steps of these names (`fmt`, `clippy`, `typescript`, `doc`, `fuzz`, `"fuzz TARGET"`) and, for
+    /// every other word, the tests that have it in their names.
     filters: Vec<String>,
 }
 
@@ -82,6 +82,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> anyhow::Resul
     if let Some(filters) = arguments.test_filters() {
         report.add(cargo_test(workspace, &tools, &filters)?);
     }
+    if arguments.wants("typescript") {
+        report.add(typescript_tests(workspace, &tools)?);
+    }
     if !arguments.quick && arguments.wants("doc") {
         cargo_step(
             workspace,
@@ -115,16 +118,37 @@ fn cargo_step(
     Ok(())
 }
 
-/// `cargo test` over the workspace, doc tests included, in the one profile that everything else uses too.
-fn cargo_test(workspace: &Workspace, tools: &Tools, filters: &[&str]) -> anyhow::Result<Report> {
-    // Everything is built as the tests need it, binaries included: with development dependencies in the picture, so
-    // that features are resolved once and no dependency compiles twice.
+/// Everything that `cargo test` and the stories need, binaries included; whether it could be built.
+///
+/// As the tests need it: with development dependencies in the picture, so that features are resolved once and no
+/// dependency compiles twice.
+fn build(workspace: &Workspace) -> anyhow::Result<bool> {
     let words = "build --workspace --all-targets --all-features --locked";
     announce("build", &format!("cargo {words}"));
     let started = Instant::now();
     let passed = child::stream(&mut workspace.cargo(words))?.success();
     conclude("build", passed, started);
-    if !passed {
+    Ok(passed)
+}
+
+/// The tests of the TypeScript SDK, on the binary as `cargo test` builds it.
+fn typescript_tests(workspace: &Workspace, tools: &Tools) -> anyhow::Result<Report> {
+    if !build(workspace)? {
+        return Ok(Report {
+            failed: vec!["typescript: the binary for its tests could not be built".to_owned()],
+            ..Report::default()
+        });
+    }
+    announce("typescript", "builds clients/typescript and runs its tests");
+    let started = Instant::now();
+    let report = typescript::run(workspace, tools)?;
+    conclude("typescript", report.failed.is_empty(), started);
+    Ok(report)
+}
+
+/// `cargo test` over the workspace, doc tests included, in the one profile that everything else uses too.
+fn cargo_test(workspace: &Workspace, tools: &Tools, filters: &[&str]) -> anyhow::Result<Report> {
+    if !build(workspace)? {
         return Ok(Report {
             failed: vec!["build: the tests could not run".to_owned()],
             ..Report::default()

@@ -41,13 +41,13 @@ const TOOLS: &[Tool] = &[
     Tool {
         name: "node",
         source: Source::Toolchain,
-        needed_for: "comparing deltas with npm's",
+        needed_for: "comparing deltas with npm's, and the TypeScript SDK",
         variable: None,
     },
     Tool {
         name: "npm",
         source: Source::Toolchain,
-        needed_for: "installing fossil-delta",
+        needed_for: "installing what node runs",
         variable: None,
     },
     Tool {
@@ -61,6 +61,30 @@ const TOOLS: &[Tool] = &[
         source: Source::Npm { version: "2.0.0" },
         needed_for: "comparing deltas with npm's",
         variable: Some("GREENROOM_NODE_MODULES"),
+    },
+    Tool {
+        name: "typescript",
+        source: Source::Npm { version: "5.9.3" },
+        needed_for: "compiling the TypeScript SDK",
+        variable: None,
+    },
+    Tool {
+        name: "@types/node",
+        source: Source::Npm { version: "20.19.43" },
+        needed_for: "compiling the TypeScript SDK",
+        variable: None,
+    },
+    Tool {
+        name: "esbuild",
+        source: Source::Npm { version: "0.28.2" },
+        needed_for: "the bundle of the TypeScript SDK",
+        variable: None,
+    },
+    Tool {
+        name: "@msgpack/msgpack",
+        source: Source::Npm { version: "3.1.3" },
+        needed_for: "comparing MessagePack with npm's",
+        variable: None,
     },
 ];
 

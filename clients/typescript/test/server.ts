@@ -123,7 +123,7 @@ export class Peer {
   }
 
   raw(frame: Uint8Array): void {
-    this.deliver.message(frame.slice().buffer);
+    this.deliver.message(new Uint8Array(frame).buffer); // A copy of its own: a Buffer is a part of another.
   }
 
   say(kind: number, fields: unknown): void {
