@@ -20,6 +20,7 @@ use greenroom_protocol::{
     wire::admin_master::{Action, Find, Placement, Promote, Rows, Status},
 };
 use greenroom_session::{Additions, SessionConfig, auth::Place};
+use greenroom_telemetry::Who;
 use tokio::{io::AsyncReadExt as _, task::LocalSet};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{
@@ -136,12 +137,14 @@ pub(crate) fn start_master(
     let mut config: MasterConfig = settings.table("master")?;
     config.cluster = cluster.name;
     config.folder = cluster.data.join(config.name.as_str());
-    let counted = telemetry.registry.clone();
+    let (counted, who) = (telemetry.registry.clone(), Who::new("master", config.name.as_str()));
+    let tracer = telemetry.tracer(who.clone());
     config.logs = logs.clone();
     Role::start("master", stop, async move |ready, stop| {
         let master = async {
             let master = Master::bind(&config, key, placement).await?;
-            counted.add(config.name.as_str(), master.metrics());
+            let master = master.traced(tracer);
+            counted.add(who, master.metrics());
             let facts = MasterFacts { address: master.address(), handle: master.handle() };
             ready.send(facts).context("nobody waits for the master")?;
             master.run(stop).await;
@@ -216,7 +219,9 @@ pub(crate) fn start_session(
     let on_loopback = public.iter().flatten().all(|address| address.ip().is_loopback());
     let place = if on_loopback { Place::Development } else { Place::Production };
     let session = greenroom_session::bind(&config, &cluster.name, key, &build(), place, additions)?;
-    telemetry.registry.add(session.name().as_str(), session.metrics());
+    let who = Who::new("session", session.name().as_str());
+    let session = session.traced(telemetry.tracer(who.clone()));
+    telemetry.registry.add(who, session.metrics());
     let facts = SessionFacts {
         name: session.name().clone(),
         urls: session.urls().to_vec(),
@@ -248,7 +253,9 @@ pub(crate) fn start_game(
     let mut config: GameConfig = settings.table("game")?;
     config.logs = logs.clone();
     let game = greenroom_game::bind(&config, &cluster.name, key, &build(), registry)?;
-    telemetry.registry.add(game.name().as_str(), game.metrics());
+    let who = Who::new("game", game.name().as_str());
+    let game = game.traced(telemetry.tracer(who.clone()));
+    telemetry.registry.add(who, game.metrics());
     let facts = GameFacts { name: game.name().clone(), address: game.address() };
     Role::start("game", stop, async move |ready, stop| {
         ready.send(facts).context("nobody waits for the game server")?;

@@ -165,6 +165,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("telemetry", "listen", Text, "",
         "Where this process shows its metrics to Prometheus: host:port [default: nowhere; a master's are on its admin \
          port]"),
+    setting("telemetry", "endpoint", Text, "",
+        "Collector that spans and metrics are sent to by OTLP over HTTP: http://HOST:4318 [default: none]"),
+    setting("telemetry", "sample", Toml, "0.0",
+        "Share of what clients send that is traced, 0.0 to 1.0, beside what they sample themselves"),
+    setting("telemetry", "service", Text, "greenroom",
+        "What the system is called at the collector: its services are SERVICE-master and so on"),
+    setting("telemetry", "interval", Text, "10s", "How often metrics are sent to the collector"),
 
     setting("logs", "folder", Text, "",
         "Where the event log is: each process has a folder of its own in it [default: logs in the data folder]"),

@@ -1,18 +1,25 @@
-//! What this process tells of itself: metrics to Prometheus.
+//! What this process tells of itself: metrics to Prometheus, spans and metrics to a collector.
 
-use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use greenroom_console::Scrape;
-use greenroom_telemetry::{Description, Kind, Process, Registry, TelemetryConfig, prometheus_name};
+use greenroom_telemetry::{
+    Description, Export, Exported, Kind, Process, Registry, TelemetryConfig, Tracer, Who,
+    prometheus_name,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{roles::Role, settings::Settings};
+
+/// How long a process that stops waits for its last spans and metrics to be taken.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// Who counts in this process, and how it is shown.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     pub(crate) registry: Registry,
+    export: Export,
     /// The port of its own, if it has one.
     scrape: Option<Role<SocketAddr>>,
 }
@@ -21,7 +28,8 @@ impl Telemetry {
     pub(crate) fn start(settings: &Settings, stop: &CancellationToken) -> Result<Self> {
         let config: TelemetryConfig = settings.table("telemetry")?;
         let registry = Registry::default();
-        registry.add("", Arc::new(Process::starting_now()));
+        registry.add(Who::process(), Arc::new(Process::starting_now()));
+        let export = Export::start(&config, &registry)?;
         let scrape = match config.listen.as_str() {
             "" => None,
             _ => {
@@ -35,11 +43,17 @@ impl Telemetry {
                 })?)
             }
         };
-        Ok(Self { registry, scrape })
+        Ok(Self { registry, export, scrape })
+    }
+
+    /// A tracer for a server of this process: off unless there is a collector.
+    pub(crate) fn tracer(&self, who: Who) -> Tracer {
+        self.export.tracer(who)
     }
 
     /// Ends what it has: after the servers, so that their last words are counted.
     pub(crate) fn stop(self) -> Result<()> {
+        self.export.stop(FLUSH_MAX);
         self.scrape.map_or(Ok(()), Role::stop)
     }
 }
@@ -50,6 +64,7 @@ const METRICS: &[(&str, &[Description])] = &[
     ("master", greenroom_master::Metrics::DESCRIPTIONS),
     ("game server", greenroom_game::Metrics::DESCRIPTIONS),
     ("process", Process::DESCRIPTIONS),
+    ("process that has a collector", Exported::DESCRIPTIONS),
 ];
 
 /// Every metric as a table in Markdown, for `greenroom metrics` and `docs/observability.md`.

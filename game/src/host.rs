@@ -13,24 +13,26 @@ use greenroom_game_core::{
 use greenroom_link::{Full, Outgoing};
 use greenroom_logs::Logs;
 use greenroom_logs::kinds::{InstanceFailed, TickOverrun};
-use greenroom_protocol::wire::client_instance::{QUERY_REFUSED, SEND_AGAIN};
+use greenroom_protocol::wire::client_instance::{QUERY_REFUSED, SEND_AGAIN, traced_name};
 use greenroom_protocol::wire::master_game::{
-    CreateInstance, CreateRefused, GameLoad, GameReport, GameToMaster, MasterToGame,
+    CreateInstance, CreateRefused, GameLoad, GameReport, GameToMaster, MasterToGame, Traced,
 };
 use greenroom_protocol::wire::session_game::{
     self, Attach, AttachRefused, Attached, Ended, GameToSession, SessionToGame,
 };
 use greenroom_protocol::{
     Channel, Code, DecodeError, DownHeader, Generation, Incarnation, InstanceId, Limits,
-    LinkHeader, MasterLink, MemberId, Moment, Refusal, Seat, Seq, StampedHeader, Streams, UpHeader,
-    Verdict, ViewId, Word, encode,
+    LinkHeader, MasterLink, MemberId, Moment, Refusal, Seat, Seq, StampedHeader, Streams,
+    TraceContext, UpHeader, Verdict, ViewId, Word, encode,
 };
+use greenroom_telemetry::{SpanKind, Tracer};
 use slab::Slab;
 
 use crate::Metrics;
 use crate::clockwork::{Clockwork, Ticks};
 use crate::frozen::{Asked, Frozen, Waiting};
 use crate::lease::Lease;
+use crate::spans::Spans;
 use crate::upward::Upward;
 
 /// How long a master may take to welcome this server once that has answered it, in microseconds.
@@ -72,6 +74,10 @@ pub(crate) struct Host {
     counted: [u64; 3],
     logs: Logs,
     pub(crate) metrics: Arc<Metrics>,
+    tracer: Tracer,
+    spans: Spans,
+    /// The order to make this instance, which comes next, is for a request that is sampled.
+    traced_order: Option<(InstanceId, TraceContext)>,
 }
 
 /// A key of a session server's link.
@@ -189,6 +195,7 @@ pub(crate) struct Settings {
     pub(crate) tick_grid: Duration,
     pub(crate) lease: Duration,
     pub(crate) logs: Logs,
+    pub(crate) tracer: Tracer,
 }
 
 impl Host {
@@ -220,6 +227,9 @@ impl Host {
             counted: [0; 3],
             logs: settings.logs,
             metrics,
+            tracer: settings.tracer,
+            spans: Spans::default(),
+            traced_order: None,
         }
     }
     fn micros(&self) -> u64 {
@@ -271,6 +281,11 @@ impl Host {
         match header.kind {
             session_game::UP => self.frame(key, header.member(), payload),
             session_game::REFRESH => self.refresh(key, header.member()),
+            session_game::TRACE => {
+                if let Some(trace) = TraceContext::from_bytes(payload) {
+                    self.spans.announce(key, header.member(), trace);
+                }
+            }
             kind => match SessionToGame::decode(kind, payload, Limits::SERVER)? {
                 SessionToGame::Attach(attach) => self.attach(key, &attach),
                 SessionToGame::Detach(detach) => {
@@ -294,10 +309,39 @@ impl Host {
         match UpHeader::split(payload) {
             Ok((header, payload)) => {
                 let UpHeader { kind, number, ack, .. } = header;
+                if let Some(trace) = self.spans.of(key, member) {
+                    self.begin_span(instance, seat, (kind, number), trace);
+                }
                 self.tell(instance, Input::Frame { seat, kind, number, ack, payload });
+                if !self.spans.is_empty() && !self.is_ticking(instance) {
+                    self.spans.stepped(instance);
+                }
             }
             Err(error) => self.refuse_frame(key, member, &error),
         }
+    }
+    /// A frame is sampled.
+    #[cold]
+    fn begin_span(
+        &mut self,
+        instance: usize,
+        seat: Seat,
+        (kind, number): (u8, Seq),
+        trace: TraceContext,
+    ) {
+        let Some(name) = traced_name(kind) else { return };
+        let Some(mut span) = self.tracer.child(Some(trace), name, SpanKind::Consumer) else {
+            return;
+        };
+        if let Some(hosted) = self.instances.get(instance) {
+            span.set("greenroom.instance", hosted.core.instance().to_string());
+            span.set("greenroom.kind", hosted.core.kind_name());
+        }
+        span.set("greenroom.seat", u64::from(seat.0));
+        self.spans.begin(instance, seat, (kind, number), span);
+    }
+    fn is_ticking(&self, instance: usize) -> bool {
+        self.instances.get(instance).is_some_and(|hosted| hosted.ticks.is_some())
     }
     /// Tells a client that its frame is none, as the core does with what has no number.
     fn refuse_frame(&self, key: LinkKey, member: MemberId, error: &DecodeError) {
@@ -323,6 +367,13 @@ impl Host {
     fn attach(&mut self, key: LinkKey, attach: &Attach) {
         let Attach { member, channel, instance, incarnation, seat, generation, .. } = *attach;
         let at = self.running(instance, incarnation);
+        let trace = self.spans.of(key, member);
+        // Ends with this function: the seat is taken in it, or refused.
+        let mut span = self.tracer.child(trace, "attach", SpanKind::Server);
+        if let Some(span) = &mut span {
+            span.set("greenroom.instance", instance.to_string());
+            span.set("greenroom.seat", u64::from(seat.0));
+        }
         // A session server that uses the place for somebody else has forgotten the one before.
         let before = self.links.get(key.0).and_then(|link| link.members.at_place(member));
         if let Some((before, membership)) = before
@@ -507,6 +558,9 @@ impl Host {
                 }
             }
             MasterToGame::Renewed(renewed) => self.lease.renew(renewed.sent, self.micros()),
+            MasterToGame::Traced(Traced { instance, trace }) => {
+                self.traced_order = Some((instance, trace));
+            }
             MasterToGame::NewEpoch(_) | MasterToGame::Welcome(_) => {
                 unreachable!("they tell whom to follow, and were handled with that")
             }
@@ -535,11 +589,20 @@ impl Host {
     }
     fn create(&mut self, order: &CreateInstance) {
         let (instance, incarnation) = (order.instance, order.incarnation);
+        let trace = self.traced_order.take_if(|(of, _)| *of == instance).map(|(_, trace)| trace);
+        let mut span = self.tracer.child(trace, "create", SpanKind::Consumer);
+        if let Some(span) = &mut span {
+            span.set("greenroom.instance", instance.to_string());
+            span.set("greenroom.kind", order.kind.as_str());
+        }
         if self.running(instance, incarnation).is_some() {
             return; // The stream brings each order once; this would be a master that repeats itself.
         }
         if let Err(refusal) = self.try_create(order) {
             Metrics::add(&self.metrics.create_refused, 1);
+            if let Some(span) = &mut span {
+                span.fail(&refusal);
+            }
             tracing::debug!(%instance, kind = %order.kind, %refusal, "refused to make an instance");
             self.upward.push(&CreateRefused { instance, incarnation, refusal }.into());
         }
@@ -682,6 +745,9 @@ impl Host {
                 });
             }
             self.tell(at, Input::Tick);
+            if !self.spans.is_empty() {
+                self.spans.stepped(at);
+            }
             self.metrics.tick_duration.record_us(self.micros() - began);
         }
     }
@@ -851,6 +917,11 @@ impl Host {
             Effect::ToSeat { seat, .. } => {
                 let Some(to) = self.attachment(at, seat) else { return };
                 Metrics::add(&self.metrics.frames_down, 1);
+                if let Effect::ToSeat { kind, number, ref payload, .. } = effect
+                    && !self.spans.is_empty()
+                {
+                    self.spans.told(at, seat, (kind, number), &bytes[payload.clone()]);
+                }
                 let Some(link) = self.links.get(to.link.0) else { return };
                 let header = LinkHeader { kind: session_game::UNICAST, target: to.member.0 };
                 self.header.clear();
@@ -1007,6 +1078,7 @@ impl Host {
     fn remove(&mut self, at: usize) {
         let hosted = self.instances.remove(at);
         self.by_id.remove(&hosted.core.instance());
+        self.spans.forget(at);
         self.used -= u64::from(hosted.core.weight());
         self.keyed -= usize::from(hosted.core.key().is_some());
         if let Some(frozen) = hosted.frozen {

@@ -35,6 +35,7 @@ mod host;
 mod lease;
 mod metrics;
 mod shell;
+mod spans;
 mod upward;
 
 pub use config::GameConfig;

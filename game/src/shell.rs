@@ -14,6 +14,7 @@ use greenroom_link::{
 };
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::{Incarnation, MasterLink, ServerName};
+use greenroom_telemetry::Tracer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
@@ -100,6 +101,7 @@ pub fn bind(
         tick_grid: config.tick_grid,
         lease: config.lease,
         logs,
+        tracer: Tracer::default(),
     };
     Ok(Game {
         registry,
@@ -125,6 +127,12 @@ impl Game {
     /// Where session servers reach it.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+    /// Has it trace what is sampled.
+    #[must_use]
+    pub fn traced(mut self, tracer: Tracer) -> Self {
+        self.settings.tracer = tracer;
+        self
     }
     /// What it counts.
     pub fn metrics(&self) -> Arc<Metrics> {

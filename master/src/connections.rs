@@ -11,6 +11,7 @@ use greenroom_protocol::wire::session_master::{MasterToSession, NewEpoch, Receiv
 use greenroom_protocol::{Epoch, Incarnation, LinkHeader, Outbound, ServerName, StampedHeader};
 
 use crate::inbox::LinkNumber;
+use crate::traces::Traces;
 
 /// Bytes of a link's buffer that a stream fills at most: what a new link gets again may be much, and answers should
 /// not wait behind all of it.
@@ -173,7 +174,7 @@ impl Connections {
     }
 
     /// Lets out what is committed of each stream. `last` is the last command that was appended.
-    pub(crate) fn release(&mut self, state: &State, last: u64, commit: u64) {
+    pub(crate) fn release(&mut self, state: &State, last: u64, commit: u64, traces: &mut Traces) {
         let Self { used, epoch, scratch, .. } = self;
         for ((role, name), connection) in used {
             let received = state.received(*role, name);
@@ -214,6 +215,11 @@ impl Connections {
                     for (n, message) in stream.flat_map(|stream| stream.after(connection.sent)) {
                         if n > upto || line.is_full() {
                             break;
+                        }
+                        if let MasterToGame::Create(order) = message
+                            && let Some(traced) = traces.before_order(order.instance)
+                        {
+                            line.game(0, &traced.into());
                         }
                         line.game(n, message);
                         sent = n;

@@ -23,6 +23,7 @@ mod peer;
 mod requests;
 mod sequencer;
 mod takeover;
+mod traces;
 mod witness;
 
 pub use config::MasterConfig;

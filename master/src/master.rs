@@ -12,6 +12,7 @@ use greenroom_master_core::{ClusterSecret, Placement, State};
 use greenroom_protocol::wire::master_standby::Pairing;
 use greenroom_protocol::wire::master_witness::Side;
 use greenroom_protocol::wire::server_server::{Identity, Role};
+use greenroom_telemetry::Tracer;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -109,6 +110,13 @@ impl Master {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Has it trace what is sampled.
+    #[must_use]
+    pub fn traced(mut self, tracer: Tracer) -> Self {
+        self.sequencer.traces.tracer = tracer;
+        self
     }
 
     /// What it counts.

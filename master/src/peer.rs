@@ -16,7 +16,7 @@ use greenroom_protocol::wire::master_standby::{
 use greenroom_protocol::wire::master_witness::Side;
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::{
-    Code, DecodeError, Incarnation, Limits, LinkHeader, Refusal, decode, encode,
+    Code, DecodeError, Incarnation, Limits, LinkHeader, Refusal, TraceContext, decode, encode,
 };
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -43,7 +43,8 @@ const FRAME_BYTES: usize = 1 << 20;
 pub(crate) enum FromPeer {
     /// A link is open, and the two fit.
     Linked(Identity, Outgoing),
-    Said(Box<Envelope>),
+    /// With the traces of those entries that are sampled.
+    Said(Box<Envelope>, Vec<(u64, TraceContext)>),
     /// The link is lost, and somebody still listens there, or nobody knows.
     Lost(Incarnation),
     /// Nobody listens there any more, or another life does: this one is over.
@@ -177,7 +178,11 @@ impl Peer {
                     self.known.set(Some(identity.incarnation));
                     self.say(FromPeer::Linked(identity, outgoing.clone()));
                 } else {
-                    self.say(FromPeer::Said(Box::new(open(message)?)));
+                    let traces = match &message {
+                        MasterToMaster::Append(append) => append.traces.clone(),
+                        _ => Vec::new(),
+                    };
+                    self.say(FromPeer::Said(Box::new(open(message)?), traces));
                 }
             }
             self.inbox.room().await;
@@ -252,8 +257,8 @@ fn push(outgoing: &Outgoing, message: &MasterToMaster) {
     outgoing.push(LinkHeader { kind: message.kind(), target: 0 }, &[&payload]);
 }
 
-/// Sends a message, in several frames if it is long.
-pub(crate) fn send(outgoing: &Outgoing, envelope: Envelope) {
+/// Sends a message, in several frames if it is long; `traces` are those of its entries that are sampled.
+pub(crate) fn send(outgoing: &Outgoing, envelope: Envelope, traces: &[(u64, TraceContext)]) {
     let Envelope { from, to, at, body } = envelope;
     let stamp = Stamp { from, to, at };
     match body {
@@ -274,7 +279,10 @@ pub(crate) fn send(outgoing: &Outgoing, envelope: Envelope) {
                     rest = others;
                 }
                 let entries = Opaque::from(bytes);
-                let append = Append { stamp, before: start, entries, beat, commit, rec, check };
+                let here = start.lsn + 1..=before.lsn;
+                let traces = traces.iter().filter(|(lsn, _)| here.contains(lsn)).copied().collect();
+                let append =
+                    Append { stamp, before: start, entries, beat, commit, rec, check, traces };
                 push(outgoing, &append.into());
                 if rest.is_empty() {
                     return;
@@ -333,7 +341,8 @@ fn split(values: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<Opaque>> {
 /// What a frame says.
 fn open(message: MasterToMaster) -> Result<Envelope, PeerError> {
     let (stamp, body) = match message {
-        MasterToMaster::Append(Append { stamp, before, entries, beat, commit, rec, check }) => {
+        MasterToMaster::Append(append) => {
+            let Append { stamp, before, entries, beat, commit, rec, check, traces: _ } = append;
             let entries = open_entries(entries.into_vec().into())?;
             (stamp, Message::Append { before, entries, beat, commit, rec, check })
         }

@@ -10,15 +10,17 @@ use greenroom_logs::kinds::{MasterAlarm, MasterEpoch, MasterRole};
 use greenroom_master_core::replica::{self as pair, Alarm, Apply, Logged, Refused, Replica};
 use greenroom_master_core::{Command, Effect, Event, Origin, State};
 use greenroom_protocol::wire::admin_master::Rows;
-use greenroom_protocol::wire::client_session::{Request, SessionServers};
-use greenroom_protocol::wire::master_game::{GameToMaster, Renewed};
+use greenroom_protocol::wire::client_session::{Request, SessionServers, traced_name};
+use greenroom_protocol::wire::master_game::{GameToMaster, MasterToGame, Renewed};
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::wire::session_master::{
     Answer, Ask, MasterToSession, Outcome, Received, SessionToMaster, Welcome,
 };
 use greenroom_protocol::{
-    Code, Epoch, LINK_FRAME_BYTES_MAX, Limits, Refusal, ServerName, StampedHeader,
+    Code, Epoch, LINK_FRAME_BYTES_MAX, Limits, Outbound, Refusal, ServerName, StampedHeader,
+    TraceContext,
 };
+use greenroom_telemetry::{Span, SpanKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +34,7 @@ use crate::operators::Operators;
 use crate::peer::{self, FromPeer};
 use crate::requests::Requests;
 use crate::takeover::Takeover;
+use crate::traces::Traces;
 use crate::witness::{self, Answered, WitnessHandle};
 
 /// How often the core is told that time passes.
@@ -106,6 +109,7 @@ pub(crate) struct Sequencer {
     appended: Appended,
     requests: Requests,
     logs: Logs,
+    pub(crate) traces: Traces,
 }
 
 impl Sequencer {
@@ -147,6 +151,7 @@ impl Sequencer {
             appended: Appended::default(),
             requests: Requests::default(),
             logs,
+            traces: Traces::default(),
         }
     }
 
@@ -404,10 +409,12 @@ impl Sequencer {
                 self.troubles.remove("pair");
                 self.peer = Some((identity, outgoing));
             }
-            FromPeer::Said(envelope) => {
+            FromPeer::Said(envelope, traces) => {
                 if self.core.role() == pair::Role::Standby {
                     self.takeover.heard();
                 }
+                // They end once the entries are applied and acknowledged.
+                let _applying = self.traces.applying(&traces);
                 self.feed(pair::Input::Message(*envelope));
             }
             FromPeer::Lost(incarnation) => {
@@ -554,7 +561,10 @@ impl Sequencer {
     }
 
     fn client_asks(&mut self, origin: Origin, ask: Ask) {
-        self.requests.asked(ask.session, ask.id);
+        let name = traced_name(ask.kind).unwrap_or("request");
+        let span = self.traces.tracer.child(ask.trace, name, SpanKind::Server);
+        let trace = span.as_ref().map(Span::context);
+        self.requests.asked(ask.session, ask.id, span);
         // Decoded before the log: what is in the log can be applied.
         match Request::decode(ask.kind, &ask.request, Limits::CLIENT) {
             // A read changes nothing: no command. Its answer is held until what it saw is committed, and this master
@@ -569,12 +579,41 @@ impl Sequencer {
             }
             Ok(request) => {
                 let Ask { session, id, answered, .. } = ask;
-                self.submit(Command::Ask { origin, session, id, answered, request });
+                let command = Command::Ask { origin, session, id, answered, request };
+                match trace {
+                    Some(trace) => self.submit_traced(command, trace),
+                    None => self.submit(command),
+                }
             }
             Err(error) => {
                 let outcome = Outcome::Refused(error.into());
                 let answer = Answer { session: ask.session, id: ask.id, outcome };
                 self.tell_session(&origin.server, &answer.into());
+            }
+        }
+    }
+
+    /// Puts a command that is sampled into the log, in a batch of its own: so it is known which entry is its own, and
+    /// which instance is made for it.
+    #[cold]
+    fn submit_traced(&mut self, command: Command, trace: TraceContext) {
+        self.flush();
+        let games = self.state().servers_up().into_iter().filter(|(role, _)| *role == Role::Game);
+        let told =
+            |state: &State, game: &ServerName| state.game_stream(game).map_or(0, Outbound::last);
+        let before: Vec<_> =
+            games.map(|(_, Origin { server, .. })| (told(self.state(), &server), server)).collect();
+        self.traces.expect_write(Some(trace));
+        self.submit(command);
+        self.flush();
+        self.traces.expect_write(None);
+        for (last, game) in before {
+            let state = self.core.state();
+            let orders = state.game_stream(&game).into_iter().flat_map(|stream| stream.after(last));
+            for (_, message) in orders {
+                if let MasterToGame::Create(order) = message {
+                    self.traces.ordered(order.instance, trace);
+                }
             }
         }
     }
@@ -593,10 +632,13 @@ impl Sequencer {
     }
 
     fn tell_session(&mut self, server: &ServerName, message: &MasterToSession) {
-        if let MasterToSession::Answer(Answer { session, id, .. }) = message
-            && let Some(took) = self.requests.answered(*session, *id)
+        if let MasterToSession::Answer(Answer { session, id, outcome }) = message
+            && let Some((took, span)) = self.requests.answered(*session, *id)
         {
             self.metrics.request_duration.record(took);
+            if let (Some(mut span), Outcome::Refused(refusal)) = (span, outcome) {
+                span.fail(refusal);
+            }
         }
         if let Some(mut line) = self.connections.line(Role::Session, server) {
             line.session(0, message);
@@ -621,7 +663,8 @@ impl Sequencer {
         if self.serving {
             let (last, commit) = (self.core.last().lsn, self.core.commit());
             self.appended.committed(commit, &self.metrics);
-            self.connections.release(self.core.state(), last, commit);
+            self.traces.committed(commit);
+            self.connections.release(self.core.state(), last, commit, &mut self.traces);
         }
     }
 
@@ -629,7 +672,11 @@ impl Sequencer {
         match output {
             pair::Output::Send(envelope) => {
                 if let Some((_, outgoing)) = &self.peer {
-                    peer::send(outgoing, envelope);
+                    let traces = match &envelope.body {
+                        pair::Message::Append { entries, .. } => self.traces.of(entries),
+                        _ => Vec::new(),
+                    };
+                    peer::send(outgoing, envelope, &traces);
                 }
             }
             pair::Output::Write(entries) => {
@@ -637,6 +684,7 @@ impl Sequencer {
                 if self.serving {
                     Metrics::add(&self.metrics.appended, entries.len() as u64);
                     self.appended.push(last);
+                    self.traces.written(last);
                 } else {
                     Metrics::add(&self.metrics.copied, entries.len() as u64);
                 }
@@ -757,6 +805,7 @@ impl Sequencer {
                 self.operators.step_down();
                 self.appended.clear();
                 self.requests.clear();
+                self.traces.clear();
             }
         }
     }

@@ -139,7 +139,8 @@ impl SessionServer {
     fn ask_raw(&self, session: SessionId, id: u32, kind: u8, payload: Vec<u8>) {
         let answered = RequestId(id - 1);
         let request = payload.into();
-        self.say(&Ask { session, id: RequestId(id), answered, kind, request }.into());
+        let id = RequestId(id);
+        self.say(&Ask { session, id, answered, kind, request, trace: None }.into());
     }
     async fn answer(&mut self) -> Outcome {
         loop {

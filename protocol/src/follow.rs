@@ -49,6 +49,7 @@ impl From<&MasterToGame> for Word {
             | MasterToGame::Destroy(_)
             | MasterToGame::Received(_)
             | MasterToGame::Renewed(_)
+            | MasterToGame::Traced(_)
             | MasterToGame::Unknown(_) => Self::Other,
         }
     }

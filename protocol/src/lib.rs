@@ -16,6 +16,7 @@ mod ids;
 mod refusal;
 pub mod search;
 mod stream;
+mod trace;
 pub mod wire;
 
 pub use bounded::{DecodeError, Limits, check, decode, encode, encode_compact_into, encode_into};
@@ -31,6 +32,7 @@ pub use ids::{
 };
 pub use refusal::{Code, Refusal};
 pub use stream::{Inbound, Outbound};
+pub use trace::{TRACE_FEATURE, TraceContext};
 
 /// The lowest version of the protocol that this build speaks.
 pub const PROTOCOL_MIN: u16 = 1;

@@ -19,6 +19,7 @@ use greenroom_protocol::{
     MemberId, Moment, PieceHeader, RequestId, SERVER_FRAME_BYTES_MAX, wire::client_instance,
 };
 use greenroom_session_core::ConnId;
+use greenroom_telemetry::Span;
 use smallvec::SmallVec;
 use tokio::{net::tcp::OwnedWriteHalf, sync::Notify, task::AbortHandle};
 
@@ -97,6 +98,8 @@ pub(crate) struct Connection {
 struct Waiting {
     id: RequestId,
     since: Instant,
+    /// If it is sampled; ends when it is dropped.
+    span: Option<Span>,
 }
 
 #[derive(Default)]
@@ -166,18 +169,21 @@ impl Connection {
     }
 
     /// A request has come. One that is asked again is the same.
-    pub(crate) fn asks(&self, id: RequestId) {
+    pub(crate) fn asks(&self, id: RequestId, span: Option<Span>) {
         let mut requests = self.requests.borrow_mut();
-        if requests.len() < REQUESTS_MAX && !requests.iter().any(|waiting| waiting.id == id) {
-            requests.push(Waiting { id, since: Instant::now() });
+        if let Some(known) = requests.iter_mut().find(|waiting| waiting.id == id) {
+            known.span = span.or(known.span.take());
+        } else if requests.len() < REQUESTS_MAX {
+            requests.push(Waiting { id, since: Instant::now(), span });
         }
     }
 
-    /// A request is answered. Gives when it had come.
-    pub(crate) fn answered(&self, id: RequestId) -> Option<Instant> {
+    /// A request is answered. Gives when it had come, and its span.
+    pub(crate) fn answered(&self, id: RequestId) -> Option<(Instant, Option<Span>)> {
         let mut requests = self.requests.borrow_mut();
         let at = requests.iter().position(|waiting| waiting.id == id)?;
-        Some(requests.swap_remove(at).since)
+        let Waiting { since, span, .. } = requests.swap_remove(at);
+        Some((since, span))
     }
 
     pub(crate) const fn framing(&self) -> Framing {

@@ -20,6 +20,7 @@ mod pages;
 mod refusals;
 mod shell;
 pub mod tls;
+mod traces;
 
 pub use acceptor::{Accepted, Acceptor, Duplex, Stream};
 pub use config::{LimitsProfile, SessionConfig};

@@ -33,6 +33,7 @@ use greenroom_protocol::{
 use greenroom_session_core::{
     CONNECTIONS_MAX, Charge, ConnId, Core, CoreConfig, GameId, Output, Told,
 };
+use greenroom_telemetry::{Span, Tracer};
 use smallvec::SmallVec;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
@@ -49,6 +50,7 @@ use crate::{
     auth::{Authenticator, Authenticators, Place},
     connection::{Connection, Connections, Queued, Shared, Sink, Writer},
     refusals::Refusals,
+    traces::{Traces, trace_header},
 };
 
 /// Files that are kept for links, logs and the runtime when connections are bounded by the limit on open files.
@@ -65,6 +67,8 @@ const PARTIAL_MS: u64 = 10_000;
 const SWEEP: Duration = Duration::from_secs(1);
 /// Room for the longest frame of a client and what was left of the one before.
 const SCRATCH_BYTES: usize = 2 * CLIENT_FRAME_BYTES_MAX;
+/// Kind byte of the answer that refuses a request.
+const REFUSED: u8 = 0x9f;
 
 thread_local! {
     /// What clients send is read into this, whoever they are: no connection has a read buffer of its own.
@@ -85,6 +89,7 @@ pub struct Session {
     drain_timeout: Duration,
     logs: Logs,
     metrics: Arc<Metrics>,
+    tracer: Tracer,
 }
 
 /// Makes an acceptor on the thread that it will run on.
@@ -193,6 +198,7 @@ pub fn bind(
         heartbeat_ms: u32::try_from(config.heartbeat.as_millis()).unwrap_or(u32::MAX).max(100),
         limits: config.limits.limits(),
         wall_start_ms: wall_ms(),
+        takes_traces: false,
     };
     Ok(Session {
         core,
@@ -207,6 +213,7 @@ pub fn bind(
         drain_timeout: config.drain_timeout,
         logs,
         metrics: Arc::default(),
+        tracer: Tracer::default(),
     })
 }
 
@@ -252,6 +259,14 @@ impl Session {
     /// Where a browser finds its pages, if it has any.
     pub fn page_url(&self) -> Option<&EcoString> {
         self.page_url.as_ref()
+    }
+
+    /// Has it trace what is sampled, by its clients or by itself.
+    #[must_use]
+    pub fn traced(mut self, tracer: Tracer) -> Self {
+        self.core.takes_traces = tracer.is_on();
+        self.tracer = tracer;
+        self
     }
 
     /// What it counts.
@@ -309,6 +324,7 @@ impl Session {
             farewells: Cell::new(0),
             refusals: Refusals::new(self.logs),
             metrics: self.metrics,
+            traces: Traces::new(self.tracer),
         });
         for acceptor in acceptors {
             shell.spawn(Rc::clone(&shell).accept(acceptor, stop.clone()));
@@ -379,6 +395,7 @@ struct Shell {
     farewells: Cell<usize>,
     refusals: Refusals,
     metrics: Arc<Metrics>,
+    traces: Traces,
 }
 
 /// Why a client's connection ends.
@@ -475,6 +492,11 @@ impl Shell {
                     link.push(LinkHeader { kind: message.kind(), target: 0 }, &[&payload]);
                 }
             }
+            Output::TraceGame(game, member, trace) => {
+                if let Some(link) = self.games.borrow().get(&game) {
+                    link.push(trace_header(member), &[&trace.bytes()]);
+                }
+            }
             Output::DialGame(game, address) => self.spawn(Rc::clone(self).play_on(game, address)),
             Output::Tell(told) => self.tell(&told),
         }
@@ -484,9 +506,12 @@ impl Shell {
     fn answers(&self, connection: &Connection, frame: &[u8]) {
         if let Ok((ReplyHeader { kind, id }, _)) = ReplyHeader::split(frame)
             && client_session::REPLIES.contains(&kind)
-            && let Some(since) = connection.answered(id)
+            && let Some((since, span)) = connection.answered(id)
         {
             self.metrics.request_duration.record(since.elapsed());
+            if let (Some(mut span), REFUSED) = (span, kind) {
+                span.fail("refused");
+            }
         }
     }
 
@@ -782,6 +807,7 @@ impl Shell {
             Box::pin(self.farewell(&connection, socket)).await;
         }
         connection.end();
+        self.traces.forget(connection.id);
         self.connections.borrow_mut().remove(connection.id);
         self.decide(None, |core, _, out| core.disconnect(connection.id, out));
     }
@@ -890,6 +916,7 @@ impl Shell {
             .contains(&kind)
             .then(|| InstanceFrame::channel(frame).ok())
             .flatten();
+        let span = self.traces.of(conn, frame);
         let route =
             up.and_then(|channel| core.route_up(conn, channel).map(|route| (channel, route)));
         match (charge, route) {
@@ -904,9 +931,14 @@ impl Shell {
                 // A call is waited for; what only waits for the next tick can leave with others.
                 let may_wait =
                     route.ticks && matches!(kind, client_instance::MESSAGE | client_instance::ACK);
-                let sent = games.get(&route.game).map(|link| match may_wait {
-                    true => link.append_soon(header, &[frame]),
-                    false => link.append(header, &[frame]),
+                let sent = games.get(&route.game).map(|link| {
+                    if let Some(span) = &span {
+                        link.append_soon(trace_header(route.member), &[&span.context().bytes()])?;
+                    }
+                    match may_wait {
+                        true => link.append_soon(header, &[frame]),
+                        false => link.append(header, &[frame]),
+                    }
                 });
                 if !matches!(sent, Some(Ok(()))) {
                     Metrics::add(&self.metrics.sent_back, 1);
@@ -919,9 +951,17 @@ impl Shell {
                 if let Ok((RequestHeader { id, .. }, _)) = RequestHeader::split(frame)
                     && client_session::REQUESTS.contains(&kind)
                 {
-                    connection.asks(id);
+                    let trace = span.as_ref().map(Span::context);
+                    connection.asks(id, span);
+                    match trace {
+                        Some(trace) => core.traced_frame(now, conn, frame, trace, &mut outputs),
+                        None => core.frame(now, conn, frame, &mut outputs),
+                    }
+                } else if kind == client_session::TRACE && self.traces.is_on() {
+                    self.traces.announce(now, conn, frame);
+                } else {
+                    core.frame(now, conn, frame, &mut outputs);
                 }
-                core.frame(now, conn, frame, &mut outputs);
             }
         }
         drop(core);

@@ -10,15 +10,23 @@
 //! *Never*: costs anything while it is off; waits for a collector; puts an id on a metric.
 
 mod config;
+mod error;
+mod export;
 mod histogram;
 mod instruments;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod process;
 mod prometheus;
 mod registry;
+mod trace;
 
 pub use config::TelemetryConfig;
+pub use error::TelemetryError;
+pub use export::{Export, Exported};
 pub use histogram::{Distribution, Histogram};
 pub use instruments::{Description, Kind, Source, Unit, Value};
 pub use process::Process;
 pub use prometheus::name as prometheus_name;
-pub use registry::Registry;
+pub use registry::{Registry, Who};
+pub use trace::{Attribute, Ended, Sampler, Span, SpanKind, Tracer};

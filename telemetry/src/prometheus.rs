@@ -41,8 +41,8 @@ fn instrument(out: &mut String, read: &Read) -> std::fmt::Result {
         Kind::Histogram => "histogram",
     };
     writeln!(out, "# TYPE {name} {kind}")?;
-    for (server, value) in &read.values {
-        let server = label(server);
+    for (who, value) in &read.values {
+        let server = label(&who.name);
         let braced = if server.is_empty() { String::new() } else { format!("{{{server}}}") };
         match value {
             Value::Whole(count) => writeln!(out, "{name}{braced} {count}")?,
@@ -82,7 +82,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering::Relaxed;
 
-    use crate::Registry;
+    use crate::{Registry, Who};
 
     crate::instruments! {
         /// Of a game.
@@ -103,8 +103,8 @@ mod tests {
         one.late.record_us(20);
         one.late.record_us(1_500_000);
         let registry = Registry::default();
-        registry.add("game-1", one);
-        registry.add("the \"other\"\\", two);
+        registry.add(Who::new("game", "game-1"), one);
+        registry.add(Who::new("game", "the \"other\"\\"), two);
         let text = registry.prometheus();
         let begins = "# HELP greenroom_game_frames_total Frames of seats.\n\
                       # TYPE greenroom_game_frames_total counter\n\

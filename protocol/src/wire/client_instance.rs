@@ -20,6 +20,16 @@ pub const ACK: u8 = 0x23;
 /// Asks for a whole view again: payload [`NeedSnapshot`].
 pub const NEED_SNAPSHOT: u8 = 0x24;
 
+/// What a frame that can be sampled is called in a trace; nothing for one that can't.
+pub const fn traced_name(kind: u8) -> Option<&'static str> {
+    match kind {
+        MESSAGE => Some("message"),
+        CALL => Some("call"),
+        QUERY => Some("query"),
+        _ => None,
+    }
+}
+
 /// Kinds from an instance to one client: they have a [`crate::DownHeader`].
 pub const DOWN: std::ops::RangeInclusive<u8> = 0xa0..=0xaf;
 /// A message of the game; reliable.

@@ -14,6 +14,9 @@ use crate::{
 pub const PING: u8 = 0x03;
 /// Kind byte of the answer to a [`PING`], with its 8 bytes.
 pub const PONG: u8 = 0x04;
+/// Kind byte of the announcement that the next frame on this connection is sampled: a [`crate::TraceContext`] in 25
+/// bytes. Only where both hellos name [`crate::TRACE_FEATURE`].
+pub const TRACE: u8 = 0x06;
 /// Kind byte of a server's ping, to be answered with [`PONG`].
 pub const SERVER_PING: u8 = 0x83;
 /// Kind byte of the answer to a client's ping.
@@ -22,6 +25,22 @@ pub const SERVER_PONG: u8 = 0x84;
 pub const REQUESTS: std::ops::RangeInclusive<u8> = 0x10..=0x1f;
 /// Kinds of answers to them: they have a [`crate::ReplyHeader`].
 pub const REPLIES: std::ops::RangeInclusive<u8> = 0x90..=0x9f;
+
+/// What a request is called in a trace; nothing for a kind of a newer version.
+pub const fn traced_name(kind: u8) -> Option<&'static str> {
+    match kind {
+        0x10 => Some("create"),
+        0x11 => Some("join"),
+        0x12 => Some("join_or_create"),
+        0x13 => Some("leave"),
+        0x14 => Some("destroy"),
+        0x15 => Some("search"),
+        0x16 => Some("watch"),
+        0x17 => Some("unwatch"),
+        0x18 => Some("rank"),
+        _ => None,
+    }
+}
 
 direction! {
     /// What a client says to its session server; requests are [`Request`]s.

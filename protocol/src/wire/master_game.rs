@@ -10,7 +10,9 @@ use super::client_session::Meta;
 use super::session_master::{Fenced, NewEpoch, Received, Resume, Welcome};
 use super::{Opaque, direction};
 use crate::search::FieldInfo;
-use crate::{Incarnation, InstanceId, Key, KindName, Refusal, Seat, SessionId, UserId};
+use crate::{
+    Incarnation, InstanceId, Key, KindName, Refusal, Seat, SessionId, TraceContext, UserId,
+};
 
 direction! {
     /// What a game server says to the master.
@@ -58,6 +60,8 @@ direction! {
         0x86 NewEpoch(NewEpoch),
         /// Answers a [`GameToMaster::Load`], once it is committed.
         0x87 Renewed(Renewed),
+        /// The order to make this instance, which follows, is for a request that is sampled.
+        0x8F Traced(Traced),
     }
 }
 
@@ -172,6 +176,16 @@ pub struct GameLoad {
 pub struct Renewed {
     /// As in [`GameLoad`].
     pub sent: u64,
+}
+
+/// Whose request an instance is made for. Outside the stream, before the order: what is kept and repeated does not
+/// depend on what is traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traced {
+    /// Which.
+    pub instance: InstanceId,
+    /// The trace.
+    pub trace: TraceContext,
 }
 
 /// Make an instance.

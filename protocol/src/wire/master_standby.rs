@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::direction;
 use super::master_witness::{Master, Rec, Side};
 use crate::wire::Opaque;
-use crate::{Epoch, Refusal};
+use crate::{Epoch, Refusal, TraceContext};
 
 direction! {
     /// What one master says to the other.
@@ -85,6 +85,10 @@ pub struct Append {
     pub rec: Rec,
     /// Number of an entry and the hash of the state after it, for the standby to compare.
     pub check: Option<(u64, u128)>,
+    /// The traces of those that are sampled, by their numbers. Beside the entries and not in them: what is in the log
+    /// does not depend on what is traced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traces: Vec<(u64, TraceContext)>,
 }
 
 /// The log is there up to a place.

@@ -16,6 +16,9 @@ pub const UP: u8 = 0x10;
 /// The session server dropped patches for a slow member and has room again: a fresh snapshot of every view, please;
 /// target: the member; no payload.
 pub const REFRESH: u8 = 0x11;
+/// What comes next of this member, an [`Attach`] or an [`UP`], is sampled: a [`crate::TraceContext`] in 25 bytes;
+/// target: the member. Who does not know the kind ignores it.
+pub const TRACE: u8 = 0x12;
 /// A frame for one client; target: the member.
 pub const UNICAST: u8 = 0x90;
 /// A frame for every client that has the channel; target: the channel.

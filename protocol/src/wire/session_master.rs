@@ -12,7 +12,7 @@ use super::client_session::{
 use super::{Opaque, direction};
 use crate::{
     Generation, Incarnation, InstanceId, KindName, Refusal, RequestId, Seat, ServerName, SessionId,
-    SessionKey, UserId,
+    SessionKey, TraceContext, UserId,
 };
 
 direction! {
@@ -139,6 +139,9 @@ pub struct Ask {
     pub kind: u8,
     /// The request, encoded as the client did.
     pub request: Opaque,
+    /// The trace of it, if it is sampled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
 }
 
 /// Acknowledges a stream.

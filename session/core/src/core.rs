@@ -5,8 +5,8 @@ use greenroom_protocol::{
     Channel, Code, DownHeader, Epoch, Follow, Generation, HELLO_BYTES_MAX, Inbound, Incarnation,
     InstanceFrame, InstanceId, KindName, LINK_FRAME_BYTES_MAX, Limits, MasterLink, MemberId,
     Moment, Outbound, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, ReplyHeader, RequestHeader, RequestId,
-    Seat, Seq, ServerName, SessionId, SessionKey, StampedHeader, Streams, UpHeader, UserId,
-    Verdict, Word,
+    Seat, Seq, ServerName, SessionId, SessionKey, StampedHeader, Streams, TRACE_FEATURE,
+    TraceContext, UpHeader, UserId, Verdict, Word,
     wire::{
         Opaque, client_instance,
         client_session::{
@@ -93,6 +93,8 @@ pub enum Output {
     DialGame(GameId, EcoString),
     /// Send a message to a game server.
     Game(GameId, SessionToGame),
+    /// Tell a game server that what comes next of a member is sampled.
+    TraceGame(GameId, MemberId, TraceContext),
     /// Something an operator should know.
     Tell(Told),
 }
@@ -155,6 +157,8 @@ pub struct CoreConfig {
     pub limits: ClientLimits,
     /// Wall clock at [`Moment`] 0, in milliseconds since 1970.
     pub wall_start_ms: u64,
+    /// Clients may say that what they send is sampled.
+    pub takes_traces: bool,
 }
 
 #[derive(Debug)]
@@ -238,6 +242,8 @@ struct Member {
     options: Opaque,
     joining: Joining,
     attached: bool,
+    /// Of the request that it is seated for.
+    trace: Option<TraceContext>,
 }
 
 #[derive(Debug)]
@@ -305,6 +311,8 @@ pub struct Core {
     reported: u64,
     from_master: Inbound,
     draining: bool,
+    /// Of the frame that is being worked on.
+    trace: Option<TraceContext>,
 }
 
 type Out = Vec<Output>;
@@ -331,6 +339,7 @@ impl Core {
             reported: 0,
             from_master: Inbound::default(),
             draining: false,
+            trace: None,
         }
     }
 
@@ -521,6 +530,20 @@ impl Core {
         Some(self.members.get(member.0)?.game)
     }
 
+    /// As [`Self::frame`], for one that is sampled: what it leads to carries the trace.
+    pub fn traced_frame(
+        &mut self,
+        now: Moment,
+        conn: ConnId,
+        frame: &[u8],
+        trace: TraceContext,
+        out: &mut Out,
+    ) {
+        self.trace = Some(trace);
+        self.frame(now, conn, frame, out);
+        self.trace = None;
+    }
+
     /// A client sent a frame that is not for an instance.
     pub fn frame(&mut self, now: Moment, conn: ConnId, frame: &[u8], out: &mut Out) {
         let Some(connection) = self.conns.get(conn.0).filter(|connection| !connection.closing)
@@ -572,9 +595,12 @@ impl Core {
                     return self.close(conn, refusal, out);
                 }
                 connection.stage = Stage::Greeted;
+                let wants_trace = hello.features.iter().any(|feature| feature == TRACE_FEATURE);
+                let features =
+                    (wants_trace && self.config.takes_traces).then(|| TRACE_FEATURE.into());
                 let answer = SessionToClient::Hello(ServerHello {
                     protocol: hello.protocol_max.min(PROTOCOL_MAX),
-                    features: Vec::new(),
+                    features: features.into_iter().collect(),
                     agent: self.config.build.clone(),
                     heartbeat_ms: self.config.heartbeat_ms,
                 });
@@ -714,6 +740,7 @@ impl Core {
             answered: header.answered,
             kind: header.kind,
             request: Opaque::from(payload.to_vec()),
+            trace: self.trace,
         };
         let asked = Asked { ask: ask.clone(), at: now, sent: self.follow.is_welcomed(), options };
         match repeated {
@@ -1038,7 +1065,7 @@ impl Core {
         let id = asked.ask.id;
         let answer = match outcome {
             Outcome::Granted(granted) => {
-                return self.granted(now, conn, id, asked.options, granted, out);
+                return self.granted(now, conn, asked, granted, out);
             }
             Outcome::Created(created) => Reply::Created(created),
             Outcome::Left(left) => {
@@ -1081,11 +1108,11 @@ impl Core {
         &mut self,
         now: Moment,
         conn: ConnId,
-        id: RequestId,
-        options: Opaque,
+        asked: Asked,
         granted: Granted,
         out: &mut Out,
     ) {
+        let (id, trace) = (asked.ask.id, asked.ask.trace);
         let key = (granted.instance, granted.incarnation);
         let mut joining = Joining::from_elem((id, now), 1);
         let known = self.by_instance.get(&key).and_then(|&channel| self.route_up(conn, channel));
@@ -1096,6 +1123,7 @@ impl Core {
             joining.extend(member.joining.drain(..).filter(|(other, _)| *other != id));
             if member.seat == granted.seat {
                 member.joining = joining;
+                member.trace = trace;
                 if self.is_linked(game) {
                     self.attach(known, out);
                 }
@@ -1104,7 +1132,7 @@ impl Core {
             // That seat has ended, and its game server has not said so yet.
             self.unseat(known);
         }
-        let member = match self.seat(conn, key, joining, options, granted, out) {
+        let member = match self.seat(conn, key, joining, asked, granted, out) {
             Ok(member) => member,
             Err((joining, what)) => {
                 let text = eco_format!("this session server holds too many {what}");
@@ -1122,7 +1150,7 @@ impl Core {
         conn: ConnId,
         key: (InstanceId, Incarnation),
         joining: Joining,
-        options: Opaque,
+        asked: Asked,
         granted: Granted,
         out: &mut Out,
     ) -> Result<MemberId, (Joining, &'static str)> {
@@ -1145,7 +1173,8 @@ impl Core {
             }
         };
         let seat = granted.seat;
-        let member = Member { conn, channel, game, seat, options, joining, attached: false };
+        let (options, trace) = (asked.options, asked.ask.trace);
+        let member = Member { conn, channel, game, seat, options, joining, attached: false, trace };
         let number = match self.members.insert(member) {
             Ok(number) => number,
             Err(member) => {
@@ -1199,6 +1228,9 @@ impl Core {
             generation: held.generation,
             options: member.options.clone(),
         };
+        if let Some(trace) = member.trace {
+            out.push(Output::TraceGame(member.game, id, trace));
+        }
         out.push(Output::Game(member.game, SessionToGame::Attach(attach)));
     }
 
@@ -1283,6 +1315,7 @@ impl Core {
         {
             up.ticks = attached.tick_rate > 0;
         }
+        member.trace = None;
         let again = std::mem::replace(&mut member.attached, true);
         if !again {
             place.attached.push((attached.member, member.conn));

@@ -463,6 +463,7 @@ impl Script {
                 | MasterToGame::Welcome(_)
                 | MasterToGame::NewEpoch(_)
                 | MasterToGame::Renewed(_)
+                | MasterToGame::Traced(_)
                 | MasterToGame::Unknown(_) => {}
             }
         }

@@ -46,6 +46,7 @@ impl Desk {
             heartbeat_ms: 30_000,
             limits: ClientLimits::default(),
             wall_start_ms: 1_000_000,
+            takes_traces: true,
         };
         Self { core: Core::new(config), now: Moment(0), out: Vec::new() }
     }
