@@ -276,6 +276,9 @@ fn nothing_is_left_for_later() {
     nothing(lines_where(is_source, |line| {
         let word = leftovers.iter().find(|leftover| words(line).any(|word| word == **leftover));
         let lower = line.to_lowercase();
+        // The SQL parser calls a parameter by the second phrase, in its own names.
+        let lower = lower.replace(concat!("::place", "holder("), "");
+        let lower = lower.replace(concat!("dollar_place", "holder("), "");
         let phrase = phrases.iter().find(|phrase| lower.contains(**phrase));
         word.or(phrase).map(|found| format!("{found:?} is work left over"))
     }));
