@@ -109,9 +109,12 @@ pub(crate) fn uuid(name: &str) -> String {
     format!("{:08x}{:08x}", crc32fast::hash(name.as_bytes()), name.len())
 }
 
+fn error(name: &str, about: &str, attributes: &[&str]) -> Value {
+    json!({"name": name, "desc": about, "attrs": attributes})
+}
+
 /// What the statuses mean, in the form in which clients ask for it. None asks a client to retry by itself.
 pub(crate) fn error_map() -> Value {
-    let error = |name: &str, about: &str, attributes: &[&str]| json!({"name": name, "desc": about, "attrs": attributes});
     json!({
         "version": 2,
         "revision": 4,
