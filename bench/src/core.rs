@@ -136,6 +136,7 @@ impl Core {
                 fields: fields(),
                 needs: Vec::new(),
                 weight: 1,
+                durable: false,
             }],
             capacity: u32::MAX,
             labels: Vec::new(),
@@ -292,6 +293,8 @@ impl Core {
                 | MasterToSession::Received(_)
                 | MasterToSession::Welcome(_)
                 | MasterToSession::NewEpoch(_)
+                | MasterToSession::Moved(_)
+                | MasterToSession::SeatLost(_)
                 | MasterToSession::Unknown(_) => None,
             })
             .collect();

@@ -205,6 +205,7 @@ impl Entrance {
                     }
                 },
                 SessionToClient::Closing(refusal) => peer.farewell = Some(refusal.to_string()),
+                SessionToClient::Rejoined(joined) => seated(peer, &joined),
                 SessionToClient::GoAway(_) | SessionToClient::SessionServers(_) => {}
                 SessionToClient::Unknown(kind) => bail!("a frame of the unknown kind {kind:#04x}"),
             }

@@ -488,6 +488,17 @@ impl Session {
             SessionToClient::Closing(refusal) => Ok(Flow::Closing(refusal)),
             SessionToClient::GoAway(go_away) => Ok(Flow::GoAway(go_away)),
             SessionToClient::SessionServers(servers) => Ok(Flow::Servers(servers)),
+            SessionToClient::Rejoined(joined) => {
+                check_numbers(&joined)?;
+                if self.seats.contains_key(&joined.instance) {
+                    self.take_up(now, &joined)?;
+                } else {
+                    // It was given up meanwhile: nobody would know of it.
+                    let leave = Request::from(Leave { instance: joined.instance });
+                    self.ask(&leave, now + KEPT, Asker::Nobody);
+                }
+                Ok(Flow::GoOn)
+            }
             SessionToClient::Hello(_) | SessionToClient::CheckedIn(_) => {
                 Err(Misbehaved(eco_format!("kind {kind:#04x} comes once, before everything else")))
             }
@@ -666,6 +677,23 @@ impl Session {
         Ok(Hold(link))
     }
 
+    /// A seat is taken again: on a new connection, or where its instance goes on.
+    fn take_up(&mut self, now: Instant, joined: &Joined) -> Result<(), Misbehaved> {
+        let Some(seated) = self.seats.get_mut(&joined.instance) else { return Ok(()) };
+        let mut state = seated.link.lock();
+        state.resume(now, joined, self.same_session)?;
+        state.frames(now, joined.channel, &mut self.out);
+        drop(state);
+        seated.link.arrived.notify_one();
+        if let Some(before) = seated.channel.replace(joined.channel) {
+            self.channels.remove(&before);
+        }
+        seated.rejoin_pause = AGAIN_PAUSE;
+        self.channels.insert(joined.channel, joined.instance);
+        self.resuming.remove(&joined.instance);
+        Ok(())
+    }
+
     /// A seat is taken again, or not.
     fn rejoined(
         &mut self,
@@ -673,7 +701,6 @@ impl Session {
         instance: InstanceId,
         reply: Reply,
     ) -> Result<(), Misbehaved> {
-        let same_session = self.same_session;
         let Some(seated) = self.seats.get_mut(&instance) else {
             if let Reply::Joined(_) = reply {
                 // It was given up meanwhile: nobody would know of it.
@@ -684,15 +711,7 @@ impl Session {
         match reply {
             Reply::Joined(joined) if joined.instance == instance => {
                 check_numbers(&joined)?;
-                let mut state = seated.link.lock();
-                state.resume(now, &joined, same_session)?;
-                state.frames(now, joined.channel, &mut self.out);
-                drop(state);
-                seated.link.arrived.notify_one();
-                seated.channel = Some(joined.channel);
-                seated.rejoin_pause = AGAIN_PAUSE;
-                self.channels.insert(joined.channel, instance);
-                self.resuming.remove(&instance);
+                self.take_up(now, &joined)?;
             }
             Reply::Refused(refusal) if passes(&refusal.code) => {
                 seated.rejoin_at = Some(now + seated.rejoin_pause);

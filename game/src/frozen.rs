@@ -79,7 +79,11 @@ impl Frozen {
             Input::Stored { ticket, outcome } => {
                 self.waiting.push(Waiting::Stored(ticket, outcome));
             }
-            Input::Attach { .. } | Input::Tick | Input::Wake | Input::Destroy { .. } => {
+            Input::Attach { .. }
+            | Input::Revived { .. }
+            | Input::Tick
+            | Input::Wake
+            | Input::Destroy { .. } => {
                 unreachable!(
                     "members ask through `ask`, time stands still, and the end comes at once"
                 )

@@ -138,6 +138,7 @@ impl Upward {
             | GameToMaster::Received(_)
             | GameToMaster::Resume(_)
             | GameToMaster::Fenced(_)
+            | GameToMaster::HandedOver(_)
             | GameToMaster::Unknown(_) => self.append(message),
         }
         true

@@ -252,6 +252,7 @@ fn order(kind: &str, id: u128) -> CreateInstance {
         key: None,
         created_ms: 0,
         private: false,
+        restore: None,
     }
 }
 

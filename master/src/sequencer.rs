@@ -532,6 +532,7 @@ impl Sequencer {
             GameToMaster::MetaChanged(change) => Event::MetaChanged(change),
             GameToMaster::Closed(closed) => Event::Closed(closed),
             GameToMaster::Scored(scored) => Event::Scored(scored),
+            GameToMaster::HandedOver(handed) => Event::HandedOver(handed),
             GameToMaster::Report(_) | GameToMaster::Resume(_) | GameToMaster::Fenced(_) => return,
             GameToMaster::Unknown(kind) => {
                 return tracing::debug!(kind, server = %origin.server, "a message of a newer version");

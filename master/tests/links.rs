@@ -165,6 +165,7 @@ impl GameServer {
             fields: Vec::new(),
             needs: Vec::new(),
             weight: 1,
+            durable: false,
         };
         let report = GameReport {
             address: "127.0.0.1:4200".into(),

@@ -34,6 +34,8 @@ impl From<&MasterToSession> for Word {
             | MasterToSession::SessionServers(_)
             | MasterToSession::Received(_)
             | MasterToSession::Changed(_)
+            | MasterToSession::Moved(_)
+            | MasterToSession::SeatLost(_)
             | MasterToSession::Unknown(_) => Self::Other,
         }
     }

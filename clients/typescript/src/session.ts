@@ -405,6 +405,14 @@ export class Session {
       }
       case kinds.sessionServers:
         return { type: "servers", servers: sessionServersOf(payload) };
+      case kinds.rejoined: {
+        const joined = checked(joinedOf(payload));
+        const seated = this.#seats.get(joined.instance);
+        if (seated !== undefined) this.#takeUp(now, seated, joined);
+        // It was given up meanwhile: nobody would know of it.
+        else this.#leave(now, joined.instance);
+        return null;
+      }
       case kinds.serverHello:
       case kinds.checkedIn:
         throw new Misbehaved(`kind ${kind} comes once, before everything else`);
@@ -547,12 +555,7 @@ export class Session {
     } else if (kind === kinds.joined) {
       const joined = checked(joinedOf(payload));
       if (joined.instance !== instance) throw new Misbehaved(`a join of ${instance} is answered otherwise`);
-      seated.seat.resume(now, joined, this.#isSameSession);
-      seated.seat.frames(now, joined.channel, this.#out);
-      seated.channel = joined.channel;
-      seated.rejoinPause = AGAIN_PAUSE;
-      this.#channels.set(joined.channel, instance);
-      this.#resuming.delete(instance);
+      this.#takeUp(now, seated, joined);
     } else if (refusal === null) {
       throw new Misbehaved(`a join of ${instance} is answered otherwise`);
     } else if (PASSING.includes(refusal.code)) {
@@ -562,6 +565,17 @@ export class Session {
       seated.seat.end(refusal);
       this.#forget(instance);
     }
+  }
+
+  /** A seat is taken again: on a new connection, or where its instance goes on. */
+  #takeUp(now: number, seated: Seated, joined: Joined): void {
+    seated.seat.resume(now, joined, this.#isSameSession);
+    seated.seat.frames(now, joined.channel, this.#out);
+    if (seated.channel !== null) this.#channels.delete(seated.channel);
+    seated.channel = joined.channel;
+    seated.rejoinPause = AGAIN_PAUSE;
+    this.#channels.set(joined.channel, joined.instance);
+    this.#resuming.delete(joined.instance);
   }
 
   /** A live search is set up again, or not. */

@@ -39,6 +39,7 @@ export const kinds = {
   closing: 0x85,
   goAway: 0x86,
   sessionServers: 0x87,
+  rejoined: 0x88,
   created: 0x90,
   joined: 0x91,
   left: 0x93,

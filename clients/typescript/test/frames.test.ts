@@ -42,6 +42,7 @@ test("every frame that a server sends is read as it is recorded", () => {
     [wire.kinds.closing]: wire.refusalOf,
     [wire.kinds.goAway]: wire.goAwayOf,
     [wire.kinds.sessionServers]: wire.sessionServersOf,
+    [wire.kinds.rejoined]: wire.joinedOf,
     [wire.kinds.created]: (payload) => ({ instance: wire.instanceOf(payload) }),
     [wire.kinds.joined]: wire.joinedOf,
     [wire.kinds.left]: (payload) => ({ instance: wire.instanceOf(payload) }),

@@ -165,6 +165,12 @@ impl Core {
         input: Input<'_>,
         effects: &mut Effects,
     ) -> Result<(), CoreFault> {
+        if let Input::Revived { incarnation, seats } = &input {
+            let dropped = self.world.begin_anew(*incarnation, now);
+            self.world.begin(&self.spec, now);
+            self.revived(&dropped, seats)?;
+            return self.finish(self.spec.tick_rate == 0, effects);
+        }
         self.world.begin(&self.spec, now);
         let is_tick = matches!(input, Input::Tick);
         let is_step = match input {
@@ -189,6 +195,7 @@ impl Core {
                 holds
             }
             Input::Stored { ticket, outcome } => self.stored(ticket, outcome)?,
+            Input::Revived { .. } => unreachable!("it was handled above"),
             Input::Tick => {
                 self.tick()?;
                 true
@@ -351,6 +358,38 @@ impl Core {
             self.report_seat(seat, session, SeatState::Away, effects);
         }
         true
+    }
+    /// Tells the game what another life of its instance begins with: nobody is connected, some have left, and nobody
+    /// knows what became of what the store was asked.
+    fn revived(
+        &mut self,
+        dropped: &[Seat],
+        holders: &[(Seat, SessionId)],
+    ) -> Result<(), CoreFault> {
+        self.step_if_event_driven();
+        let Some(game) = &mut self.game else { return Ok(()) };
+        for (ticket, outcome) in self.world.store.begin_anew() {
+            game.stored(&mut self.world, ticket, outcome);
+        }
+        for seat in (0..self.world.seats.end()).map(Seat) {
+            let Some(held) = self.world.seats.get(seat) else { continue };
+            if !holders.contains(&(seat, held.session)) {
+                self.world.end(seat, Refusal::new(Code::Left, Code::Left.meaning()));
+                continue;
+            }
+            if !dropped.contains(&seat) {
+                continue;
+            }
+            let grace = game_grace(game.as_mut(), &mut self.world, seat);
+            let until = self.world.time.saturating_add(grace);
+            if let Some(away) = self.world.seats.get_mut(seat).and_then(|held| held.away.as_mut()) {
+                away.until = until;
+            }
+            if grace == 0 {
+                self.world.end(seat, grace_over());
+            }
+        }
+        self.check_encoded()
     }
     fn report_seat(&self, seat: Seat, session: SessionId, state: SeatState, effects: &mut Effects) {
         let World { instance, incarnation, .. } = self.world;
@@ -878,6 +917,13 @@ impl Core {
     pub const fn tick_number(&self) -> Tick {
         self.world.tick
     }
+    /// After how many steps it is stored, if it is durable.
+    pub const fn durable_steps(&self) -> Option<u32> {
+        match self.spec.durable_steps {
+            0 => None,
+            steps => Some(steps),
+        }
+    }
     /// How much of its server's capacity it takes.
     pub const fn weight(&self) -> u32 {
         self.spec.weight
@@ -947,7 +993,8 @@ impl Core {
             });
             due = due.into_iter().chain(away).min();
         }
-        due.map(|due| Moment(world.start.moment.0.saturating_add(due)))
+        let since_start = |due: u64| due.saturating_sub(world.base);
+        due.map(|due| Moment(world.start.moment.0.saturating_add(since_start(due))))
     }
     /// Everything: the game's state, its timers and randomness, its seats and what they have not acknowledged. Nothing
     /// for a kind that is not storable, or when it is closed.

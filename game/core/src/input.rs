@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ecow::EcoString;
 use greenroom_protocol::wire::master_game::CreateInstance;
-use greenroom_protocol::{Generation, Moment, Refusal, Seat, Seq, SessionId, UserId};
+use greenroom_protocol::{Generation, Incarnation, Moment, Refusal, Seat, Seq, SessionId, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::{StoreRefusal, StoreTicket, Stored};
@@ -72,6 +72,13 @@ pub enum Input<'a> {
         /// Why.
         refusal: Refusal,
     },
+    /// It goes on from a snapshot, in another life: nobody is connected, and no time has passed.
+    Revived {
+        /// In which.
+        incarnation: Incarnation,
+        /// Who holds which seat by now; the others have left.
+        seats: Vec<(Seat, SessionId)>,
+    },
     /// One step, at a fixed tick rate.
     Tick,
     /// [`crate::Core::next_due`] has come, at tick rate 0.
@@ -124,7 +131,7 @@ impl Recording {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use greenroom_protocol::{Incarnation, InstanceId, KindName};
+    use greenroom_protocol::{InstanceId, KindName};
 
     #[test]
     fn a_recording_gives_back_what_was_recorded() {
@@ -138,6 +145,7 @@ mod tests {
             key: None,
             created_ms: 0,
             private: false,
+            restore: None,
         };
         let now = Now { moment: Moment(5), wall: Duration::from_micros(1_234_567) };
         let mut recording = Recording::new(order, now);

@@ -132,6 +132,24 @@ impl Seats {
             self.attached -= u32::from(was);
         }
     }
+    /// Another life of the instance begins: no seat has a connection, and both streams of each are new. Gives those
+    /// that had one.
+    pub(crate) fn begin_anew(&mut self, time: u64) -> Vec<Seat> {
+        let mut dropped = Vec::new();
+        for seated in self.all.iter_mut().filter_map(Option::as_deref_mut) {
+            let Seated { who, session, generation, away, .. } = seated;
+            if away.is_none() {
+                dropped.push(who.seat);
+            }
+            let away = away.unwrap_or(Away { since: time, until: u64::MAX });
+            // Calls of the life before are not answered: their numbers mean others by now.
+            let anew = Seated::new(who.clone(), *session, *generation, self.life);
+            *seated = Seated { away: Some(away), ..anew };
+            self.life = self.life.wrapping_add(1);
+        }
+        self.attached = 0;
+        dropped
+    }
     /// The seat has a connection again.
     pub(crate) fn reattach(&mut self, seat: Seat) {
         if let Some(seated) = self.get_mut(seat) {

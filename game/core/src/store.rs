@@ -210,6 +210,14 @@ impl Asked {
             self.arrived.push((ticket, outcome));
         }
     }
+    /// Another life begins: of what was under way nobody knows what became of it. What had come before is told first.
+    pub(crate) fn begin_anew(&mut self) -> Vec<(StoreTicket, Result<Stored, StoreRefusal>)> {
+        let mut told = std::mem::take(&mut self.arrived);
+        let lost = std::mem::take(&mut self.under_way);
+        told.extend(lost.into_keys().map(|ticket| (ticket, Err(StoreRefusal::Undecided))));
+        self.bytes = 0;
+        told
+    }
     /// What has come since the last step.
     pub(crate) fn take_arrived(&mut self) -> Vec<(StoreTicket, Result<Stored, StoreRefusal>)> {
         std::mem::take(&mut self.arrived)
@@ -554,6 +562,36 @@ mod tests {
         stage.ticks(1);
         assert!(heard > 0);
         assert_eq!(ask(&mut stage, &Do::Get("ann".into())), Ok(Stored::Absent));
+    }
+
+    #[test]
+    fn what_was_under_way_when_an_instance_was_lost_is_undecided_and_can_be_asked_again() {
+        for rate in [20, 0] {
+            let heard = if rate == 0 { interrupted::<0>() } else { interrupted::<20>() };
+            assert_eq!(heard, [Err(StoreRefusal::Undecided), Err(StoreRefusal::Exists)], "{rate}");
+        }
+    }
+    fn interrupted<const RATE: u16>() -> Vec<Result<Stored, StoreRefusal>> {
+        let mut stage = stage::<RATE>();
+        stage.hold_store();
+        stage.send(0, &Do::Insert("ann".into(), 1));
+        stage.ticks(u32::from(RATE.min(1)));
+        stage.go_on_elsewhere();
+        stage.release_store();
+        // It had been done, which who asks again comes to know.
+        stage.send(0, &Do::Insert("ann".into(), 1));
+        stage.ticks(2 * u32::from(RATE.min(1)));
+        replay::<Keeper<RATE>>(stage.recording(), 5).unwrap();
+        let snapshot = stage.core().snapshot().unwrap().unwrap();
+        let state: Snapshot = rmp_serde::from_slice(&snapshot).unwrap();
+        let keeper: Keeper<RATE> = rmp_serde::from_slice(&state.state).unwrap();
+        keeper.heard.into_iter().map(|(_, outcome)| outcome).collect()
+    }
+    /// Of a snapshot, what the game has.
+    #[derive(Deserialize)]
+    struct Snapshot {
+        #[serde(with = "serde_bytes")]
+        state: Vec<u8>,
     }
 
     #[test]

@@ -142,6 +142,7 @@ impl<K: Instance> Stage<K> {
             key: None,
             created_ms: 0,
             private: false,
+            restore: None,
         };
         let now = Now { moment: Moment(1_000), wall: Duration::from_secs(1_800_000_000) };
         Ok(Self {
@@ -208,6 +209,39 @@ impl<K: Instance> Stage<K> {
         self.client(seat).send_again = false;
         for (number, kind, payload) in self.client(seat).unacknowledged.clone() {
             self.frame(seat, kind, number, &payload);
+        }
+    }
+    /// The instance is lost with its game server, and goes on from a snapshot of it as it is now: in another life, in
+    /// which every seat that had a connection has one again. What was on its way to the store is undecided.
+    ///
+    /// # Panics
+    /// If the kind is not storable, or its snapshot is not restored.
+    pub fn go_on_elsewhere(&mut self) {
+        let snapshot = self.core.snapshot().expect("the state encodes").expect("a storable kind");
+        self.core = Registry::new()
+            .with::<K>()
+            .restore(K::KIND.spec.name, &snapshot)
+            .expect("a kind reads what it wrote");
+        self.documents.answers.clear();
+        let attached: Vec<u16> = self
+            .core
+            .held()
+            .seats
+            .iter()
+            .filter(|held| !held.away)
+            .map(|held| held.seat.0)
+            .collect();
+        let seats = self.core.held().seats.iter().map(|held| (held.seat, held.session)).collect();
+        let incarnation = Incarnation(self.core.incarnation().0 + 1);
+        self.tell(Input::Revived { incarnation, seats });
+        for client in self.clients.values_mut() {
+            client.sent = Seq(0);
+            client.received = Seq(0);
+            client.unacknowledged.clear();
+            client.views.clear();
+        }
+        for seat in attached {
+            self.come_back(seat);
         }
     }
     /// A seat is given up by its holder.

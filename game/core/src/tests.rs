@@ -768,6 +768,7 @@ fn what_the_master_said_of_an_instance_is_said_again() {
         key: Some(Key::new("duel of ann").unwrap()),
         created_ms: 1_700_000_000_123,
         private: true,
+        restore: None,
     };
     let registry = Registry::new().with::<Puppet>();
     let core = registry.create(&order, Now::default()).unwrap();
@@ -1136,4 +1137,94 @@ fn raw_bytes_pass_as_they_are() {
         Input::Frame { seat: Seat(0), kind: ACK, number: Seq(0), ack: Seq(5), payload: &[] };
     stage.tell(input);
     assert!(stage.effects().items.is_empty());
+}
+
+#[test]
+fn an_instance_goes_on_from_its_snapshot_in_another_life_with_its_seats_and_timers() {
+    let mut stage = puppet(2);
+    stage.send(0, &Do::Hear(1));
+    stage.send(0, &Do::Whisper("a secret".into()));
+    stage.send(1, &Do::After(400, "ding".into()));
+    let kept = stage.call(1, &Do::Keep);
+    stage.ticks(2);
+    // Sent and not acknowledged, from both ends: nobody knows of it afterwards.
+    stage.send(0, &Do::Tell(5));
+    stage.go_on_elsewhere();
+    assert_eq!(stage.core().incarnation(), Incarnation(2));
+    assert_eq!(stage.core().held().seats.iter().filter(|seat| !seat.away).count(), 2);
+    assert_eq!(stage.view::<SeenBack>(0).heard, [(Seat(0), 1)]);
+    assert_eq!(stage.private_view::<String>(0).as_deref(), Some("a secret"));
+    // Numbers begin again, and the call of the life before has no answer in this one.
+    stage.send(0, &Do::AnswerKept(3));
+    stage.send(0, &Do::TellAll(6));
+    let call = stage.call(1, &Do::Answer(7));
+    stage.ticks(1);
+    assert_eq!((kept, call), (2, 1));
+    assert_eq!(stage.reply::<u32>(1, kept), None);
+    assert_eq!(stage.reply::<u32>(1, call), Some(Ok(7)));
+    assert_eq!((texts(&mut stage, 0), texts(&mut stage, 1)), (vec!["6".into()], vec!["6".into()]));
+    stage.wait(Duration::from_millis(400));
+    assert_eq!(texts(&mut stage, 1), ["ding"]);
+    replay::<Puppet>(stage.recording(), 3).unwrap();
+}
+
+#[test]
+fn who_has_left_meanwhile_is_let_go_and_who_was_there_is_away() {
+    let mut stage = puppet(3);
+    let holder =
+        |stage: &Stage<Puppet>, seat| (Seat(seat), stage.core().holder(Seat(seat)).unwrap().1);
+    let seats = vec![holder(&stage, 0), (Seat(2), SessionId(77))];
+    stage.tell(Input::Revived { incarnation: Incarnation(9), seats });
+    let held = stage.core().held();
+    assert_eq!(
+        held.seats.iter().map(|held| (held.seat, held.away)).collect::<Vec<_>>(),
+        [(Seat(0), true)]
+    );
+    let free = [(Seat(1), SeatState::Free), (Seat(2), SeatState::Free)];
+    assert_eq!(seat_states(&mut stage), free);
+    // It is held as the game says, from here on.
+    stage.wait(Duration::from_millis(4_900));
+    assert_eq!(stage.core().seats_held(), 1);
+    stage.wait(Duration::from_millis(200));
+    assert_eq!(stage.core().seats_held(), 0);
+    replay::<Puppet>(stage.recording(), 1).unwrap();
+}
+
+/// The clock of another server is another one: at tick rate 0, timers fall due in the instance's own time.
+#[test]
+fn no_time_passes_between_two_lives_of_an_instance() {
+    let registry = Registry::new().with::<Ledger>();
+    let order = CreateInstance {
+        instance: InstanceId(5),
+        incarnation: Incarnation(1),
+        kind: KindName::new("ledger").unwrap(),
+        params: Default::default(),
+        seed: [3; 32],
+        owner: None,
+        key: None,
+        created_ms: 0,
+        private: false,
+        restore: None,
+    };
+    let at = |seconds: u64| Now {
+        moment: greenroom_protocol::Moment(seconds * 1_000),
+        ..Now::default()
+    };
+    let mut core = registry.create(&order, at(5_000)).unwrap();
+    let mut effects = crate::Effects::new();
+    core.handle(at(5_003), Input::Wake, &mut effects);
+    let due = core.next_due().unwrap();
+    let snapshot = core.snapshot().unwrap().unwrap();
+    let mut core = registry.restore("ledger", &snapshot).unwrap();
+    let revived = Input::Revived { incarnation: Incarnation(2), seats: Vec::new() };
+    core.handle(at(1), revived, &mut effects);
+    let left = due.since(at(5_003).moment);
+    assert_eq!(core.next_due(), Some(at(1).moment.after(left)));
+}
+
+#[test]
+fn a_durable_kind_says_so_and_after_how_many_steps() {
+    const EVERY: Kind<Puppet> = Kind::new("x").durable_every(20);
+    assert!(EVERY.storage.is_some());
+    assert_eq!((EVERY.spec.durable_steps, Puppet::KIND.spec.durable_steps), (20, 0));
 }

@@ -28,7 +28,11 @@ const LOG_LINES_MAX: usize = 64;
 pub(crate) struct World {
     pub(crate) instance: InstanceId,
     pub(crate) incarnation: Incarnation,
+    /// When this life of it began.
     pub(crate) start: Now,
+    /// The instance's time then, in milliseconds.
+    #[serde(default)]
+    pub(crate) base: u64,
     pub(crate) tick: Tick,
     /// Milliseconds since the start: by the tick, or at tick rate 0 by the time of the input.
     pub(crate) time: u64,
@@ -107,6 +111,7 @@ impl World {
             instance: order.instance,
             incarnation: order.incarnation,
             start,
+            base: 0,
             tick: Tick(0),
             time: 0,
             wall: start.wall,
@@ -145,8 +150,22 @@ impl World {
         self.wall = now.wall;
         if spec.tick_rate == 0 {
             let since = now.moment.since(self.start.moment).as_millis();
-            self.time = self.time.max(u64::try_from(since).unwrap_or(u64::MAX));
+            let since = u64::try_from(since).unwrap_or(u64::MAX);
+            self.time = self.time.max(self.base.saturating_add(since));
         }
+    }
+    /// Another life begins: nobody is connected, numbers begin anew, and no time has passed. Gives the seats that had
+    /// a connection.
+    pub(crate) fn begin_anew(&mut self, incarnation: Incarnation, now: Now) -> Vec<Seat> {
+        self.incarnation = incarnation;
+        (self.start, self.base) = (now, self.time);
+        self.inbox.clear(&mut self.seats);
+        self.shared.abandon();
+        self.dirty.clear();
+        self.owing.clear();
+        self.wanting.clear();
+        (self.sync_due, self.ack_due) = (None, None);
+        self.seats.begin_anew(self.time)
     }
     /// A step begins.
     pub(crate) fn step(&mut self, spec: &Spec) {

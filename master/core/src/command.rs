@@ -4,7 +4,8 @@ use ecow::EcoString;
 use greenroom_protocol::wire::admin_master::Action;
 use greenroom_protocol::wire::client_session::Request;
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateRefused, GameLoad, GameReport, MetaChanged, Running, Scored, SeatChanged,
+    Closed, CreateRefused, GameLoad, GameReport, HandedOver, MetaChanged, Running, Scored,
+    SeatChanged,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
@@ -100,6 +101,8 @@ pub enum Event {
     Closed(Closed),
     /// A user's score on a rank board.
     Scored(Scored),
+    /// It is stored and stopped, to go on elsewhere.
+    HandedOver(HandedOver),
 }
 
 /// What the shell must do once a command is committed. What must not be lost is not here but in the receivers' streams:

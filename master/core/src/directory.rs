@@ -58,6 +58,11 @@ pub(crate) enum Stage {
     Running,
     /// The game server is told to close it. It keeps its key until it has.
     Closing,
+    /// Its game server is gone, and it waits for another one that can take it. It stays on the list of the one it was
+    /// on.
+    Stranded,
+    /// A game server is told to take it up from what was stored of it.
+    Restoring,
 }
 
 /// A seat. *Reserved → taken → away → free*.
@@ -135,6 +140,7 @@ pub(crate) enum Wants {
 #[derive(Debug)]
 struct Rare {
     key: Option<Key>,
+    durable: bool,
     wishes: Wishes,
     waiters: Vec<Waiter>,
     vacating: Vec<(Seat, SessionId)>,
@@ -143,14 +149,16 @@ struct Rare {
 impl Rare {
     const NONE: Self = Self {
         key: None,
+        durable: false,
         wishes: Wishes { expected: Vec::new(), filter: None },
         waiters: Vec::new(),
         vacating: Vec::new(),
     };
 
     fn is_none(&self) -> bool {
-        let Self { key, wishes: Wishes { expected, filter }, waiters, vacating } = self;
+        let Self { key, durable, wishes: Wishes { expected, filter }, waiters, vacating } = self;
         key.is_none()
+            && !durable
             && filter.is_none()
             && expected.is_empty()
             && waiters.is_empty()
@@ -287,6 +295,15 @@ impl Instance {
         self.rare_mut().key = key;
         self.tidy();
     }
+    /// It is stored while it runs, and goes on elsewhere when its game server is lost.
+    pub(crate) fn durable(&self) -> bool {
+        self.rare().durable
+    }
+    /// Says so of an instance that is not in the directory yet.
+    pub(crate) fn durable_set(&mut self, durable: bool) {
+        self.rare_mut().durable = durable;
+        self.tidy();
+    }
     /// Who is answered when it runs or is closed.
     pub(crate) fn waiters(&self) -> &[Waiter] {
         &self.rare().waiters
@@ -385,7 +402,7 @@ impl Instance {
     fn places(&self) -> Places {
         let is_open = self.open
             && !self.suspect
-            && self.stage != Stage::Closing
+            && matches!(self.stage, Stage::Granted | Stage::Running)
             && self.key().is_none()
             && !self.private
             && self.taken < self.seats_max;
@@ -1120,6 +1137,7 @@ impl Record for Row<'_> {
                 Stage::Running if instance.suspect => text("suspect"),
                 Stage::Running => text("running"),
                 Stage::Closing => text("closing"),
+                Stage::Stranded | Stage::Restoring => text("restoring"),
             },
             field::OPEN => ValueRef::Bool(instance.open),
             field::PRIVATE => ValueRef::Bool(instance.private),

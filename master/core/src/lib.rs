@@ -23,6 +23,7 @@ mod record;
 mod rejoin;
 pub mod replica;
 mod report;
+mod restore;
 mod search;
 mod servers;
 mod state;

@@ -150,6 +150,7 @@ struct InstanceRecord {
     open: bool,
     suspect: bool,
     private: bool,
+    durable: bool,
     key: Option<greenroom_protocol::Key>,
     meta: Meta,
     /// Those that are not free.
@@ -212,6 +213,7 @@ struct InstanceWords<'a> {
     open: bool,
     suspect: bool,
     private: bool,
+    durable: bool,
     key: Option<&'a greenroom_protocol::Key>,
     meta: Said<'a>,
     seats: &'a [(Seat, SeatStage, SessionId, u64)],
@@ -410,6 +412,7 @@ impl State {
             open: instance.open,
             suspect: instance.suspect,
             private: instance.private,
+            durable: instance.durable(),
             key: instance.key(),
             meta: self.directory.said(at),
             seats: &seats,
@@ -467,6 +470,7 @@ impl State {
             open: instance.open,
             suspect: instance.suspect,
             private: instance.private,
+            durable: instance.durable(),
             key: instance.key().cloned(),
             meta,
             seats: seats.collect(),
@@ -621,6 +625,7 @@ impl State {
         instance.open = record.open;
         instance.suspect = record.suspect;
         instance.private = record.private;
+        instance.durable_set(record.durable);
         instance.key_set(record.key);
         for (seat, stage, session, until_ms) in record.seats {
             if seat.0 >= seats_max {
@@ -642,6 +647,9 @@ impl State {
         let restored = self.directory.restore(&mut self.ledger, &kind, instance, &record.meta);
         restored.map_err(|wrong| format!("instance {id}: {wrong}"))?;
         self.game_servers.get_mut(server).add(id, weight);
+        if record.stage == Stage::Stranded {
+            self.stranded.insert((kind, id));
+        }
         Ok(())
     }
 

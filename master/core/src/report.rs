@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::wire::client_session::{Meta, MetaValue};
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateRefused, DestroyInstance, FreeSeat, GameReport, HeldInstance, HeldSeat, KindInfo,
-    MetaChanged, Running, Scored, SeatChanged, SeatState,
+    Closed, CreateRefused, DestroyInstance, FreeSeat, GameReport, HandedOver, HeldInstance,
+    HeldSeat, KindInfo, MetaChanged, Running, Scored, SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
@@ -20,6 +20,7 @@ use crate::boards::NotRanked;
 use crate::command::{Effect, Event, Origin};
 use crate::deadlines::{Due, NEVER};
 use crate::directory::{At, Instance, SeatRecord, SeatStage, Stage, Waiter, Wants};
+use crate::restore::is_of_the_server;
 use crate::search::Packed;
 use crate::servers::{GameSlot, Health, Peer, SessionSlot};
 use crate::state::{State, Step, bounded};
@@ -220,12 +221,17 @@ impl State {
             let lost: Vec<InstanceId> =
                 self.game_servers.get(slot).instances.iter().copied().collect();
             for id in lost {
-                self.lose(step, id, GIVEN_UP);
+                self.give_up(step, id);
             }
             let peer = &mut self.game_servers.get_mut(slot).peer;
             let due = Due::Server(Role::Game, origin.server.clone());
             self.deadlines.set(&mut peer.until_ms, NEVER, due);
+            let server = self.game_servers.get(slot);
+            let (stranded, used) = (server.instances.clone(), server.used);
             self.game_servers.renew(&mut self.ledger, slot, origin, self.lsn);
+            // What no other server could take still waits on this one's list.
+            let server = self.game_servers.get_mut(slot);
+            (server.instances, server.used) = (stranded, used);
         }
         if self.game_servers.get(slot).address != report.address {
             self.moves(slot);
@@ -265,6 +271,7 @@ impl State {
                 self.rejoin_reported(step);
             }
         }
+        self.restore_stranded();
     }
 
     /// A game server is about to have another address: who asks again where its seat is hears what was said first.
@@ -281,11 +288,18 @@ impl State {
 
     /// Takes an instance over that a game server says it runs and that this master does not know.
     fn adopt(&mut self, step: &mut Step<'_>, server: GameSlot, held: &HeldInstance) {
+        // A master that has lost its memory may hear of a former life first.
+        if let Some(at) = self.directory.find(held.instance)
+            && self.directory.get(at).durable()
+            && self.directory.get(at).incarnation < held.incarnation
+        {
+            self.lose(step, held.instance, GIVEN_UP);
+        }
         let kind = self.game_servers.get(server).kinds.get(&held.kind);
         let (Some(kind), None) = (kind, self.directory.find(held.instance)) else {
             return self.stop(server, held.instance, held.incarnation, GIVEN_UP);
         };
-        let (seats_max, weight) = (kind.seats_max, kind.weight);
+        let (seats_max, weight, durable) = (kind.seats_max, kind.weight, kind.durable);
         // Two instances claim one key: that of a master which did not know of the other. The older one keeps it.
         let rival = held.key.as_ref().and_then(|key| self.directory.by_key(&held.kind, key));
         if let Some(rival) = rival.map(|at| self.directory.get(at)) {
@@ -300,6 +314,7 @@ impl State {
         instance.stage = Stage::Running;
         instance.open = held.open;
         instance.private = held.private;
+        instance.durable_set(durable);
         instance.created_ms = held.created_ms;
         instance.owner.clone_from(&held.owner);
         instance.key_set(held.key.clone());
@@ -339,6 +354,19 @@ impl State {
         let refusal = Refusal::new(Code::InstanceLost, why);
         let told = DestroyInstance { instance, incarnation, refusal };
         self.tell_game(server, told.into());
+    }
+
+    /// Gives up what a server has of an instance that is durable or not: one goes on elsewhere, the other is lost.
+    fn give_up(&mut self, step: &mut Step<'_>, id: InstanceId) {
+        let Some(at) = self.directory.find(id) else { return };
+        let &Instance { server, incarnation, stage, .. } = self.directory.get(at);
+        if !self.goes_on(at) {
+            return self.lose(step, id, GIVEN_UP);
+        }
+        if stage != Stage::Stranded {
+            self.stop(server, id, incarnation, GIVEN_UP);
+            self.strand(at);
+        }
     }
 
     /// Gives an instance up. Its server is told to stop it: should it be gone, as soon as it comes back.
@@ -417,21 +445,26 @@ impl State {
         let slot = self.game_servers.named(name).expect("a server took its deadline with it");
         let due = Due::Server(Role::Game, name.clone());
         let server = self.game_servers.get_mut(slot);
+        let until_ms = self.now_ms.saturating_add(self.settings.server_memory_ms);
         if server.peer.health == Health::Down {
-            self.deadlines.set(&mut server.peer.until_ms, NEVER, due);
-            return self.game_servers.remove(&mut self.ledger, slot);
+            if server.instances.is_empty() {
+                self.deadlines.set(&mut server.peer.until_ms, NEVER, due);
+                return self.game_servers.remove(&mut self.ledger, slot);
+            }
+            // It is remembered for as long as somebody waits on its list for another server.
+            return self.deadlines.set(&mut server.peer.until_ms, until_ms, due);
         }
-        let some: Vec<InstanceId> = server.instances.iter().copied().take(*left).collect();
+        let some: Vec<InstanceId> = self.placed_on(slot).take(*left).collect();
         *left -= some.len();
         for id in some {
-            self.lose(step, id, GIVEN_UP);
+            self.give_up(step, id);
         }
-        let server = self.game_servers.get_mut(slot);
-        if server.instances.is_empty() {
+        if self.placed_on(slot).next().is_none() {
+            let server = self.game_servers.get_mut(slot);
             server.peer.health = Health::Down;
-            let until_ms = self.now_ms.saturating_add(self.settings.server_memory_ms);
             self.deadlines.set(&mut server.peer.until_ms, until_ms, due);
         }
+        self.restore_stranded();
     }
 
     /// A game server's word about an instance. It speaks for its own instances only, and each word counts once.
@@ -446,6 +479,7 @@ impl State {
             | Event::SeatChanged(SeatChanged { instance, incarnation, .. })
             | Event::MetaChanged(MetaChanged { instance, incarnation, .. })
             | Event::Scored(Scored { instance, incarnation, .. })
+            | Event::HandedOver(HandedOver { instance, incarnation })
             | Event::Closed(Closed { instance, incarnation, .. }) => (*instance, *incarnation),
         };
         let Some(at) = self.directory.find(id) else {
@@ -455,6 +489,12 @@ impl State {
             }
             return;
         };
+        if self.is_of_a_former_life(at, incarnation) {
+            if matches!(event, Event::Running(_)) {
+                self.stop(server, id, incarnation, GIVEN_UP);
+            }
+            return;
+        }
         let instance = self.directory.get(at);
         if instance.server != server {
             return step.illegal(Role::Game, &origin.server, "another server's instance");
@@ -464,6 +504,22 @@ impl State {
         }
         match event {
             Event::Running(running) => self.running(step, origin, at, running),
+            Event::CreateRefused(CreateRefused { refusal, .. })
+                if self.directory.get(at).stage == Stage::Restoring
+                    && is_of_the_server(&refusal.code) =>
+            {
+                // Another server may take it. Which one is asked with the next load, so that no two of them play
+                // catch with it.
+                self.strand(at);
+            }
+            Event::HandedOver(_) if self.goes_on(at) => {
+                self.strand(at);
+                self.restore_elsewhere(at);
+            }
+            Event::HandedOver(_) => {
+                let refusal = Refusal::new(Code::InstanceLost, Code::InstanceLost.meaning());
+                self.close(step, at, &refusal);
+            }
             Event::CreateRefused(CreateRefused { refusal, .. })
             | Event::Closed(Closed { refusal, .. }) => self.close(step, at, &bounded(refusal)),
             Event::SeatChanged(change) => self.seat_changed(step, origin, at, change),
@@ -499,9 +555,11 @@ impl State {
 
     /// A granted instance runs: its reserved seats may be taken from here on, and who waits for it is answered.
     fn running(&mut self, step: &mut Step<'_>, origin: &Origin, at: At, running: &Running) {
-        if self.directory.get(at).stage != Stage::Granted {
-            return;
-        }
+        let is_restored = match self.directory.get(at).stage {
+            Stage::Granted => false,
+            Stage::Restoring => true,
+            Stage::Running | Stage::Closing | Stage::Stranded => return,
+        };
         let meta = self.said(step, &origin.server, at, &running.meta);
         let (waiters, filter) = self.edit_meta(at, meta, |instance| {
             instance.stage = Stage::Running;
@@ -525,6 +583,9 @@ impl State {
         let until_ms = self.now_ms.saturating_add(self.settings.reservation_ms);
         for (seat, record) in reserved {
             self.set_seat(at, seat, SeatRecord { until_ms, ..record });
+        }
+        if is_restored {
+            self.tell_moved(at);
         }
         for Waiter { session, id, wants } in waiters {
             let outcome = match wants {

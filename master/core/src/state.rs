@@ -187,6 +187,8 @@ pub struct State {
     /// The newest instance that is granted to who wanted any that a filter lets through: index of
     /// [`crate::directory::Wishes::filter`].
     pub(crate) meets: BTreeMap<(KindName, Filter), InstanceId>,
+    /// Instances that wait for a game server: index of [`Stage::Stranded`].
+    pub(crate) stranded: BTreeSet<(KindName, InstanceId)>,
     pub(crate) rejoin: Rejoin,
     pub(crate) boards: Boards,
     pub(crate) watches: Watches,
@@ -228,6 +230,7 @@ impl State {
             departed: Departed::default(),
             expected: BTreeSet::new(),
             meets: BTreeMap::new(),
+            stranded: BTreeSet::new(),
             rejoin: Rejoin::default(),
             boards: Boards::new(secret, members_max.unwrap_or(NonZeroUsize::MIN)),
             watches: Watches::default(),
@@ -272,6 +275,7 @@ impl State {
                 if let Some(slot) = self.game_servers.reporter(origin, self.now_ms) {
                     self.game_servers.get_mut(slot).load = load.clone();
                     step.effects.push(Effect::Renewed(origin.server.clone(), load.sent));
+                    self.restore_stranded();
                 }
             }
             Command::GameReceived(origin, n) => {
@@ -408,7 +412,8 @@ impl State {
             Action::Destroy { instance } => {
                 let at = self.directory.find(*instance);
                 let at = at.ok_or_else(|| self.departed.refusal(*instance))?;
-                self.destroy(at, Refusal::new(Code::Destroyed, "an operator closed the instance"));
+                let refusal = Refusal::new(Code::Destroyed, "an operator closed the instance");
+                self.destroy(step, at, refusal);
                 Ok(())
             }
             Action::Drain { server } => self.drain(step, server),
@@ -546,13 +551,18 @@ impl State {
     pub(crate) fn free_seat(&mut self, at: At, seat: Seat, session: SessionId, refusal: &Refusal) {
         let instance = self.directory.get(at);
         let (id, incarnation, server) = (instance.id, instance.incarnation, instance.server);
-        let is_running = instance.stage != Stage::Granted;
-        let is_there = matches!(instance.seat(seat).stage, SeatStage::Taken | SeatStage::Away);
+        let (is_running, is_there) = match instance.stage {
+            // Nobody was sent to an instance that does not run yet, and what is stranded is not told anything.
+            Stage::Granted | Stage::Stranded => (false, false),
+            Stage::Running | Stage::Closing | Stage::Restoring => (true, true),
+        };
+        let is_there =
+            is_there && matches!(instance.seat(seat).stage, SeatStage::Taken | SeatStage::Away);
         self.set_seat(at, seat, SeatRecord::FREE);
         if is_there {
             self.edit(at, |instance| instance.vacating_mut().push((seat, session)));
         }
-        // A reserved seat may be taken just now. But nobody was sent to an instance that does not run yet.
+        // A reserved seat may be taken just now.
         if is_running {
             let told =
                 FreeSeat { instance: id, incarnation, seat, session, refusal: refusal.clone() };
@@ -596,7 +606,7 @@ impl State {
     pub(crate) fn expect_user(&mut self, at: At, seat: Seat, user: UserId) {
         let Instance { id, stage, .. } = *self.directory.get(at);
         let until_ms = match stage {
-            Stage::Granted => NEVER,
+            Stage::Granted | Stage::Stranded | Stage::Restoring => NEVER,
             Stage::Running | Stage::Closing => {
                 self.now_ms.saturating_add(self.settings.reservation_ms)
             }
@@ -618,9 +628,11 @@ impl State {
     }
 
     /// Tells the game server to close an instance. It is gone when the game server says so.
-    pub(crate) fn destroy(&mut self, at: At, refusal: Refusal) {
-        if self.directory.get(at).stage == Stage::Closing {
-            return;
+    pub(crate) fn destroy(&mut self, step: &mut Step<'_>, at: At, refusal: Refusal) {
+        match self.directory.get(at).stage {
+            Stage::Closing => return,
+            Stage::Stranded => return self.close(step, at, &refusal),
+            Stage::Granted | Stage::Running | Stage::Restoring => {}
         }
         self.edit(at, |instance| instance.stage = Stage::Closing);
         let instance = self.directory.get(at);
@@ -633,6 +645,11 @@ impl State {
     pub(crate) fn close(&mut self, step: &mut Step<'_>, at: At, refusal: &Refusal) {
         let Instance { id, server, weight, .. } = *self.directory.get(at);
         let kind = self.directory.kind(at).clone();
+        match self.directory.get(at).stage {
+            Stage::Stranded | Stage::Restoring => self.tell_seats_lost(at, refusal),
+            Stage::Granted | Stage::Running | Stage::Closing => {}
+        }
+        self.stranded.remove(&(kind.clone(), id));
         let held: Vec<Seat> = (self.directory.get(at).seats())
             .filter(|(_, seat)| !seat.is_free())
             .map(|(n, _)| n)
@@ -746,12 +763,24 @@ impl State {
         self.directory.audit()?;
         let mut deadlines = 0;
         let (mut seats, mut placed, mut expected, mut meets) = (0, 0, 0, 0);
+        let mut stranded = 0;
         let mut used = BTreeMap::<&ServerName, u64>::new();
         for (at, kind, instance) in self.directory.iter() {
             let id = instance.id;
             placed += 1;
             let name = &self.game_servers.get(instance.server).peer.name;
             *used.entry(name).or_default() += u64::from(instance.weight);
+            if instance.stage == Stage::Stranded {
+                stranded += 1;
+                if !self.stranded.contains(&(kind.clone(), id)) {
+                    return Err(format!(
+                        "instance {id} is stranded, and nobody looks for a server"
+                    ));
+                }
+            }
+            if matches!(instance.stage, Stage::Stranded | Stage::Restoring) && !instance.durable() {
+                return Err(format!("instance {id} is to be restored from nothing"));
+            }
             let is_kept = |user: &UserId| self.expected.contains(&(user.clone(), kind.clone(), id));
             if !instance.expected().iter().all(|(seat, user)| {
                 instance.seat(*seat).stage == SeatStage::Expected && is_kept(user)
@@ -772,7 +801,7 @@ impl State {
                 let is_due = seat.until_ms != NEVER;
                 deadlines += usize::from(is_due);
                 let may_be_due = matches!(seat.stage, SeatStage::Reserved | SeatStage::Expected)
-                    && instance.stage != Stage::Granted;
+                    && matches!(instance.stage, Stage::Running | Stage::Closing);
                 if is_due && !self.deadlines.contains(seat.until_ms, Due::Seat(id, number)) {
                     return Err(format!("seat {number} of {id} has a deadline that is not kept"));
                 }
@@ -836,6 +865,9 @@ impl State {
                 ));
             }
             placed -= instances.len().min(placed);
+        }
+        if stranded != self.stranded.len() {
+            return Err("instances wait for a server that are not stranded".into());
         }
         if expected != self.expected.len() || meets != self.meets.len() {
             return Err("users are expected, or meet, where nothing says so".into());

@@ -6,7 +6,8 @@ use ecow::eco_format;
 use greenroom_protocol::search::{Filter, LIMIT_MAX};
 use greenroom_protocol::wire::Opaque;
 use greenroom_protocol::wire::client_session::{
-    Create, Created, Destroy, Join, JoinOrCreate, Leave, Left, Rank, RankPart, Ranking, Request,
+    Create, Created, Destroy, Destroyed, Join, JoinOrCreate, Leave, Left, Rank, RankPart, Ranking,
+    Request,
 };
 use greenroom_protocol::wire::master_game::CreateInstance;
 use greenroom_protocol::wire::server_server::Role;
@@ -265,7 +266,7 @@ impl State {
             Request::Join(join) => self.join(slot, id, join),
             Request::JoinOrCreate(join) => self.join_or_create(step, slot, id, join),
             Request::Leave(leave) => self.leave(slot, leave),
-            Request::Destroy(destroy) => self.destroy_own(slot, id, destroy),
+            Request::Destroy(destroy) => self.destroy_own(step, slot, id, destroy),
             Request::Search(search) => Ok(Some(self.search(search))),
             Request::Rank(rank) => Ok(Some(self.rank(rank, self.users.session(slot).id))),
             Request::Watch(watch) => self.watch(slot, id, watch),
@@ -301,7 +302,9 @@ impl State {
         self.may_expect(at, None, &expected)?;
         self.expect_users(at, &expected);
         match self.directory.get(at).stage {
-            Stage::Granted | Stage::Closing => Ok(self.wait(at, slot, id, Wants::Created)),
+            Stage::Granted | Stage::Closing | Stage::Stranded | Stage::Restoring => {
+                Ok(self.wait(at, slot, id, Wants::Created))
+            }
             Stage::Running => Ok(Some(self.created(at))),
         }
     }
@@ -402,7 +405,13 @@ impl State {
         Ok(Some(Outcome::Left(Left { instance: leave.instance })))
     }
 
-    fn destroy_own(&mut self, slot: u32, id: RequestId, destroy: &Destroy) -> Verdict {
+    fn destroy_own(
+        &mut self,
+        step: &mut Step<'_>,
+        slot: u32,
+        id: RequestId,
+        destroy: &Destroy,
+    ) -> Verdict {
         let at = self.directory.find(destroy.instance);
         let at = at.ok_or_else(|| self.departed.refusal(destroy.instance))?;
         if self.directory.get(at).owner.as_ref() != self.user_id(slot) {
@@ -411,7 +420,12 @@ impl State {
                 "only the user who made an instance, or an operator, may close it",
             ));
         }
-        self.destroy(at, Refusal::new(Code::Destroyed, "its owner closed the instance"));
+        let refusal = Refusal::new(Code::Destroyed, "its owner closed the instance");
+        self.destroy(step, at, refusal);
+        // One that ran nowhere is gone by now.
+        if self.directory.find(destroy.instance) != Some(at) {
+            return Ok(Some(Outcome::Destroyed(Destroyed { instance: destroy.instance })));
+        }
         Ok(self.wait(at, slot, id, Wants::Destroyed))
     }
 
@@ -467,11 +481,12 @@ impl State {
         }
         let minted = step.mint.instance();
         let (instance, incarnation) = (minted.instance, minted.incarnation);
-        let weight = info.weight;
+        let (weight, durable) = (info.weight, info.durable);
         let mut record = Instance::granted(instance, incarnation, server, info.seats_max, weight);
         record.owner.clone_from(&owner);
         record.key_set(key.cloned());
         record.private = private;
+        record.durable_set(durable);
         record.created_ms = self.now_ms;
         if let Some(filter) = filter {
             record.wish(|wishes| wishes.filter = Some(filter.clone()));
@@ -489,6 +504,7 @@ impl State {
             key: key.cloned(),
             created_ms: self.now_ms,
             private,
+            restore: None,
         };
         self.tell_game(server, told.into());
         Ok(at)
@@ -618,7 +634,8 @@ impl State {
         seated.chain(expected).filter(move |&at| {
             let instance = self.directory.get(at);
             // Who was on a server that is suspect wants to play on elsewhere.
-            self.directory.kind(at) == kind && instance.stage != Stage::Closing && !instance.suspect
+            let may_be_soon = !matches!(instance.stage, Stage::Closing | Stage::Stranded);
+            self.directory.kind(at) == kind && may_be_soon && !instance.suspect
         })
     }
 
@@ -643,6 +660,7 @@ impl State {
             seat,
             server: server.peer.name.clone(),
             address: server.address.clone(),
+            durable: instance.durable(),
         })
     }
 

@@ -80,6 +80,7 @@ fn subject((_, command): &Entry) -> &'static str {
             Event::MetaChanged(_) => "meta changed",
             Event::Closed(_) => "closed",
             Event::Scored(_) => "scored",
+            Event::HandedOver(_) => "handed over",
         },
         Command::LinkLost(role, _) => match role {
             Role::Session => "session server lost",
@@ -95,7 +96,8 @@ fn subject((_, command): &Entry) -> &'static str {
     }
 }
 
-const EVERYTHING: [&str; 32] = [
+const EVERYTHING: [&str; 33] = [
+    "handed over",
     "session up",
     "session load",
     "session received",

@@ -18,7 +18,8 @@ use greenroom_protocol::wire::client_session::{
     Create, Join, Leave, Meta, MetaValue, Request, Search,
 };
 use greenroom_protocol::wire::master_game::{
-    Closed, GameReport, KindInfo, MasterToGame, MetaChanged, Running, SeatChanged, SeatState,
+    Closed, GameReport, HandedOver, KindInfo, MasterToGame, MetaChanged, Running, SeatChanged,
+    SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{Bind, MasterToSession, Outcome, SessionReport};
@@ -308,7 +309,9 @@ impl World {
         let told: Vec<_> = out.after(self.stream.1).map(|(_, told)| told.clone()).collect();
         self.stream.1 = out.last();
         for told in told {
-            if let MasterToGame::Create(create) = told {
+            if let MasterToGame::Create(create) = told
+                && create.restore.is_none()
+            {
                 let plain = Plain {
                     id: create.instance,
                     incarnation: create.incarnation,
@@ -336,6 +339,7 @@ impl World {
             fields: if name == "arena" { fields(self.version) } else { Vec::new() },
             needs: Vec::new(),
             weight: 1,
+            durable: name == "duel",
         };
         let report = GameReport {
             address: "g1:4200".into(),
@@ -447,7 +451,8 @@ impl World {
             45..65 => self.join(session),
             65..80 => self.leave(session),
             80..88 => self.seat(),
-            88..93 => {
+            88..91 => self.hand_over(),
+            91..93 => {
                 let Some(Plain { id, .. }) = self.some_instance() else { return };
                 self.apply(&Command::Act { number: 1, action: Action::Destroy { instance: id } });
                 self.plain.get_mut(&id).unwrap().stage = "closing";
@@ -481,7 +486,8 @@ impl World {
     fn change(&mut self) {
         let Some(Plain { id, incarnation, kind, stage, .. }) = self.some_instance() else { return };
         let (meta, open, private) = (self.meta(), !self.random.one_in(6), self.random.one_in(8));
-        let is_run = stage == "granted" && !self.random.one_in(4);
+        let is_to_run = matches!(stage, "granted" | "restoring");
+        let is_run = is_to_run && !self.random.one_in(4);
         if is_run {
             let meta = meta.clone();
             let running = Running { instance: id, incarnation, meta, open, private };
@@ -497,6 +503,25 @@ impl World {
         (plain.open, plain.private) = (open, private);
         if is_run {
             plain.stage = "running";
+        }
+    }
+
+    /// The game server gives an instance away: one that is durable is restored in another life, the other is gone.
+    fn hand_over(&mut self) {
+        let Some(Plain { id, incarnation, kind, stage, .. }) = self.some_instance() else { return };
+        if stage != "running" {
+            return;
+        }
+        self.vacating.retain(|(of, ..)| *of != id);
+        let is_durable = kind.as_str() == "duel";
+        if is_durable {
+            let plain = self.plain.get_mut(&id).unwrap();
+            plain.stage = "restoring";
+            plain.incarnation = Incarnation(incarnation.0.wrapping_add(1));
+        }
+        self.happened(Event::HandedOver(HandedOver { instance: id, incarnation }));
+        if !is_durable {
+            self.plain.remove(&id);
         }
     }
 
@@ -611,9 +636,10 @@ impl World {
             "owner" => text(format!("user {}", self.random.below(14))),
             "key" => text(format!("key {}", self.random.below(30))),
             "server" => text(format!("g{}", self.random.below(3))),
-            "state" => {
-                text((*self.random.pick(&["running", "granted", "closing", "suspect"])).to_owned())
-            }
+            "state" => text(
+                (*self.random.pick(&["running", "granted", "closing", "suspect", "restoring"]))
+                    .to_owned(),
+            ),
             "open" | "private" => MetaValue::Bool(self.random.one_in(2)),
             declared => self.meta_value(declared),
         }

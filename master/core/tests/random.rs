@@ -12,8 +12,8 @@ use greenroom_protocol::search::Filter;
 use greenroom_protocol::wire::admin_master::Action;
 use greenroom_protocol::wire::client_session::{Create, JoinOrCreate, MetaValue, Request};
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateRefused, GameLoad, HeldInstance, HeldSeat, MasterToGame, MetaChanged, Running,
-    Scored, SeatChanged, SeatState,
+    Closed, CreateRefused, GameLoad, HandedOver, HeldInstance, HeldSeat, MasterToGame, MetaChanged,
+    Running, Scored, SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
@@ -140,7 +140,7 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
                     HeldInstance {
                         instance,
                         incarnation,
-                        kind: world::kind(if c % 3 == 0 { "arena" } else { "duel" }),
+                        kind: world::kind(["arena", "duel", "saga"][usize::from(c % 3)]),
                         seats: vec![HeldSeat {
                             seat: Seat(u16::from(c % 4)),
                             user: user(number),
@@ -189,7 +189,7 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
             let (session, _) = heard.session(a);
             let instance = heard.instance(c).0;
             let key = ["x", "y", "z"].get(usize::from(b)).copied();
-            let kind = ["arena", "duel", "duel", "chess"][usize::from(c % 4)];
+            let kind = ["arena", "duel", "saga", "saga", "chess"][usize::from(c % 5)];
             // Some bring friends, some want to be alone, some are particular.
             let expected: Vec<UserId> = if a % 4 == 0 {
                 (0..b).map(|number| user(number + c % 3)).collect()
@@ -270,6 +270,7 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
                     incarnation,
                     refusal: refusal(),
                 }),
+                _ if c % 3 == 0 => Event::HandedOver(HandedOver { instance, incarnation }),
                 _ => Event::Closed(Closed { instance, incarnation, refusal: refusal() }),
             };
             Command::Happened(origin(game_server), next(game_server), event)

@@ -67,6 +67,8 @@ direction! {
         0x86 GoAway(GoAway),
         /// The list of session servers has changed.
         0x87 SessionServers(SessionServers),
+        /// The instance of one of the client's seats goes on in another life, on another channel.
+        0x88 Rejoined(Joined),
     }
 }
 

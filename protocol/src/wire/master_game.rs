@@ -39,6 +39,8 @@ direction! {
         0x0A Resume(Resume),
         /// The master's epoch is over: the stamp has the one that is.
         0x0B Fenced(Fenced),
+        /// An instance is stored and stopped here, to go on elsewhere (stream).
+        0x0C HandedOver(HandedOver),
     }
 }
 
@@ -85,6 +87,14 @@ pub struct KindInfo {
     /// How much of a game server's capacity an instance takes, from 1.
     #[serde(default = "one")]
     pub weight: u32,
+    /// Its instances are stored while they run, and go on elsewhere when their game server is lost.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub durable: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 const fn one() -> u32 {
@@ -213,6 +223,25 @@ pub struct CreateInstance {
     /// It begins private.
     #[serde(default)]
     pub private: bool,
+    /// It is not made but taken up from what was stored of it last, in another life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
+}
+
+/// An instance is taken up from what was stored of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Restore {
+    /// Who holds which seat: whoever else has one in what was stored, has it no more.
+    pub seats: Vec<RestoredSeat>,
+}
+
+/// A seat that is kept while its instance is taken up elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredSeat {
+    /// Which.
+    pub seat: Seat,
+    /// Whose.
+    pub session: SessionId,
 }
 
 /// A seat is free: its holder left, was kicked, or its session is over.
@@ -321,6 +350,16 @@ pub struct Closed {
     pub incarnation: Incarnation,
     /// Why.
     pub refusal: Refusal,
+}
+
+/// An instance is stored as it is now and stopped, since its game server stops: its seats are kept for where it goes
+/// on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HandedOver {
+    /// Which.
+    pub instance: InstanceId,
+    /// In which life.
+    pub incarnation: Incarnation,
 }
 
 /// A user's score on a rank board, by the word of a game.

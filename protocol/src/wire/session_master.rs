@@ -61,6 +61,10 @@ direction! {
         /// First on a link of the active, and on every link of a standby that has become it: this master decides, in
         /// the epoch of the stamp.
         0x89 NewEpoch(NewEpoch),
+        /// The instance of a seat goes on in another life (stream).
+        0x8A Moved(Moved),
+        /// A seat is gone with its instance, which no game server could take up (stream).
+        0x8B SeatLost(SeatLost),
     }
 }
 
@@ -223,6 +227,34 @@ pub struct Granted {
     pub server: ServerName,
     /// Where that server takes links: `host:port`.
     pub address: EcoString,
+    /// The instance goes on elsewhere when its game server is lost: the master then says where, or that it is gone.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub durable: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+/// The instance of a seat goes on in another life: attach its client there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Whose seat it is.
+    pub session: SessionId,
+    /// Where it is now.
+    pub granted: Granted,
+}
+
+/// A seat is gone with its instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeatLost {
+    /// Whose it was.
+    pub session: SessionId,
+    /// Where.
+    pub instance: InstanceId,
+    /// Why: the client is told.
+    pub refusal: Refusal,
 }
 
 /// A session ends.

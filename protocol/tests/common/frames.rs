@@ -217,6 +217,7 @@ fn session() -> Vec<Json> {
         ),
         of_session("go_away", &plain(0x86, &go_away)),
         of_session("session_servers", &plain(0x87, &SessionServers { session_servers: servers() })),
+        of_session("rejoined", &plain(0x88, &Joined { channel: Channel(8), ..joined() })),
         vector("ping", object! {}, &[PING, 1, 2, 3, 4, 5, 6, 7, 8], 1, None),
         vector("pong", object! {}, &[PONG, 8, 7, 6, 5, 4, 3, 2, 1], 1, None),
         vector("ping of the server", object! {}, &[SERVER_PING, 8, 7, 6, 5, 4, 3, 2, 1], 1, None),

@@ -156,6 +156,7 @@ impl Client {
                 SessionToClient::Unknown(_) => json!({ "dropped": "an unknown kind" }),
                 SessionToClient::Hello(_)
                 | SessionToClient::CheckedIn(_)
+                | SessionToClient::Rejoined(_)
                 | SessionToClient::SessionServers(_) => Value::Null,
             },
             kind if session::REPLIES.contains(&kind) => self.answered(frame),

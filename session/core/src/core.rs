@@ -13,10 +13,11 @@ use greenroom_protocol::{
             self, Changes, CheckedIn, ClientHello, ClientToSession, Credentials, GoAway, Joined,
             Reply, Request, ServerHello, SessionServer, SessionServers, SessionToClient, Unwatch,
         },
-        session_game::{Attach, Attached, Detach, GameToSession, SessionToGame},
+        session_game::{Attach, AttachRefused, Attached, Detach, GameToSession, SessionToGame},
         session_master::{
-            Ask, Bind, Bound, Changed, Fenced, Granted, HeldSession, MasterToSession, Outcome,
-            Received, Resume, Seen, SessionLoad, SessionReport, SessionToMaster, Unbind, Watcher,
+            Ask, Bind, Bound, Changed, Fenced, Granted, HeldSession, MasterToSession, Moved,
+            Outcome, Received, Resume, Seen, SessionLoad, SessionReport, SessionToMaster, Unbind,
+            Watcher,
         },
     },
 };
@@ -41,6 +42,8 @@ const UNAVAILABLE_MS: u64 = 4_500;
 const REQUEST_MS: u64 = 30_000;
 /// How long a seat may wait for its game server. Shorter than the master's reservation of it.
 const ATTACH_MS: u64 = 10_000;
+/// How long a seat waits for its instance to go on elsewhere: as long as the master keeps the seat of a session.
+const STRANDED_MS: u64 = 120_000;
 /// How long the master may take to welcome this server once that has answered it.
 const WELCOME_MS: u64 = 5_000;
 /// A client that went over its limits is forgiven one strike in this time.
@@ -244,6 +247,12 @@ struct Member {
     attached: bool,
     /// Of the request that it is seated for.
     trace: Option<TraceContext>,
+    /// Its instance goes on elsewhere when the game server is lost: it waits for the master's word.
+    durable: bool,
+    /// Since when it waits so.
+    stranded: Option<Moment>,
+    /// It follows its instance into another life, and its client knows it by this channel still.
+    rejoins: Option<Channel>,
 }
 
 #[derive(Debug)]
@@ -270,6 +279,9 @@ struct Game {
 enum GameLink {
     Dialling,
     Open,
+    /// It can't be reached, and somebody waits for where an instance of it goes on. It is dialled now and then: it may
+    /// be this server alone that does not reach it.
+    Lost,
 }
 
 impl Connection {
@@ -313,6 +325,8 @@ pub struct Core {
     draining: bool,
     /// Of the frame that is being worked on.
     trace: Option<TraceContext>,
+    /// When time passed last.
+    ticked: Moment,
 }
 
 type Out = Vec<Output>;
@@ -340,6 +354,7 @@ impl Core {
             from_master: Inbound::default(),
             draining: false,
             trace: None,
+            ticked: Moment(0),
         }
     }
 
@@ -565,6 +580,10 @@ impl Core {
             }
             (Stage::In(_), kind) if client_instance::UP.contains(&kind) => {
                 match InstanceFrame::channel(frame) {
+                    Ok(channel) if self.rejoining(conn, channel).is_some() => {
+                        let text = "the instance goes on elsewhere in a moment: send it again";
+                        self.send_again(conn, channel, Code::Busy, text, out);
+                    }
                     // Most likely the seat has just ended, and this was under way already.
                     Ok(channel) => {
                         let text =
@@ -908,6 +927,12 @@ impl Core {
                 }
             }
             MasterToSession::SessionServers(list) => self.session_servers(list, out),
+            MasterToSession::Moved(moved) => self.moved(moved, out),
+            MasterToSession::SeatLost(lost) => {
+                if let Some((_, member)) = self.seat_in(lost.session, lost.instance) {
+                    self.end(member, &lost.refusal, out);
+                }
+            }
             MasterToSession::Changed(changed) => self.changed(changed, out),
             MasterToSession::Received(received) => self.to_master.acknowledge(received.n),
             MasterToSession::Unknown(kind) => out.push(Output::Tell(Told::UnknownKind(kind))),
@@ -1132,7 +1157,7 @@ impl Core {
             // That seat has ended, and its game server has not said so yet.
             self.unseat(known);
         }
-        let member = match self.seat(conn, key, joining, asked, granted, out) {
+        let member = match self.seat(conn, key, joining, (asked.options, trace), granted, out) {
             Ok(member) => member,
             Err((joining, what)) => {
                 let text = eco_format!("this session server holds too many {what}");
@@ -1150,7 +1175,7 @@ impl Core {
         conn: ConnId,
         key: (InstanceId, Incarnation),
         joining: Joining,
-        asked: Asked,
+        (options, trace): (Opaque, Option<TraceContext>),
         granted: Granted,
         out: &mut Out,
     ) -> Result<MemberId, (Joining, &'static str)> {
@@ -1172,9 +1197,20 @@ impl Core {
                 Channel(number)
             }
         };
-        let seat = granted.seat;
-        let (options, trace) = (asked.options, asked.ask.trace);
-        let member = Member { conn, channel, game, seat, options, joining, attached: false, trace };
+        let (seat, durable) = (granted.seat, granted.durable);
+        let member = Member {
+            conn,
+            channel,
+            game,
+            seat,
+            options,
+            joining,
+            attached: false,
+            trace,
+            durable,
+            stranded: None,
+            rejoins: None,
+        };
         let number = match self.members.insert(member) {
             Ok(number) => number,
             Err(member) => {
@@ -1194,6 +1230,12 @@ impl Core {
     /// The game server of a grant, dialled if it is not known.
     fn game(&mut self, granted: &Granted, out: &mut Out) -> Option<GameId> {
         if let Some(&id) = self.by_name.get(&granted.server) {
+            if let Some(game) = self.games.get_mut(id.0).filter(|game| game.link == GameLink::Lost)
+            {
+                game.address.clone_from(&granted.address);
+                game.link = GameLink::Dialling;
+                out.push(Output::DialGame(id, granted.address.clone()));
+            }
             return Some(id);
         }
         let game = Game {
@@ -1243,14 +1285,28 @@ impl Core {
             game.incarnation.replace(incarnation).is_some_and(|before| before != incarnation);
         for (member, attached) in self.members_of(id) {
             if anew && attached {
-                self.end(
+                self.strand_or_end(
                     member,
                     &Refusal::new(Code::InstanceLost, "its game server started anew"),
                     out,
                 );
             } else {
+                if let Some(member) = self.members.get_mut(member.0) {
+                    member.stranded = None;
+                }
                 self.attach(member, out);
             }
+        }
+    }
+
+    /// A seat's instance is not where it was: the master says where it goes on, or it is gone.
+    fn strand_or_end(&mut self, id: MemberId, refusal: &Refusal, out: &mut Out) {
+        let since = self.ticked;
+        match self.members.get_mut(id.0).filter(|member| member.durable) {
+            Some(member) => {
+                member.stranded.get_or_insert(since);
+            }
+            None => self.end(id, refusal, out),
         }
     }
 
@@ -1274,9 +1330,69 @@ impl Core {
             Refusal::new(Code::InstanceLost, "its game server is gone: join or create another");
         out.push(Output::Tell(Told::GameLost(game.name.clone(), why.into())));
         for (member, _) in self.members_of(id) {
-            self.end(member, &refusal, out);
+            self.strand_or_end(member, &refusal, out);
         }
-        self.forget_game(id);
+        let is_awaited = !self.members_of(id).is_empty();
+        match self.games.get_mut(id.0).filter(|_| is_awaited) {
+            Some(game) => game.link = GameLink::Lost,
+            None => self.forget_game(id),
+        }
+    }
+
+    /// The instance of a seat goes on in another life: its client is taken there.
+    fn moved(&mut self, moved: Moved, out: &mut Out) {
+        let Moved { session, granted } = moved;
+        // Whoever has no seat here asks for it.
+        let Some((conn, id)) = self.seat_in(session, granted.instance) else { return };
+        let Some(member) = self.members.get(id.0) else { return };
+        let life = self.channels.get(member.channel.0).map(|place| place.incarnation);
+        if life.is_some_and(|life| life >= granted.incarnation) {
+            return; // The answer to a join has said so before.
+        }
+        let game = member.game;
+        if self.is_linked(game) {
+            out.push(Output::Game(game, SessionToGame::Detach(Detach { member: id })));
+        }
+        let Some(member) = self.unseat(id) else { return };
+        let known_as = member.rejoins.or(member.attached.then_some(member.channel));
+        let key = (granted.instance, granted.incarnation);
+        match self.seat(conn, key, member.joining, (member.options, member.trace), granted, out) {
+            Ok(id) => {
+                if let Some(member) = self.members.get_mut(id.0) {
+                    member.rejoins = known_as;
+                }
+                if self.game_of(id).is_some_and(|game| self.is_linked(game)) {
+                    self.attach(id, out);
+                }
+            }
+            Err((joining, what)) => {
+                let text = eco_format!("this session server holds too many {what}");
+                let refusal = Refusal::new(Code::Busy, text);
+                if let Some(channel) = known_as {
+                    out.push(to_seat(conn, client_instance::SEAT_ENDED, channel, &refusal));
+                }
+                refuse(conn, &joining, &refusal, out);
+            }
+        }
+    }
+
+    /// The seat of a session in an instance, in whichever life.
+    fn seat_in(&self, session: SessionId, instance: InstanceId) -> Option<(ConnId, MemberId)> {
+        let conn = *self.by_session.get(&session)?;
+        let mut seats = self.conns.get(conn.0)?.seats.iter();
+        let is_there = |channel: Channel| {
+            self.channels.get(channel.0).is_some_and(|place| place.instance == instance)
+        };
+        seats.find(|(channel, _)| is_there(*channel)).map(|&(_, up)| (conn, up.member))
+    }
+
+    /// The seat that a client knows by this channel, and that follows its instance into another life.
+    fn rejoining(&self, conn: ConnId, channel: Channel) -> Option<MemberId> {
+        let mut seats = self.conns.get(conn.0)?.seats.iter().map(|(_, up)| up.member);
+        seats.find(|member| {
+            let member = self.members.get(member.0);
+            member.is_some_and(|member| member.rejoins == Some(channel))
+        })
     }
 
     fn forget_game(&mut self, id: GameId) {
@@ -1295,7 +1411,14 @@ impl Core {
         match message {
             GameToSession::Attached(attached) => self.attached(id, &attached, out),
             GameToSession::AttachRefused(refused) => {
-                self.end_of(id, refused.member, &refused.refusal, out)
+                let AttachRefused { member, refusal } = refused;
+                let known = self.members.get(member.0).filter(|known| known.game == id);
+                let was_there = known.is_some_and(|known| known.attached);
+                if was_there && refusal.code == Code::InstanceUnknown {
+                    self.strand_or_end(member, &refusal, out);
+                } else {
+                    self.end_of(id, member, &refusal, out);
+                }
             }
             GameToSession::Ended(ended) => self.end_of(id, ended.member, &ended.refusal, out),
             GameToSession::Unknown(kind) => out.push(Output::Tell(Told::UnknownKind(kind))),
@@ -1326,18 +1449,22 @@ impl Core {
             let refusal = Refusal::new(Code::Busy, text);
             out.push(to_seat(member.conn, client_instance::SEND_AGAIN, member.channel, &refusal));
         }
+        let joined = Joined {
+            instance: place.instance,
+            kind: place.kind.clone(),
+            incarnation: place.incarnation,
+            channel: member.channel,
+            seat: member.seat,
+            up_received: attached.up_received,
+            down_next: attached.down_next,
+            tick_rate: attached.tick_rate,
+        };
+        if member.rejoins.take().is_some() && member.joining.is_empty() {
+            out.push(control(member.conn, &SessionToClient::Rejoined(joined)));
+            return;
+        }
         for (id, _) in member.joining.drain(..) {
-            let joined = Joined {
-                instance: place.instance,
-                kind: place.kind.clone(),
-                incarnation: place.incarnation,
-                channel: member.channel,
-                seat: member.seat,
-                up_received: attached.up_received,
-                down_next: attached.down_next,
-                tick_rate: attached.tick_rate,
-            };
-            out.push(reply(member.conn, id, &Reply::Joined(joined)));
+            out.push(reply(member.conn, id, &Reply::Joined(joined.clone())));
         }
     }
 
@@ -1350,8 +1477,9 @@ impl Core {
     /// A seat is gone: its client is told, as the answer to its join if it waits for one.
     fn end(&mut self, id: MemberId, refusal: &Refusal, out: &mut Out) {
         let Some(member) = self.unseat(id) else { return };
-        if member.joining.is_empty() || member.attached {
-            out.push(to_seat(member.conn, client_instance::SEAT_ENDED, member.channel, refusal));
+        if member.joining.is_empty() || member.attached || member.rejoins.is_some() {
+            let known_as = member.rejoins.unwrap_or(member.channel);
+            out.push(to_seat(member.conn, client_instance::SEAT_ENDED, known_as, refusal));
         }
         refuse(member.conn, &member.joining, refusal, out);
     }
@@ -1420,6 +1548,31 @@ impl Core {
 
     // Time -------------------------------------------------------------------------------------------------------
 
+    /// Looks after seats whose game server is gone: it is dialled again, and none waits for ever.
+    fn tick_stranded(&mut self, now: Moment, out: &mut Out) {
+        let lost = self.games.iter().filter(|(_, game)| game.link == GameLink::Lost);
+        let lost: Vec<GameId> = lost.map(|(number, _)| GameId(number)).collect();
+        for id in lost {
+            let is_awaited = !self.members_of(id).is_empty();
+            match self.games.get_mut(id.0).filter(|_| is_awaited) {
+                Some(game) => {
+                    game.link = GameLink::Dialling;
+                    out.push(Output::DialGame(id, game.address.clone()));
+                }
+                None => self.forget_game(id),
+            }
+        }
+        self.ticked = now;
+        let over = self.members.iter().filter(|(_, member)| {
+            member.stranded.is_some_and(|since| now.0.saturating_sub(since.0) > STRANDED_MS)
+        });
+        let over: Vec<MemberId> = over.map(|(number, _)| MemberId(number)).collect();
+        for member in over {
+            let text = "its game server is gone, and it does not go on elsewhere: join another";
+            self.end(member, &Refusal::new(Code::InstanceLost, text), out);
+        }
+    }
+
     /// Time has passed: what waited too long is refused. To be called about once a second.
     pub fn tick(&mut self, now: Moment, out: &mut Out) {
         let overdue = |since: Moment, ms: u64| now.0.saturating_sub(since.0) > ms;
@@ -1481,6 +1634,7 @@ impl Core {
                 !undecided
             });
         }
+        self.tick_stranded(now, out);
         let waiting = self.members.iter().filter(|(_, member)| {
             !member.attached && member.joining.iter().any(|&(_, since)| overdue(since, ATTACH_MS))
         });

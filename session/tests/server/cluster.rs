@@ -280,6 +280,7 @@ impl Master {
                 seat: Seat(u16::try_from(ask.session.0).unwrap()),
                 server: ServerName::new("game-1").unwrap(),
                 address: self.game.to_string().into(),
+                durable: false,
             }),
             _ => Outcome::Found(Found { instances: Vec::new(), cursor: None, explain: None }),
         };

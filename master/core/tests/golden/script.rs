@@ -8,8 +8,8 @@ use greenroom_protocol::wire::client_session::{
     Changes, Create, JoinOrCreate, Meta, MetaValue, Rank, RankPart, Request, Unwatch, Watch,
 };
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateRefused, GameLoad, GameReport, HeldSeat, MasterToGame, MetaChanged, Running,
-    Scored, SeatChanged, SeatState,
+    Closed, CreateRefused, GameLoad, GameReport, HandedOver, HeldSeat, MasterToGame, MetaChanged,
+    Running, Scored, SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
@@ -359,7 +359,8 @@ impl Script {
         if self.once_in(3) { self.one_of(&["x", "y", "castle"]) } else { None }
     }
     fn kind(&mut self) -> &'static str {
-        self.one_of(&["arena", "arena", "duel", "duel", "duel", "chess"]).expect("there are some")
+        self.one_of(&["arena", "arena", "duel", "duel", "saga", "saga", "chess"])
+            .expect("there are some")
     }
     fn friends(&mut self) -> Vec<UserId> {
         if !self.once_in(5) {
@@ -433,7 +434,9 @@ impl Script {
                 MasterToGame::Create(create) => {
                     let (instance, incarnation) = (create.instance, create.incarnation);
                     let event = if self.once_in(10) {
-                        let refusal = Refusal::new(Code::Rejected, "not tonight");
+                        let codes = [Code::Rejected, Code::NoCapacity];
+                        let code = self.one_of_codes(&codes);
+                        let refusal = Refusal::new(code, "not tonight");
                         Event::CreateRefused(CreateRefused { instance, incarnation, refusal })
                     } else {
                         self.runs.push(Runs { on, instance, incarnation });
@@ -471,6 +474,10 @@ impl Script {
             let last = self.world.state.game_stream(&server(on)).map_or(0, |out| out.last());
             self.apply(Command::GameReceived(self.world.origin(on), last));
         }
+    }
+    fn one_of_codes(&mut self, codes: &[Code]) -> Code {
+        let index = self.index(codes.len()).expect("there are some");
+        codes[index].clone()
     }
     fn meta(&mut self) -> Meta {
         let mode = self.one_of(&MODES).expect("there are some");
@@ -516,6 +523,9 @@ impl Script {
     fn close(&mut self) {
         let Some(index) = self.index(self.runs.len()) else { return };
         let Runs { on, instance, incarnation } = self.runs.remove(index);
+        if self.once_in(3) {
+            return self.happened(on, Event::HandedOver(HandedOver { instance, incarnation }));
+        }
         let refusal = Refusal::new(Code::InstanceClosed, "the match is over");
         self.happened(on, Event::Closed(Closed { instance, incarnation, refusal }));
     }

@@ -211,7 +211,8 @@ impl World {
             copies: Vec::new(),
         }
     }
-    /// One session server `s1`, one game server `g1` with room for the kinds `arena` (16 seats) and `duel` (2).
+    /// One session server `s1`, one game server `g1` with room for the kinds `arena` (16 seats), `duel` (2), and `saga`
+    /// (4), which is durable.
     pub(crate) fn small() -> Self {
         let mut world = Self::new();
         world.session_up("s1");
@@ -305,11 +306,16 @@ impl World {
             }],
             needs: Vec::new(),
             weight: 1,
+            durable: false,
         };
         GameReport {
             address: format!("{name}:4200").into(),
             build: "test".into(),
-            kinds: vec![info("arena", 16), info("duel", 2)],
+            kinds: vec![
+                info("arena", 16),
+                info("duel", 2),
+                KindInfo { durable: true, ..info("saga", 4) },
+            ],
             capacity: instances_max,
             labels: Vec::new(),
             instances: Vec::new(),
@@ -422,6 +428,15 @@ impl World {
     pub(crate) fn told(&mut self, game: &str) -> Vec<MasterToGame> {
         let stream = self.streams.entry(game.to_owned()).or_default();
         let out = self.state.game_stream(&server(game)).expect("the server has reported");
+        let told = out.after(stream.1).map(|(_, message)| message.clone()).collect();
+        stream.1 = out.last();
+        told
+    }
+    /// What a session server is told in its stream and has not read yet.
+    pub(crate) fn told_to_sessions(&mut self, session_server: &str) -> Vec<MasterToSession> {
+        let stream = self.streams.entry(session_server.to_owned()).or_default();
+        let out =
+            self.state.session_stream(&server(session_server)).expect("the server has reported");
         let told = out.after(stream.1).map(|(_, message)| message.clone()).collect();
         stream.1 = out.last();
         told

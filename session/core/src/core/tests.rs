@@ -7,7 +7,7 @@ use greenroom_protocol::{
             MetaValue, Rank, RankPart, Ranking, Search, Unwatch, Unwatched, Watch, Watching,
         },
         session_game::{AttachRefused, Ended},
-        session_master::{Answer, BindRefused, EndSession, NewEpoch, Welcome},
+        session_master::{Answer, BindRefused, EndSession, NewEpoch, SeatLost, Welcome},
     },
 };
 use proptest::prelude::*;
@@ -342,6 +342,7 @@ fn grant(seat: u16) -> Granted {
         seat: Seat(seat),
         server: ServerName::new("game-1").unwrap(),
         address: "10.0.0.1:4200".into(),
+        durable: false,
     }
 }
 fn up(channel: Channel) -> Vec<u8> {
@@ -1315,6 +1316,161 @@ fn a_game_server_that_can_not_be_reached_ends_its_seats_and_joins() {
     desk.check();
 }
 
+/// Somebody in a seat of an instance that goes on elsewhere when its game server is lost.
+fn seated_durably(desk: &mut Desk) -> (ConnId, MemberId, Channel) {
+    let conn = desk.checked_in(1);
+    desk.send(conn, &join(1));
+    let outcome = Outcome::Granted(Granted { durable: true, ..grant(0) });
+    desk.master(Answer { session: SessionId(1), id: RequestId(1), outcome });
+    desk.core.game_linked(GameId(0), GAME_LIFE, &mut desk.out);
+    let (member, channel) = desk.attach_asked();
+    desk.out.clear();
+    desk.attached(member);
+    desk.out.clear();
+    (conn, member, channel)
+}
+/// Where that instance goes on.
+fn elsewhere() -> Granted {
+    Granted {
+        incarnation: Incarnation(LIFE.0 + 1),
+        server: ServerName::new("game-2").unwrap(),
+        address: "10.0.0.2:4200".into(),
+        durable: true,
+        ..grant(0)
+    }
+}
+fn goes_on(desk: &mut Desk) {
+    desk.master(Moved { session: SessionId(1), granted: elsewhere() });
+}
+fn dialled(desk: &Desk) -> Vec<&str> {
+    let dialled = desk.out.iter().filter_map(|output| match output {
+        Output::DialGame(_, address) => Some(address.as_str()),
+        _ => None,
+    });
+    dialled.collect()
+}
+
+#[test]
+fn a_seat_follows_its_instance_into_another_life_and_its_client_is_told() {
+    let mut desk = Desk::with_master();
+    let (conn, member, channel) = seated_durably(&mut desk);
+    desk.core.game_lost(GameId(0), &mut desk.out);
+    desk.core.game_unreachable(GameId(0), "refused", &mut desk.out);
+    desk.out.clear();
+    assert_eq!(desk.told(conn), [], "the seat waits");
+    goes_on(&mut desk);
+    assert_eq!(dialled(&desk), ["10.0.0.2:4200"]);
+    // What its client sends meanwhile is to be sent again, on whichever channel it knows.
+    desk.out.clear();
+    desk.send(conn, &up(channel));
+    assert_eq!(desk.told(conn), [Said::Seat(client_instance::SEND_AGAIN, channel, Code::Busy)]);
+    let game = desk.core.game_of(desk.core.seat_in(SessionId(1), ARENA).unwrap().1).unwrap();
+    desk.core.game_linked(game, GAME_LIFE, &mut desk.out);
+    let said = desk.out.clone();
+    let [Output::Game(to, SessionToGame::Attach(attach))] = &said[..] else { panic!("{said:?}") };
+    assert_eq!((*to, attach.incarnation), (game, elsewhere().incarnation));
+    assert_ne!((attach.member, attach.channel), (member, channel));
+    desk.out.clear();
+    let attached = Attached { member: attach.member, up_received: 0, down_next: 1, tick_rate: 20 };
+    desk.core.from_game(game, attached.into(), &mut desk.out);
+    let told = desk.told(conn);
+    let [Said::Control(SessionToClient::Rejoined(joined))] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((joined.incarnation, joined.channel), (elsewhere().incarnation, attach.channel));
+    assert_eq!(desk.core.audience(attach.channel), [(attach.member, conn)]);
+    assert!(desk.core.route_up(conn, channel).is_none());
+    desk.check();
+}
+
+#[test]
+fn a_game_server_that_started_anew_keeps_seats_of_what_goes_on_waiting() {
+    let mut desk = Desk::with_master();
+    let (conn, ..) = seated_durably(&mut desk);
+    desk.core.game_lost(GameId(0), &mut desk.out);
+    desk.out.clear();
+    desk.core.game_linked(GameId(0), Incarnation(10), &mut desk.out);
+    assert_eq!(desk.out, [], "it is attached to nothing there");
+    // The same server takes it up itself.
+    let granted = Granted { incarnation: Incarnation(LIFE.0 + 1), durable: true, ..grant(0) };
+    desk.master(Moved { session: SessionId(1), granted });
+    let (member, channel) = desk.attach_asked();
+    desk.out.clear();
+    desk.attached(member);
+    let told = desk.told(conn);
+    assert!(
+        matches!(&told[..], [Said::Control(SessionToClient::Rejoined(joined))] if joined.channel == channel)
+    );
+    desk.check();
+}
+
+#[test]
+fn a_seat_whose_instance_does_not_go_on_ends_by_the_masters_word_or_after_two_minutes() {
+    let mut desk = Desk::with_master();
+    let (conn, _, channel) = seated_durably(&mut desk);
+    desk.core.game_lost(GameId(0), &mut desk.out);
+    desk.core.game_unreachable(GameId(0), "refused", &mut desk.out);
+    desk.out.clear();
+    let lost =
+        SeatLost { session: SessionId(1), instance: ARENA, refusal: refusal(Code::InstanceFailed) };
+    desk.master(lost);
+    let told = Said::Seat(client_instance::SEAT_ENDED, channel, Code::InstanceFailed);
+    assert_eq!(desk.told(conn), [told]);
+    desk.after(1);
+    assert!(desk.core.games.is_empty(), "nobody waits for it any more");
+
+    let mut desk = Desk::with_master();
+    let (conn, _, channel) = seated_durably(&mut desk);
+    desk.core.game_lost(GameId(0), &mut desk.out);
+    desk.core.game_unreachable(GameId(0), "refused", &mut desk.out);
+    desk.out.clear();
+    desk.after(60_000);
+    assert_eq!(dialled(&desk), ["10.0.0.1:4200"], "it may be this server alone");
+    desk.core.game_unreachable(GameId(0), "refused", &mut desk.out);
+    desk.out.clear();
+    desk.after(60_001);
+    let told = Said::Seat(client_instance::SEAT_ENDED, channel, Code::InstanceLost);
+    assert_eq!(desk.told(conn), [told]);
+    desk.check();
+}
+
+#[test]
+fn a_seat_that_is_refused_where_it_goes_on_ends_on_the_channel_that_its_client_knows() {
+    let mut desk = Desk::with_master();
+    let (conn, _, channel) = seated_durably(&mut desk);
+    goes_on(&mut desk);
+    let (_, member) = desk.core.seat_in(SessionId(1), ARENA).unwrap();
+    let game = desk.core.game_of(member).unwrap();
+    desk.core.game_linked(game, GAME_LIFE, &mut desk.out);
+    desk.out.clear();
+    let refused = AttachRefused { member, refusal: refusal(Code::Rejected) };
+    desk.core.from_game(game, refused.into(), &mut desk.out);
+    assert_eq!(desk.told(conn), [Said::Seat(client_instance::SEAT_ENDED, channel, Code::Rejected)]);
+    desk.check();
+}
+
+#[test]
+fn who_asks_for_a_seat_while_its_instance_moves_gets_it_where_it_goes_on() {
+    let mut desk = Desk::with_master();
+    let conn = desk.checked_in(1);
+    desk.send(conn, &join(1));
+    let outcome = Outcome::Granted(Granted { durable: true, ..grant(0) });
+    desk.master(Answer { session: SessionId(1), id: RequestId(1), outcome });
+    desk.core.game_unreachable(GameId(0), "refused", &mut desk.out);
+    desk.out.clear();
+    goes_on(&mut desk);
+    // Said again, it changes nothing.
+    goes_on(&mut desk);
+    let (_, member) = desk.core.seat_in(SessionId(1), ARENA).unwrap();
+    let game = desk.core.game_of(member).unwrap();
+    desk.core.game_linked(game, GAME_LIFE, &mut desk.out);
+    desk.out.clear();
+    let attached = Attached { member, up_received: 0, down_next: 1, tick_rate: 20 };
+    desk.core.from_game(game, attached.into(), &mut desk.out);
+    let told = desk.told(conn);
+    let [Said::Reply(1, Reply::Joined(joined))] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(joined.incarnation, elsewhere().incarnation);
+    desk.check();
+}
+
 #[test]
 fn a_link_that_nobody_needs_is_not_dialled_again() {
     let mut desk = Desk::with_master();
@@ -1493,6 +1649,7 @@ fn outcomes() -> impl Strategy<Value = Outcome> {
                 instance: InstanceId(instance),
                 incarnation: Incarnation(life),
                 server: ServerName::new(format!("game-{server}")).unwrap(),
+                durable: instance == 2,
                 ..grant(seat)
             })
         }),
@@ -1529,6 +1686,20 @@ fn master_says() -> impl Strategy<Value = MasterToSession> {
         3 => (proptest::collection::vec((0u64..4, 0u32..4, 0u32..6), 0..4)).prop_map(|to| {
             let to = to.into_iter().map(watcher).collect();
             Changed { to, changes: Opaque::from(greenroom_protocol::encode(&changes(1))) }.into()
+        }),
+        2 => (0u64..4, 0u64..4, 0u128..3, 1u8..3).prop_map(|(session, life, instance, server)| {
+            let granted = Granted {
+                instance: InstanceId(instance),
+                incarnation: Incarnation(life),
+                server: ServerName::new(format!("game-{server}")).unwrap(),
+                durable: true,
+                ..grant(0)
+            };
+            Moved { session: SessionId(session), granted }.into()
+        }),
+        1 => (0u64..4, 0u128..3).prop_map(|(session, instance)| {
+            let (session, instance) = (SessionId(session), InstanceId(instance));
+            SeatLost { session, instance, refusal: refusal(Code::InstanceLost) }.into()
         }),
         1 => any::<u8>().prop_map(MasterToSession::Unknown),
     ]
