@@ -20,6 +20,7 @@ use greenroom_protocol::{
     wire::admin_master::{Action, Find, Placement, Promote, Rows, Status},
 };
 use greenroom_session::{Additions, SessionConfig, auth::Place};
+use greenroom_storage::Storage;
 use greenroom_telemetry::Who;
 use tokio::{io::AsyncReadExt as _, task::LocalSet};
 use tokio_util::sync::CancellationToken;
@@ -245,6 +246,7 @@ pub(crate) fn start_game(
     settings: &Settings,
     key: &ClusterKey,
     registry: Registry,
+    storage: &Storage,
     telemetry: &Telemetry,
     logs: &Logs,
     stop: &CancellationToken,
@@ -254,7 +256,7 @@ pub(crate) fn start_game(
     config.logs = logs.clone();
     let game = greenroom_game::bind(&config, &cluster.name, key, &build(), registry)?;
     let who = Who::new("game", game.name().as_str());
-    let game = game.traced(telemetry.tracer(who.clone()));
+    let game = game.traced(telemetry.tracer(who.clone())).stored_in(storage.clone());
     telemetry.registry.add(who, game.metrics());
     let facts = GameFacts { name: game.name().clone(), address: game.address() };
     Role::start("game", stop, async move |ready, stop| {
@@ -421,7 +423,7 @@ pub(crate) fn game(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let storage = store::open(&settings)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
     let log = ProcessLog::start(&settings, "game")?;
-    let game = start_game(&settings, &key, app.registry, &telemetry, log.logs(), &stop)?;
+    let game = start_game(&settings, &key, app.registry, &storage, &telemetry, log.logs(), &stop)?;
     ready(&format!("game {} {}", game.facts.name, game.facts.address))?;
     wait_for_the_end(is_child(matches), || game.is_over())?;
     game.stop()?;

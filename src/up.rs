@@ -79,7 +79,7 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     settings.or("game.masters", &address)?;
     let admin = start_admin(&settings, &master.facts.handle, &telemetry, &stop)?;
     let session = start_session(&settings, &key, additions, &telemetry, logs, &stop)?;
-    let game = start_game(&settings, &key, app.registry, &telemetry, logs, &stop)?;
+    let game = start_game(&settings, &key, app.registry, &storage, &telemetry, logs, &stop)?;
     wait(until_ready(async || master.facts.handle.status().await.ok(), 1))??;
     let urls = session.facts.urls.iter().map(ToString::to_string).collect::<Vec<_>>();
     let rows = [

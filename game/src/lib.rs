@@ -29,6 +29,7 @@
 
 mod clockwork;
 mod config;
+mod documents;
 mod error;
 mod frozen;
 mod host;

@@ -14,6 +14,7 @@ use greenroom_link::{
 };
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::{Incarnation, MasterLink, ServerName};
+use greenroom_storage::Storage;
 use greenroom_telemetry::Tracer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -22,6 +23,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::documents::Documents;
 use crate::host::{Host, LinkKey, Ordered, Settings};
 use crate::{GameConfig, GameError, Metrics};
 
@@ -42,6 +44,7 @@ pub struct Game {
     settings: Settings,
     report_interval: Duration,
     drain_timeout: Duration,
+    storage: Option<Storage>,
     metrics: Arc<Metrics>,
 }
 
@@ -115,6 +118,7 @@ pub fn bind(
             .min(config.lease / 4)
             .clamp(Duration::from_millis(10), LOAD_INTERVAL_MAX),
         drain_timeout: config.drain_timeout,
+        storage: None,
         metrics: Arc::default(),
     })
 }
@@ -132,6 +136,12 @@ impl Game {
     #[must_use]
     pub fn traced(mut self, tracer: Tracer) -> Self {
         self.settings.tracer = tracer;
+        self
+    }
+    /// The same, with a store for the documents of its games. Without one they are refused as unavailable.
+    #[must_use]
+    pub fn stored_in(mut self, storage: Storage) -> Self {
+        self.storage = Some(storage);
         self
     }
     /// What it counts.
@@ -153,6 +163,7 @@ impl Game {
             .map_err(|source| GameError::Listen { address, source })?;
         let shell = Rc::new(Shell {
             host: RefCell::new(Host::new(self.registry, self.settings, self.metrics)),
+            documents: self.storage.map(Documents::new),
             me: self.me,
             rescheduled: Notify::new(),
             emptied: Notify::new(),
@@ -193,6 +204,7 @@ impl Game {
 
 struct Shell {
     host: RefCell<Host>,
+    documents: Option<Rc<Documents>>,
     me: Me,
     /// Something may be due earlier than it was.
     rescheduled: Notify,
@@ -224,15 +236,24 @@ impl Shell {
             self.spawn(Rc::clone(self).refresh(key, outgoing));
         }
         for ordered in orders {
-            self.spawn(Rc::clone(self).store(ordered));
+            self.store(ordered);
         }
         result
     }
-    /// Answers what an instance asked of the store, which this server does not have.
-    async fn store(self: Rc<Self>, ordered: Ordered) {
+    /// Hands what an instance asked to the store, in the order in which it was asked, and tells it the answer.
+    fn store(self: &Rc<Self>, ordered: Ordered) {
         let Ordered { instance, incarnation, order } = ordered;
-        let of = (instance, incarnation);
-        self.with_host(|host| host.stored(of, order.ticket, Err(StoreRefusal::Unavailable)));
+        let (of, ticket) = ((instance, incarnation), order.ticket);
+        let documents = self.documents.as_ref().ok_or(StoreRefusal::Unavailable);
+        let taken = documents.and_then(|documents| documents.perform(order));
+        let shell = Rc::clone(self);
+        self.spawn(async move {
+            let outcome = match taken {
+                Ok(under_way) => under_way.await,
+                Err(refusal) => Err(refusal),
+            };
+            shell.with_host(|host| host.stored(of, ticket, outcome));
+        });
     }
     /// Waits until a link that was full has room, and sends its members what they missed.
     async fn refresh(self: Rc<Self>, key: LinkKey, outgoing: Outgoing) {

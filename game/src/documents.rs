@@ -1,0 +1,140 @@
+//! What instances ask of the store, performed: in order per document, and never waited for in a tick.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use ecow::eco_format;
+use greenroom_game_core::{Document, DocumentVersion, StoreAct, StoreOrder, StoreRefusal, Stored};
+use greenroom_storage::{
+    Body, Collection, Count, Get, Key, Merge, Remove, Request, Storage, StorageError, Ticket,
+    Version, Write,
+};
+
+/// What becomes of one order.
+pub(crate) type Outcome = Result<Stored, StoreRefusal>;
+/// An order that the store has, until its answer.
+pub(crate) type UnderWay = Pin<Box<dyn Future<Output = Outcome>>>;
+
+/// The way of a game server's instances to their documents.
+#[derive(Debug)]
+pub(crate) struct Documents {
+    storage: Storage,
+    /// Documents whose newest value waits for room in the store's queue.
+    dirty: RefCell<BTreeMap<Key, Body>>,
+}
+
+impl Documents {
+    pub(crate) fn new(storage: Storage) -> Rc<Self> {
+        Rc::new(Self { storage, dirty: RefCell::default() })
+    }
+    /// Hands an order to the store. What it answers at once, or that it has it.
+    ///
+    /// When its queue is full, the newest of a document's upserts waits here, one for each document, and everything
+    /// else is refused.
+    pub(crate) fn perform(self: &Rc<Self>, order: StoreOrder) -> Result<UnderWay, StoreRefusal> {
+        let key = Key::new(Collection::Documents, order.key.clone());
+        let key = key.map_err(|_| StoreRefusal::KeyInvalid)?;
+        if self.dirty.borrow().contains_key(&key) {
+            let StoreAct::Upsert(json) = order.act else { return Err(StoreRefusal::Busy) };
+            let body = body(json)?;
+            self.dirty.borrow_mut().insert(key.clone(), body);
+            return Ok(Box::pin(Rc::clone(self).write_dirty(key)));
+        }
+        let taken = match order.act {
+            StoreAct::Get => self.submit(Get(key.clone()), move |document| match document {
+                None => Stored::Absent,
+                Some(found) => Stored::Found(Document {
+                    key: key.id().into(),
+                    version: DocumentVersion(found.version.0),
+                    json: found.body.bytes().to_vec(),
+                }),
+            }),
+            StoreAct::Insert(json) => self.submit(Write::insert(key, body(json)?), written),
+            StoreAct::Replace(DocumentVersion(version), json) => {
+                self.submit(Write::replace(key, body(json)?, Version(version)), written)
+            }
+            StoreAct::Remove => {
+                let removed = self.submit(Remove { key, version: None }, |()| Stored::Removed);
+                removed.map(|under_way| -> UnderWay {
+                    Box::pin(async {
+                        match under_way.await {
+                            // There is no version that it could have lacked.
+                            Err(StoreRefusal::Changed) => Ok(Stored::Absent),
+                            outcome => outcome,
+                        }
+                    })
+                })
+            }
+            StoreAct::Count(by) => {
+                let expiry = Default::default();
+                self.submit(Count { key, by, expiry }, Stored::Counted)
+            }
+            StoreAct::Upsert(json) => {
+                let body = body(json)?;
+                let write = Write::upsert(key.clone(), body.clone()).merge(Merge::Allowed);
+                match self.submit(write, written) {
+                    Err(StoreRefusal::Busy) => {
+                        self.dirty.borrow_mut().insert(key.clone(), body);
+                        Ok(Box::pin(Rc::clone(self).write_dirty(key)) as UnderWay)
+                    }
+                    taken => taken,
+                }
+            }
+        };
+        taken
+    }
+    fn submit<R: Request + 'static>(
+        &self,
+        request: R,
+        stored: impl FnOnce(R::Answer) -> Stored + 'static,
+    ) -> Result<UnderWay, StoreRefusal> {
+        let ticket: Ticket<R> = self.storage.try_submit(request).map_err(refusal)?;
+        Ok(Box::pin(async move { ticket.await.map(stored).map_err(refusal) }))
+    }
+    /// Writes the newest value of a document once there is room.
+    async fn write_dirty(self: Rc<Self>, key: Key) -> Outcome {
+        let Some(body) = self.dirty.borrow().get(&key).cloned() else {
+            // Somebody who waited before wrote it; what is there is as new as this.
+            let found = self.storage.get(key).await.map_err(refusal)?;
+            return Ok(found.map_or(Stored::Absent, |found| written(found.version)));
+        };
+        let write = Write::upsert(key.clone(), body.clone()).merge(Merge::Allowed);
+        let taken = self.storage.submit(write).await;
+        if self.dirty.borrow().get(&key) == Some(&body) {
+            self.dirty.borrow_mut().remove(&key);
+        }
+        taken.map_err(refusal)?.await.map(written).map_err(refusal)
+    }
+}
+
+const fn written(version: Version) -> Stored {
+    Stored::Written(DocumentVersion(version.0))
+}
+
+fn body(json: Vec<u8>) -> Result<Body, StoreRefusal> {
+    Body::new(json).map_err(|error| StoreRefusal::Unencodable(eco_format!("{error}")))
+}
+
+/// What the game is told of what is wrong.
+fn refusal(error: StorageError) -> StoreRefusal {
+    match error {
+        StorageError::Busy { .. } => StoreRefusal::Busy,
+        StorageError::Exists { .. } => StoreRefusal::Exists,
+        StorageError::Missing { .. } | StorageError::VersionMismatch { .. } => {
+            StoreRefusal::Changed
+        }
+        StorageError::TooLarge { bytes, max, .. } => StoreRefusal::TooLarge { bytes, max },
+        StorageError::BadKey(_) => StoreRefusal::KeyInvalid,
+        StorageError::NotJson(error) => StoreRefusal::Unencodable(eco_format!("{error}")),
+        StorageError::Undecodable { .. } | StorageError::NotACounter { .. } => {
+            StoreRefusal::Unreadable(eco_format!("{error}"))
+        }
+        StorageError::Unavailable(_) | StorageError::Closed => StoreRefusal::Unavailable,
+        StorageError::Undecided { .. } => StoreRefusal::Undecided,
+        StorageError::Deposed { .. } | StorageError::BadQuery(_) | StorageError::Backend(_) => {
+            StoreRefusal::Failed(eco_format!("{error}"))
+        }
+    }
+}
