@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use ecow::EcoString;
 use greenroom_protocol::{SessionKey, wire::client_session::Credentials};
+use greenroom_telemetry::Tracer;
 use tokio::time::Instant;
 
 use crate::{
@@ -28,6 +29,7 @@ pub struct Builder {
     attempt_within: Duration,
     reconnect_for: Duration,
     request_within: Duration,
+    tracer: Tracer,
 }
 
 impl Default for Builder {
@@ -43,6 +45,7 @@ impl Default for Builder {
             // As long as a session waits for its client.
             reconnect_for: Duration::from_secs(120),
             request_within: Duration::from_secs(5),
+            tracer: Tracer::default(),
         }
     }
 }
@@ -113,6 +116,26 @@ impl Builder {
         self
     }
 
+    /// Begins traces of what this client asks, sends and calls, as many as the tracer samples; the servers go on with
+    /// them. Nothing is traced by default.
+    ///
+    /// ```no_run
+    /// # async fn play() -> Result<(), Box<dyn std::error::Error>> {
+    /// use greenroom_client::{Client, telemetry::{Export, Registry, TelemetryConfig, Who}};
+    ///
+    /// let endpoint = "http://127.0.0.1:4318".to_owned();
+    /// let config = TelemetryConfig { endpoint, sample: 0.01, ..TelemetryConfig::default() };
+    /// let export = Export::start(&config, &Registry::default())?;
+    /// let tracer = export.tracer(Who::new("client", "Ann"));
+    /// let client = Client::builder().servers(["tcp://127.0.0.1:4000"]).trace(tracer).connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn trace(mut self, tracer: Tracer) -> Self {
+        self.tracer = tracer;
+        self
+    }
+
     /// Checks in, and starts the client's task on the runtime that this is called on.
     ///
     /// # Errors
@@ -137,9 +160,10 @@ impl Builder {
             attempt_timeout: self.attempt_within,
             lost: None,
             pause: None,
+            traces: self.tracer.is_on(),
         };
         let connection = dialer.check_in(Instant::now() + self.connect_within).await?;
-        Ok(Client::start(dialer, connection, self.reconnect_for, self.request_within))
+        Ok(Client::start(dialer, connection, self.reconnect_for, self.request_within, self.tracer))
     }
 }
 

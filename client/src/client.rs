@@ -17,6 +17,7 @@ use greenroom_protocol::{
         client_session::{self, Credentials, Found, Ranking, Request},
     },
 };
+use greenroom_telemetry::Tracer;
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -85,8 +86,9 @@ impl Client {
         connection: Connection,
         reconnect_for: Duration,
         request_within: Duration,
+        tracer: Tracer,
     ) -> Self {
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(tracer));
         let (commands, commands_in) = mpsc::channel(COMMANDS_MAX);
         let (status_out, status) = watch::channel(Status::Live);
         let checked_in = &connection.checked_in;

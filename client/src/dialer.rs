@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::{
-    Code, HELLO_BYTES_MAX, Limits, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, SessionKey,
+    Code, HELLO_BYTES_MAX, Limits, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, SessionKey, TRACE_FEATURE,
     wire::client_session::{
         CheckIn, CheckedIn, ClientHello, ClientToSession, Credentials, PONG, SERVER_PING,
         ServerHello, SessionToClient,
@@ -38,6 +38,8 @@ pub(crate) struct Connection {
     pub(crate) heartbeat: Duration,
     pub(crate) checked_in: CheckedIn,
     pub(crate) since: Instant,
+    /// Contexts of traces may be sent on it.
+    pub(crate) takes_traces: bool,
 }
 
 /// Why the client is not in.
@@ -81,6 +83,8 @@ pub(crate) struct Dialer {
     /// The address that was lost last.
     pub(crate) lost: Option<Address>,
     pub(crate) pause: Option<Duration>,
+    /// This client begins traces, if the server takes them.
+    pub(crate) traces: bool,
 }
 
 impl Dialer {
@@ -159,12 +163,13 @@ impl Dialer {
         let hello = ClientToSession::from(ClientHello {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
-            features: Vec::new(),
+            features: self.traces.then(|| TRACE_FEATURE.into()).into_iter().collect(),
             agent: concat!("greenroom-client/", env!("CARGO_PKG_VERSION")).into(),
         });
         wire.push(frame(&hello));
         let first = next(&mut wire).await?;
-        let SessionToClient::Hello(ServerHello { protocol, heartbeat_ms, .. }) = first else {
+        let SessionToClient::Hello(ServerHello { protocol, heartbeat_ms, features, .. }) = first
+        else {
             return Err(out_of_turn(&first));
         };
         if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&protocol) {
@@ -195,6 +200,7 @@ impl Dialer {
             heartbeat: heartbeat.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX),
             checked_in,
             since: Instant::now(),
+            takes_traces: self.traces && features.iter().any(|feature| feature == TRACE_FEATURE),
         })
     }
 }

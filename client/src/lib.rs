@@ -47,6 +47,7 @@ mod session;
 mod shell;
 mod status;
 mod tls;
+mod traces;
 mod transport;
 mod uplink;
 mod view;
@@ -64,6 +65,7 @@ pub use greenroom_protocol::{
         client_session::{Credentials, Found, Listed, Meta, MetaValue, Ranked, Ranking},
     },
 };
+pub use greenroom_telemetry as telemetry;
 pub use inbox::{Event, Message};
 pub use room::{Room, RoomHandle, View};
 pub use search::{Rank, Search, StartWatch};

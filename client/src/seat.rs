@@ -13,6 +13,7 @@ use greenroom_protocol::{
     Refusal, Seat, Seq, UpHeader, ViewId, decode, encode,
     wire::{client_instance as kinds, client_session::Joined},
 };
+use greenroom_telemetry::Tracer;
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
@@ -21,8 +22,9 @@ use tokio::{
 use crate::{
     ClientError, Stats, Status,
     error::Misbehaved,
-    inbox::{Event, Inbox, Message},
-    uplink::{UNACKNOWLEDGED_BYTES_MAX, Uplink},
+    inbox::{self, Event, Inbox},
+    traces::{SeatTraces, Traced},
+    uplink::{Message, UNACKNOWLEDGED_BYTES_MAX, Uplink},
     view::{Outcome, Views},
     watch::WatchKey,
 };
@@ -75,14 +77,16 @@ pub(crate) struct Shared {
     work: Mutex<Vec<Work>>,
     pub(crate) wake: Notify,
     stats: Mutex<Stats>,
+    pub(crate) traced: Traced,
 }
 
 impl Shared {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(tracer: Tracer) -> Self {
         Self {
             work: Mutex::new(Vec::new()),
             wake: Notify::new(),
             stats: Mutex::new(Stats::default()),
+            traced: Traced::new(tracer),
         }
     }
     /// Has the task look at this. To be called once until the task has looked.
@@ -116,12 +120,13 @@ pub(crate) struct SeatLink {
 
 impl SeatLink {
     pub(crate) fn new(joined: &Joined, shared: Arc<Shared>) -> Self {
+        let state = Mutex::new(SeatState::new(joined, &shared.traced.tracer));
         Self {
             instance: joined.instance,
             kind: joined.kind.clone(),
             shared,
             arrived: Notify::new(),
-            state: Mutex::new(SeatState::new(joined)),
+            state,
         }
     }
     pub(crate) fn lock(&self) -> MutexGuard<'_, SeatState> {
@@ -182,10 +187,11 @@ pub(crate) struct SeatState {
     acknowledge_at: Option<Instant>,
     /// Snapshots to ask for.
     lost_views: Vec<kinds::NeedSnapshot>,
+    traces: SeatTraces,
 }
 
 impl SeatState {
-    fn new(joined: &Joined) -> Self {
+    fn new(joined: &Joined, tracer: &Tracer) -> Self {
         Self {
             incarnation: joined.incarnation,
             seat: joined.seat,
@@ -204,6 +210,7 @@ impl SeatState {
             acknowledged: Seq(joined.down_next.saturating_sub(1)),
             acknowledge_at: None,
             lost_views: Vec::new(),
+            traces: SeatTraces::new(tracer),
         }
     }
 
@@ -225,13 +232,16 @@ impl SeatState {
         let (reply, replied) = oneshot::channel();
         let number = self.up.push(kinds::CALL, payload)?;
         self.calls.insert(number, reply);
+        self.traces.calls(number);
         Ok((number, replied))
     }
 
     /// Queues a message.
     pub(crate) fn send(&mut self, payload: Bytes) -> Result<Seq, ClientError> {
         self.check_open()?;
-        self.up.push(kinds::MESSAGE, payload)
+        let number = self.up.push(kinds::MESSAGE, payload)?;
+        self.traces.sends(number);
+        Ok(number)
     }
 
     /// Queues a query, whose answer comes to the receiver.
@@ -288,6 +298,7 @@ impl SeatState {
             for (number, call) in std::mem::take(&mut self.calls) {
                 answer(call, Err(ClientError::CallUndecided { number }));
             }
+            self.traces.clear();
             self.views.forget();
             self.inbox.push(Event::Rewound { incarnation: joined.incarnation, unacknowledged });
         }
@@ -312,6 +323,7 @@ impl SeatState {
             return;
         }
         self.ended = Some(refusal.clone());
+        self.traces.clear();
         for call in std::mem::take(&mut self.calls).into_values() {
             answer(call, Err(ClientError::Left(refusal.clone())));
         }
@@ -390,7 +402,7 @@ impl SeatState {
         let DownHeader { kind, number, tick, .. } = *header;
         if kind == kinds::EVENT {
             stats.messages += 1;
-            self.inbox.push(Event::Message(Message { tick, number, payload }));
+            self.inbox.push(Event::Message(inbox::Message { tick, number, payload }));
             return Ok(());
         }
         let Some(of) = payload.split_first_chunk::<4>().map(|(of, _)| Seq(u32::from_le_bytes(*of)))
@@ -402,9 +414,13 @@ impl SeatState {
         payload = payload.slice(4..);
         let call = self.calls.remove(&of);
         match (call, kind) {
-            (Some(call), kinds::REPLY) => answer(call, Ok(Reply { number, tick, payload })),
+            (Some(call), kinds::REPLY) => {
+                self.traces.answered(of, None);
+                answer(call, Ok(Reply { number, tick, payload }));
+            }
             (Some(call), _) => {
                 let refusal = decode(&payload, Limits::SERVER)?;
+                self.traces.answered(of, Some(&refusal));
                 answer(call, Err(ClientError::Refused(refusal)));
             }
             (None, kinds::REPLY) => stats.stray_replies += 1,
@@ -477,18 +493,22 @@ impl SeatState {
     }
 
     /// Everything that is to go up now.
-    pub(crate) fn frames(&mut self, now: Instant, channel: Channel, out: &mut Vec<Vec<u8>>) {
+    pub(crate) fn frames(
+        &mut self,
+        now: Instant,
+        channel: Channel,
+        traced: &Traced,
+        out: &mut Vec<Vec<u8>>,
+    ) {
         let ack = self.received;
         let before = out.len();
-        let mut frame = |kind, number, payload: &[u8]| {
-            let mut frame = Vec::with_capacity(UpHeader::BYTES + payload.len());
-            frame.extend_from_slice(&UpHeader { kind, channel, number, ack }.bytes());
-            frame.extend_from_slice(payload);
-            out.push(frame);
-        };
-        for message in self.up.unsent(now) {
-            frame(message.kind, message.number, &message.payload);
+        for Message { kind, number, payload } in self.up.unsent(now) {
+            out.extend(self.traces.before(*number, *kind == kinds::CALL, traced));
+            out.push(up(UpHeader { kind: *kind, channel, number: *number, ack }, payload));
         }
+        let mut frame = |kind, number, payload: &[u8]| {
+            out.push(up(UpHeader { kind, channel, number, ack }, payload));
+        };
         for (&number, query) in self.queries.iter_mut().filter(|(_, query)| !query.sent) {
             query.sent = true;
             frame(kinds::QUERY, number, &query.payload);
@@ -508,6 +528,14 @@ impl SeatState {
             self.acknowledge_at = None;
         }
     }
+}
+
+/// A frame for the instance.
+fn up(header: UpHeader, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(UpHeader::BYTES + payload.len());
+    frame.extend_from_slice(&header.bytes());
+    frame.extend_from_slice(payload);
+    frame
 }
 
 /// Gives an answer to who asked, if somebody still waits for it.

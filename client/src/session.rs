@@ -21,6 +21,7 @@ use greenroom_protocol::{
         },
     },
 };
+use greenroom_telemetry::Span;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -28,6 +29,7 @@ use crate::{
     error::Misbehaved,
     inbox::Event,
     seat::{Answer, Hold, SeatLink, Shared, Work, answer},
+    traces::Sampling,
     watch::{WatchHold, WatchKey, WatchLink},
 };
 
@@ -209,11 +211,16 @@ pub(crate) struct Session {
     seen_until: Option<Instant>,
     /// Frames to be written.
     out: Vec<Vec<u8>>,
+    sampling: Sampling,
+    /// Of requests of the application that are sampled.
+    spans: BTreeMap<RequestId, Span>,
 }
 
 impl Session {
     pub(crate) fn new(shared: Arc<Shared>, id: SessionId) -> Self {
         Self {
+            sampling: Sampling::new(&shared.traced.tracer),
+            spans: BTreeMap::new(),
             shared,
             id,
             online: false,
@@ -424,6 +431,13 @@ impl Session {
                 (kind == WATCH).then(|| self.begin_watch(id, payload.clone(), deadline))
             };
             self.last_request = id;
+            if let Asker::Caller(_) = &asker
+                && let Some(span) = self.sampling.request(kind)
+            {
+                // One that was given up may never be answered.
+                self.spans.retain(|id, _| self.under_way.contains_key(id));
+                self.spans.insert(id, span);
+            }
             self.under_way.insert(id, UnderWay { kind, payload, deadline, asker, watch });
             self.write_request(id);
         }
@@ -453,6 +467,9 @@ impl Session {
             self.under_way.keys().next().map_or(self.last_request, |id| RequestId(id.0 - 1));
         let Some(request) = self.under_way.get(&id) else { return };
         let header = RequestHeader { kind: request.kind, id, answered };
+        if let Some(span) = self.spans.get(&id) {
+            self.out.extend(self.shared.traced.announcement(span));
+        }
         self.out.push([&header.bytes()[..], &request.payload].concat());
     }
 
@@ -536,7 +553,7 @@ impl Session {
             state.stalled = true;
             self.full.insert(instance);
         }
-        state.frames(now, channel, &mut self.out);
+        state.frames(now, channel, &self.shared.traced, &mut self.out);
         let ended = state.ended.is_some();
         drop(state);
         link.arrived.notify_one();
@@ -565,6 +582,14 @@ impl Session {
         }
         if let Reply::Changes(changes) = reply {
             return self.changes(now, id, changes);
+        }
+        if let Some(mut span) = self.spans.remove(&id) {
+            if let Reply::Refused(refusal) = &reply {
+                span.fail(refusal);
+            } else if let Reply::Joined(joined) = &reply {
+                span.set("greenroom.instance", joined.instance.to_string());
+                span.set("greenroom.kind", joined.kind.as_str());
+            }
         }
         let Some(request) = self.under_way.remove(&id) else {
             // Given up. If it took a seat, nobody knows of it.
@@ -682,7 +707,7 @@ impl Session {
         let Some(seated) = self.seats.get_mut(&joined.instance) else { return Ok(()) };
         let mut state = seated.link.lock();
         state.resume(now, joined, self.same_session)?;
-        state.frames(now, joined.channel, &mut self.out);
+        state.frames(now, joined.channel, &self.shared.traced, &mut self.out);
         drop(state);
         seated.link.arrived.notify_one();
         if let Some(before) = seated.channel.replace(joined.channel) {
@@ -904,7 +929,7 @@ impl Session {
                 self.full.remove(&instance);
             }
             if let Some(channel) = channel {
-                state.frames(now, channel, &mut self.out);
+                state.frames(now, channel, &self.shared.traced, &mut self.out);
             }
         }
     }
@@ -954,7 +979,7 @@ impl Session {
                 Some(channel) => {
                     let mut state = seated.link.lock();
                     if state.deadline().is_some_and(|at| at <= now) {
-                        state.frames(now, channel, &mut self.out);
+                        state.frames(now, channel, &self.shared.traced, &mut self.out);
                     }
                 }
                 None if seated.rejoin_at.is_some_and(|at| at <= now) => {
@@ -1024,6 +1049,7 @@ fn passes(code: &Code) -> bool {
 #[cfg(test)]
 mod tests {
     use greenroom_protocol::{Incarnation, KindName, Seat, encode, search::Filter};
+    use greenroom_telemetry::Tracer;
     use proptest::prelude::*;
 
     use super::*;
@@ -1049,7 +1075,7 @@ mod tests {
 
     /// A session with one seat on channel 1, and what holds the seat.
     fn seated(now: Instant) -> (Session, Hold) {
-        let mut session = Session::new(Arc::new(Shared::new()), SessionId(1));
+        let mut session = Session::new(Arc::new(Shared::new(Tracer::default())), SessionId(1));
         session.connected(now, SessionId(1));
         let (reply_to, mut done) = oneshot::channel();
         session.ask(
@@ -1133,7 +1159,7 @@ mod tests {
 
     /// A session with a live search, whose number is 1, and what holds it.
     fn watching(now: Instant) -> (Session, WatchHold) {
-        let mut session = Session::new(Arc::new(Shared::new()), SessionId(1));
+        let mut session = Session::new(Arc::new(Shared::new(Tracer::default())), SessionId(1));
         session.connected(now, SessionId(1));
         let (reply_to, mut done) = oneshot::channel();
         let kind = KindName::new("arena").unwrap();

@@ -116,6 +116,7 @@ impl Shell {
             server: connection.address.url.clone(),
         };
         save(self.dialer.book.learn(&checked_in.session_servers));
+        self.shared.traced.connected(connection.takes_traces);
         self.session.connected(Instant::now(), checked_in.session);
     }
 

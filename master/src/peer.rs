@@ -178,9 +178,10 @@ impl Peer {
                     self.known.set(Some(identity.incarnation));
                     self.say(FromPeer::Linked(identity, outgoing.clone()));
                 } else {
-                    let traces = match &message {
-                        MasterToMaster::Append(append) => append.traces.clone(),
-                        _ => Vec::new(),
+                    let traces = if let MasterToMaster::Append(append) = &message {
+                        append.traces.clone()
+                    } else {
+                        Vec::new()
                     };
                     self.say(FromPeer::Said(Box::new(open(message)?), traces));
                 }

@@ -673,9 +673,10 @@ impl Sequencer {
         match output {
             pair::Output::Send(envelope) => {
                 if let Some((_, outgoing)) = &self.peer {
-                    let traces = match &envelope.body {
-                        pair::Message::Append { entries, .. } => self.traces.of(entries),
-                        _ => Vec::new(),
+                    let traces = if let pair::Message::Append { entries, .. } = &envelope.body {
+                        self.traces.of(entries)
+                    } else {
+                        Vec::new()
                     };
                     peer::send(outgoing, envelope, &traces);
                 }

@@ -13,4 +13,6 @@ mod failover;
 mod operators;
 mod players;
 mod races;
+#[cfg(feature = "otlp")]
+mod telemetry;
 mod up;

@@ -25,7 +25,7 @@ fn start(args: &[&str]) -> Process {
 }
 
 /// What stands behind a word in what `up` prints.
-fn said(process: &Process, word: &str) -> String {
+pub(crate) fn said(process: &Process, word: &str) -> String {
     let line = process.out.wait(word, |line| line.trim_start().starts_with(word));
     line.trim_start().trim_start_matches(word).trim().to_owned()
 }
@@ -70,20 +70,24 @@ fn free_ports() -> u16 {
 }
 
 /// `up --processes`, with what it runs.
-struct Many {
+pub(crate) struct Many {
     folder: Folder,
     base: u16,
 }
 
 impl Many {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: Folder::new(), base: free_ports() }
     }
     fn start(&self) -> (Process, String) {
+        self.start_with(&[])
+    }
+    /// With more flags.
+    pub(crate) fn start_with(&self, flags: &[&str]) -> (Process, String) {
         let at = |port: u16| format!("127.0.0.1:{}", self.base + port);
         let (master, admin, tcp, ws) = (at(0), at(1), at(2), at(3));
         let data = self.folder.text();
-        let process = start(&[
+        let own = [
             "up",
             "--processes",
             "--data",
@@ -96,7 +100,8 @@ impl Many {
             &tcp,
             "--session-ws",
             &ws,
-        ]);
+        ];
+        let process = start(&[&own, flags].concat());
         (process, admin)
     }
 }

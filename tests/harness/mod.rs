@@ -95,6 +95,11 @@ impl Lines {
         found.unwrap_or_else(|| panic!("waited in vain for {what}:\n{}", lines.join("\n")))
     }
 
+    /// All of it that was printed until now.
+    pub fn so_far(&self) -> Vec<String> {
+        self.0.0.lock().unwrap().lines.clone()
+    }
+
     /// All of it, once nobody is left who could print more: neither the process nor a child of it.
     pub fn whole(&self) -> String {
         let (lines, is_over) = self.until(|printed| printed.is_over);
@@ -146,6 +151,13 @@ impl Process {
     /// SIGTERM, as a supervisor sends it: it drains. Gives whether it ended well, and what it printed.
     pub fn stop(self) -> (bool, String) {
         self.end_by(Signal::TERM)
+    }
+
+    /// As [`Process::stop`], but gives what it and its children said of what went wrong.
+    pub fn stop_with_errors(mut self) -> (bool, String) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let text = self.err.whole();
+        (self.child.wait().unwrap().success(), text)
     }
 
     /// Sends a signal and waits for the end.
@@ -209,7 +221,7 @@ pub fn up(servers: &[ServerStatus]) -> usize {
 
 /// A port on which nobody listens, of those that the system gives to nobody by itself: a server that comes back finds
 /// it free.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..10_000 {
         let next = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Relaxed));

@@ -28,7 +28,19 @@ enum Source {
     Debian { package: &'static str },
     /// A package from the npm registry, called as the tool is.
     Npm { version: &'static str },
+    /// An OpenTelemetry collector that its own builder puts together from these modules, of the Go module proxy.
+    Collector { version: &'static str, modules: &'static [(&'static str, &'static str)] },
 }
+
+/// What the collector of the tests is made of: it takes OTLP, and prints what it took.
+const COLLECTOR_MODULES: &[(&str, &str)] = &[
+    ("receivers", "receiver/otlpreceiver v0.155.0"),
+    ("processors", "processor/batchprocessor v0.155.0"),
+    ("exporters", "exporter/debugexporter v0.155.0"),
+    ("providers", "confmap/provider/envprovider v1.61.0"),
+    ("providers", "confmap/provider/fileprovider v1.61.0"),
+    ("providers", "confmap/provider/yamlprovider v1.61.0"),
+];
 
 /// Every tool, toolchains first: npm installs need `npm`.
 const TOOLS: &[Tool] = &[
@@ -49,6 +61,18 @@ const TOOLS: &[Tool] = &[
         source: Source::Toolchain,
         needed_for: "installing what node runs",
         variable: None,
+    },
+    Tool {
+        name: "go",
+        source: Source::Toolchain,
+        needed_for: "building the OpenTelemetry collector of the tests",
+        variable: None,
+    },
+    Tool {
+        name: "otelcol",
+        source: Source::Collector { version: "0.155.0", modules: COLLECTOR_MODULES },
+        needed_for: "seeing whether traces and metrics arrive at a real collector",
+        variable: Some("GREENROOM_OTELCOL"),
     },
     Tool {
         name: "fossil",
@@ -123,6 +147,7 @@ impl Tool {
             }
             Source::Debian { package } => install_from_debian(workspace, package)?,
             Source::Npm { version } => install_from_npm(workspace, self.name, version)?,
+            Source::Collector { version, modules } => build_collector(workspace, version, modules)?,
         }
         self.find(workspace).context("installed, and yet it is not where it should be")
     }
@@ -131,6 +156,10 @@ impl Tool {
     fn find(&self, workspace: &Workspace) -> Option<PathBuf> {
         match &self.source {
             Source::Toolchain | Source::Debian { .. } => find_on_path(self.name),
+            Source::Collector { version, .. } => {
+                let program = collector_folder(workspace, version).join(self.name);
+                is_program(&program).then_some(program)
+            }
             Source::Npm { version } => {
                 let modules = workspace.tools().join("node_modules");
                 let manifest =
@@ -187,6 +216,48 @@ fn install_from_npm(workspace: &Workspace, name: &str, version: &str) -> anyhow:
     let ended = child::quiet("npm install", command)?;
     if !ended.status.success() {
         bail!("npm cannot install it\n{}", ended.output.trim_end());
+    }
+    Ok(())
+}
+
+fn collector_folder(workspace: &Workspace, version: &str) -> PathBuf {
+    workspace.tools().join(format!("otelcol-{version}"))
+}
+
+/// Builds a collector: about 80 seconds of processor time, once for each version.
+fn build_collector(
+    workspace: &Workspace,
+    version: &str,
+    modules: &[(&str, &str)],
+) -> anyhow::Result<()> {
+    const ROOT: &str = "go.opentelemetry.io/collector";
+    println!(
+        "    building an OpenTelemetry collector {version} from the Go module proxy (minutes, once)"
+    );
+    let folder = collector_folder(workspace, version);
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let mut recipe = "dist:\n  name: otelcol\n  output_path: .\n".to_owned();
+    let mut section = "";
+    for &(of, module) in modules {
+        if of != section {
+            recipe.push_str(&format!("{of}:\n"));
+            section = of;
+        }
+        recipe.push_str(&format!("  - gomod: {ROOT}/{module}\n"));
+    }
+    let recipe_file = folder.join("builder.yaml");
+    fs::write(&recipe_file, recipe)
+        .with_context(|| format!("writing {}", recipe_file.display()))?;
+    let mut install = workspace.command("go");
+    install.env("GOBIN", &folder).args(["install", &format!("{ROOT}/cmd/builder@v{version}")]);
+    let mut build = workspace.command(&folder.join("builder").display().to_string());
+    build.args(["--config", "builder.yaml"]);
+    for (what, mut command) in [("go install", install), ("the collector's builder", build)] {
+        command.current_dir(&folder);
+        let ended = child::quiet(what, command)?;
+        if !ended.status.success() {
+            bail!("{what} failed\n{}", ended.output.trim_end());
+        }
     }
     Ok(())
 }

@@ -141,9 +141,10 @@ impl Session {
     pub(crate) fn counted(&self, name: &str) -> u64 {
         let name = format!("greenroom.session.{name}");
         let mut counted = None;
-        self.metrics.read(&mut |of, value| match value {
-            Value::Whole(count) if of.name == name => counted = Some(count),
-            _ => {}
+        self.metrics.read(&mut |of, value| {
+            if let (true, Value::Whole(count)) = (of.name == name, value) {
+                counted = Some(count);
+            }
         });
         counted.unwrap_or_else(|| panic!("{name} is not counted"))
     }
