@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use greenroom_protocol::{
     Code, DownHeader, InstanceFrame, Limits, PatchHeader, PieceHeader, ReplyHeader, RequestHeader,
-    UpHeader, encode_into,
+    TraceContext, UpHeader, encode_into,
     wire::{
         client_instance as instance,
         client_session::{self as session, ClientToSession, Reply, Request, SessionToClient},
@@ -58,6 +58,7 @@ const WITHOUT_ENUM: &[u8] = &[
     session::PONG,
     session::SERVER_PING,
     session::SERVER_PONG,
+    session::TRACE,
     instance::MESSAGE,
     instance::CALL,
     instance::QUERY,
@@ -96,6 +97,10 @@ fn reread(frame: &[u8], header: &Value) -> Vec<u8> {
         session::PING | session::PONG | session::SERVER_PING | session::SERVER_PONG => {
             assert_eq!(frame.len(), 9);
             out = frame.to_vec();
+        }
+        session::TRACE => {
+            let context = TraceContext::from_bytes(&frame[1..]).unwrap();
+            out = [&[kind][..], &context.bytes()].concat();
         }
         0x01..=0x0f => {
             out = vec![kind];

@@ -4,7 +4,7 @@ use greenroom_delta::Encoder;
 use greenroom_protocol::{
     Channel, Code, DownHeader, Incarnation, InstanceId, Key, KindName, Limits, PatchHeader,
     PieceHeader, Refusal, ReplyHeader, RequestHeader, RequestId, Seat, Seq, SessionId, SessionKey,
-    UpHeader, UserId, ViewId, encode,
+    TraceContext, UpHeader, UserId, ViewId, encode,
     search::{Considered, Explain, Filter, Order},
     wire::{client_instance as instance, client_session::*},
 };
@@ -220,9 +220,17 @@ fn session() -> Vec<Json> {
         of_session("rejoined", &plain(0x88, &Joined { channel: Channel(8), ..joined() })),
         vector("ping", object! {}, &[PING, 1, 2, 3, 4, 5, 6, 7, 8], 1, None),
         vector("pong", object! {}, &[PONG, 8, 7, 6, 5, 4, 3, 2, 1], 1, None),
+        vector("trace: the next frame is sampled", object! {}, &trace(), 1, None),
         vector("ping of the server", object! {}, &[SERVER_PING, 8, 7, 6, 5, 4, 3, 2, 1], 1, None),
         vector("pong of the server", object! {}, &[SERVER_PONG, 1, 2, 3, 4, 5, 6, 7, 8], 1, None),
     ]
+}
+
+/// The example of W3C's Trace Context.
+fn trace() -> Vec<u8> {
+    let trace = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();
+    let span = 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes();
+    [&[TRACE][..], &TraceContext { trace, span }.bytes()].concat()
 }
 
 fn directory() -> Vec<Json> {
