@@ -266,7 +266,7 @@ impl Lane {
                     Operation::Get { key: entry.key.clone().expect("an update has a key") }
                 }
                 Task::Given => {
-                    self.finish(slot);
+                    drop(self.finish(slot));
                     continue;
                 }
             };
@@ -312,14 +312,15 @@ impl Lane {
         if let Err(error) = &result {
             self.note(error);
         }
-        self.reply(slot, result);
-        self.finish(slot);
+        // Its places in the queue are free before anybody hears of it, who may come back at once.
+        let waiting = self.finish(slot);
+        reply(waiting, result);
     }
 
     /// Lets an entry be begun again, unless nobody waits for it any more.
     fn go_on(&mut self, slot: usize) {
         if self.entries[slot].replies.iter().all(|reply| reply.to.is_none()) {
-            self.finish(slot);
+            drop(self.finish(slot));
         } else {
             self.ready.push_front(slot);
         }
@@ -379,35 +380,16 @@ impl Lane {
         }
     }
 
-    /// Tells everybody who waits for an entry.
-    fn reply(&mut self, slot: usize, result: Result<Outcome, StorageError>) {
-        let replies = &mut self.entries[slot].replies;
-        let waiting = replies.iter_mut().filter_map(|reply| reply.to.take());
-        let mut waiting: SmallVec<[_; 1]> = waiting.collect();
-        // The last is the one whose write it was; of those it stands in for, each gets the same.
-        let last = waiting.pop();
-        for to in waiting {
-            let same = match &result {
-                Ok(Outcome::Answer(Answer::Stored(version))) => {
-                    Ok(Outcome::Answer(Answer::Stored(*version)))
-                }
-                Ok(_) => unreachable!("only writes stand in for each other"),
-                Err(error) => Err(error.clone()),
-            };
-            send(Some(to), same);
-        }
-        send(last, result);
-    }
-
-    /// Takes an entry away; the next of its key may begin.
-    fn finish(&mut self, slot: usize) {
+    /// Takes an entry away, and gives who still waits for it; the next of its key may begin.
+    fn finish(&mut self, slot: usize) -> Waiting {
         let entry = self.entries.remove(slot);
         for (place, reply) in entry.replies.iter().enumerate() {
             self.deadlines.remove(&(reply.deadline, slot, place));
         }
         let count = u64::try_from(entry.replies.len()).unwrap_or(u64::MAX);
         Metrics::sub(&self.metrics.waiting, count);
-        let Some(key) = entry.key else { return };
+        let waiting = entry.replies.into_iter().filter_map(|reply| reply.to).collect();
+        let Some(key) = entry.key else { return waiting };
         match entry.next {
             Some(next) => {
                 let line = self.lines.get_mut(&key).expect("a key with entries has a line");
@@ -418,6 +400,7 @@ impl Lane {
                 self.lines.remove(&key);
             }
         }
+        waiting
     }
 
     /// Counts an error, and logs what somebody must know of.
@@ -451,6 +434,26 @@ impl Lane {
         };
         Metrics::add(counter, 1);
     }
+}
+
+/// Who waits for an entry.
+type Waiting = SmallVec<[oneshot::Sender<Result<Outcome, StorageError>>; 1]>;
+
+/// Tells everybody who waits.
+fn reply(mut waiting: Waiting, result: Result<Outcome, StorageError>) {
+    // The last is the one whose write it was; those it stands in for get the same.
+    let last = waiting.pop();
+    for to in waiting {
+        let same = match &result {
+            Ok(Outcome::Answer(Answer::Stored(version))) => {
+                Ok(Outcome::Answer(Answer::Stored(*version)))
+            }
+            Ok(_) => unreachable!("only writes stand in for each other"),
+            Err(error) => Err(error.clone()),
+        };
+        send(Some(to), same);
+    }
+    send(last, result);
 }
 
 fn send(
