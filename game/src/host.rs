@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use ecow::{EcoString, eco_format};
@@ -15,7 +16,8 @@ use greenroom_logs::Logs;
 use greenroom_logs::kinds::{InstanceFailed, TickOverrun};
 use greenroom_protocol::wire::client_instance::{QUERY_REFUSED, SEND_AGAIN, traced_name};
 use greenroom_protocol::wire::master_game::{
-    CreateInstance, CreateRefused, GameLoad, GameReport, GameToMaster, MasterToGame, Traced,
+    CreateInstance, CreateRefused, GameCounts, GameLoad, GameReport, GameToMaster, MasterToGame,
+    Traced,
 };
 use greenroom_protocol::wire::session_game::{
     self, Attach, AttachRefused, Attached, Ended, GameToSession, SessionToGame,
@@ -70,6 +72,8 @@ pub(crate) struct Host {
     draining: bool,
     /// Processor time of this thread, and when it was read.
     busy: (Duration, Instant),
+    /// The latest that a step began since the last report, in microseconds.
+    tick_late_us: u64,
     /// Of links that are gone.
     counted: [u64; 3],
     logs: Logs,
@@ -224,6 +228,7 @@ impl Host {
             started,
             draining: false,
             busy: (Duration::ZERO, started),
+            tick_late_us: 0,
             counted: [0; 3],
             logs: settings.logs,
             metrics,
@@ -663,6 +668,15 @@ impl Host {
             busy_permille: self.busy_permille(),
             draining: self.draining,
             sent: self.micros(),
+            counts: GameCounts {
+                ticks: self.metrics.ticks.load(Relaxed),
+                ticks_late: self.metrics.ticks_late.load(Relaxed),
+                ticks_given_up: self.metrics.ticks_given_up.load(Relaxed),
+                tick_late_us: std::mem::take(&mut self.tick_late_us),
+                frames: self.metrics.frames_up.load(Relaxed),
+                failed: self.metrics.failed.load(Relaxed),
+                rivals: self.upward.follow.rivals(),
+            },
         };
         self.upward.say_outside(&GameToMaster::Load(load));
     }
@@ -728,6 +742,7 @@ impl Host {
             let lateness = ticks.make(due, began);
             Metrics::add(&self.metrics.ticks, 1);
             self.metrics.tick_lateness.record_us(lateness.late);
+            self.tick_late_us = self.tick_late_us.max(lateness.late);
             if lateness.late > self.clockwork.grid() {
                 Metrics::add(&self.metrics.ticks_late, 1);
                 tracing::debug!(late_us = lateness.late, "a tick began late");

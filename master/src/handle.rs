@@ -1,5 +1,7 @@
-use greenroom_protocol::wire::admin_master::{Action, Find, Placement, Promote, Rows, Status};
-use greenroom_protocol::{Code, KindName, Refusal};
+use greenroom_protocol::wire::admin_master::{
+    Action, Find, InstanceStatus, Placement, Promote, Rows, Status,
+};
+use greenroom_protocol::{Code, InstanceId, KindName, Refusal};
 use tokio::sync::{mpsc, oneshot};
 
 /// Questions that may wait for the sequencer. An operator waits for each, so more would only be older.
@@ -10,6 +12,7 @@ pub(crate) const QUESTIONS_MAX: usize = 64;
 pub(crate) enum Question {
     Status(oneshot::Sender<Status>),
     Find(Find, oneshot::Sender<Result<Rows, Refusal>>),
+    Instance(InstanceId, oneshot::Sender<Result<InstanceStatus, Refusal>>),
     Placement(KindName, oneshot::Sender<Result<Placement, Refusal>>),
     Act(Action, oneshot::Sender<Result<(), Refusal>>),
     Switchover(oneshot::Sender<Result<(), Refusal>>),
@@ -41,6 +44,16 @@ impl MasterHandle {
         let (answer, rows) = oneshot::channel();
         self.ask(Question::Find(find, answer))?;
         rows.await.map_err(|_| stopped())?
+    }
+
+    /// One instance with its seats.
+    ///
+    /// # Errors
+    /// What became of one that is not there; `Busy` and `Unavailable` as for [`MasterHandle::status`].
+    pub async fn instance(&self, id: InstanceId) -> Result<InstanceStatus, Refusal> {
+        let (answer, instance) = oneshot::channel();
+        self.ask(Question::Instance(id, answer))?;
+        instance.await.map_err(|_| stopped())?
     }
 
     /// How an instance of the kind would be placed now, and why.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ecow::eco_format;
 use greenroom_link::{ClusterKey, Me};
 use greenroom_master_core::replica::{self as pair, Apply, Replica};
 use greenroom_master_core::{ClusterSecret, Placement, State};
@@ -75,7 +76,12 @@ impl Master {
             build: concat!("greenroom ", env!("CARGO_PKG_VERSION")).into(),
         };
         let me = Rc::new(Me { identity, key });
-        let witness: Box<dyn Witness> = match config.witness() {
+        let at = config.witness();
+        let witness_place = match &at {
+            WitnessAt::File(file) => eco_format!("{}", file.display()),
+            WitnessAt::Remote(address) => address.into(),
+        };
+        let witness: Box<dyn Witness> = match at {
             WitnessAt::File(file) => Box::new(SqliteWitness::open(&file, &config.cluster)?),
             WitnessAt::Remote(address) => Box::new(RemoteWitness::start(&address, (*me).clone())?),
         };
@@ -97,7 +103,7 @@ impl Master {
             &me.identity,
             !config.peer.is_empty(),
             core,
-            (disk, witness),
+            (disk, witness, witness_place),
             clock,
             getrandom::u64()?,
             asked,

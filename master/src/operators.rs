@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ecow::{EcoString, eco_format};
 use greenroom_master_core::Command;
 use greenroom_master_core::replica::{self as pair, Role};
-use greenroom_protocol::wire::admin_master::{MasterStatus, Promote, Status};
+use greenroom_protocol::wire::admin_master::{MasterStatus, Promote, Status, WitnessStatus};
 use greenroom_protocol::wire::server_server::Identity;
 use greenroom_protocol::{Code, Refusal};
 use tokio::sync::oneshot;
@@ -81,6 +81,10 @@ impl Sequencer {
                     let _gone = answer.send(Err(refusal));
                 }
             },
+            Question::Instance(id, answer) => {
+                let instance = self.decides().and_then(|()| self.state().instance_status(id));
+                let _gone = answer.send(instance);
+            }
             Question::Placement(kind, answer) => {
                 let placement = self.decides().and_then(|()| self.state().explain_placement(&kind));
                 let _gone = answer.send(placement);
@@ -219,6 +223,12 @@ impl Sequencer {
             games: state.game_status(),
             users: state.users(),
             instances: state.instances(),
+            twins: state.twins(),
+            witness: Some(WitnessStatus {
+                place: self.witness_place.clone(),
+                answers: !self.troubles.contains_key("witness"),
+            }),
+            kinds: state.kind_status(),
         }
     }
 

@@ -100,6 +100,9 @@ pub struct Follow {
     streams: Option<(u32, u64)>,
     /// Who was told that its epoch is over, and which one is instead.
     fenced: BTreeMap<MasterLink, Epoch>,
+    /// Who was the last to say that it decides, and in which epoch, also when the link to it is gone.
+    decided: Option<(MasterLink, Epoch)>,
+    rivals: u64,
 }
 
 impl Follow {
@@ -114,6 +117,11 @@ impl Follow {
     /// Whether that master has said welcome, so that it may be told things.
     pub const fn is_welcomed(&self) -> bool {
         self.welcomed
+    }
+    /// How often a master said that it decides in an epoch in which another one had said so. An epoch has one master:
+    /// this is 0 unless the masters were deceived, and then something may have been accepted that was not to be.
+    pub const fn rivals(&self) -> u64 {
+        self.rivals
     }
     /// A link is gone. If it was the one to the master that is followed, nobody is told anything until another one says
     /// that it decides.
@@ -132,6 +140,10 @@ impl Follow {
         self.epoch = epoch;
         match word {
             Word::NewEpoch(streams) => {
+                let before = self.decided.replace((link, epoch));
+                if before.is_some_and(|(other, of)| other != link && of == epoch) {
+                    self.rivals += 1;
+                }
                 self.link = Some(link);
                 self.welcomed = false;
                 let known = self.streams.is_some()
@@ -214,6 +226,20 @@ mod tests {
         assert_eq!(follow.hear(A, epoch(2), Word::Other), Verdict::Take);
         assert_eq!(follow.hear(A, epoch(1), Word::Other), Verdict::Fence);
         assert_eq!((follow.link(), follow.epoch()), (Some(A), epoch(2)));
+    }
+
+    #[test]
+    fn two_masters_in_one_epoch_are_counted_also_when_the_first_is_gone() {
+        let mut follow = of_a();
+        follow.hear(A, epoch(1), Word::NewEpoch(Some(7)));
+        follow.lost(A);
+        follow.hear(A, epoch(1), Word::NewEpoch(Some(7)));
+        assert_eq!(follow.rivals(), 0, "the same master may say it again");
+        follow.lost(A);
+        follow.hear(B, epoch(1), Word::NewEpoch(Some(7)));
+        assert_eq!(follow.rivals(), 1);
+        follow.hear(A, epoch(2), Word::NewEpoch(Some(7)));
+        assert_eq!(follow.rivals(), 1, "another epoch may be another master's");
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener as StdListener},
     pin::Pin,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::ready,
     time::{Duration, Instant, SystemTime},
 };
@@ -338,7 +338,7 @@ impl Session {
         shell.decide(None, |core, _, out| {
             core.drain(out);
             // Not with the next sweep: until the master knows, it sends clients here.
-            core.load(busy, out);
+            core.load(busy, shell.metrics.frames_up.load(Relaxed), out);
         });
         let gone = async {
             while shell.core.borrow().connections() > 0 {
@@ -1007,12 +1007,13 @@ impl Shell {
             let busy = self.busy_permille();
             let open = self.core.borrow().connections();
             Metrics::set(&self.metrics.open, open as u64);
+            let frames = self.metrics.frames_up.load(Relaxed);
             self.decide(None, |core, now, out| {
                 for (conn, refusal) in silent {
                     core.close(conn, refusal, out);
                 }
                 core.tick(now, out);
-                core.load(busy, out);
+                core.load(busy, frames, out);
             });
         }
     }
@@ -1094,7 +1095,7 @@ impl Shell {
             session_game::UNICAST | session_game::FANOUT if payload.is_empty() => {}
             session_game::UNICAST => {
                 let connections = self.connections.borrow();
-                let conn = self.core.borrow().conn_of(header.member());
+                let conn = self.core.borrow_mut().down(header.member(), &chunk[payload.clone()]);
                 match conn.and_then(|conn| connections.get(conn)) {
                     Some(connection) => {
                         let queued = connection.queue_in_place(chunk, payload, header.member());

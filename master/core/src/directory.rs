@@ -960,6 +960,11 @@ impl Directory {
             .map(|(kind, &shard)| (kind, self.shards[shard as usize].schema.declared()))
     }
 
+    /// How many instances of a kind there are.
+    pub(crate) fn count(&self, kind: &KindName) -> usize {
+        self.kinds.get(kind).map_or(0, |&shard| self.shards[shard as usize].instances.len())
+    }
+
     /// The fields of a kind, if it was told of.
     pub(crate) fn schema(&self, kind: &KindName) -> Option<&Schema> {
         self.kinds.get(kind).map(|&shard| &self.shards[shard as usize].schema)

@@ -17,6 +17,7 @@ mod index;
 mod log;
 mod memory;
 mod mint;
+mod operators;
 mod ordered;
 mod placement;
 mod record;

@@ -296,13 +296,17 @@ impl State {
             self.lose(step, held.instance, GIVEN_UP);
         }
         let kind = self.game_servers.get(server).kinds.get(&held.kind);
-        let (Some(kind), None) = (kind, self.directory.find(held.instance)) else {
+        let there = self.directory.find(held.instance);
+        // Whatever this server had before is given up by now: another one runs it.
+        self.twins += u64::from(there.is_some());
+        let (Some(kind), None) = (kind, there) else {
             return self.stop(server, held.instance, held.incarnation, GIVEN_UP);
         };
         let (seats_max, weight, durable) = (kind.seats_max, kind.weight, kind.durable);
         // Two instances claim one key: that of a master which did not know of the other. The older one keeps it.
         let rival = held.key.as_ref().and_then(|key| self.directory.by_key(&held.kind, key));
         if let Some(rival) = rival.map(|at| self.directory.get(at)) {
+            self.twins += 1;
             let (id, claim) = (rival.id, (rival.created_ms, rival.id));
             if claim < (held.created_ms, held.instance) {
                 return self.stop(server, held.instance, held.incarnation, TWIN);

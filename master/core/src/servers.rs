@@ -6,8 +6,8 @@ use std::num::NonZeroU32;
 
 use ecow::EcoString;
 use greenroom_protocol::wire::client_session;
-use greenroom_protocol::wire::master_game::{GameLoad, KindInfo, MasterToGame};
-use greenroom_protocol::wire::session_master::{MasterToSession, SessionLoad};
+use greenroom_protocol::wire::master_game::{GameCounts, GameLoad, KindInfo, MasterToGame};
+use greenroom_protocol::wire::session_master::{MasterToSession, SessionCounts, SessionLoad};
 use greenroom_protocol::{
     Inbound, Incarnation, InstanceId, KindName, Outbound, ServerName, SessionId,
 };
@@ -157,12 +157,35 @@ pub(crate) struct GameServer {
     pub(crate) instances: BTreeSet<InstanceId>,
     /// The sum of their weights.
     pub(crate) used: u64,
+    /// Instances that it said it runs, above those that it may run: see [`GameServer::reports`]. For operators; it
+    /// decides nothing and is in no record, since the next report tells it anew.
+    pub(crate) orphans: u32,
 }
 
 impl GameServer {
     /// Takes no new instances: it says so, or an operator does.
     pub(crate) fn is_draining(&self) -> bool {
         self.load.draining || self.peer.drained
+    }
+    /// It says how it is. What it runs is either placed on it, or is about to be told to stop: that message is kept
+    /// until it is acknowledged, which the server does after it has stopped the instance. Anything above is an orphan.
+    pub(crate) fn reports(&mut self, load: &GameLoad) {
+        // One that is closing is placed there until the server says that it is closed.
+        let stops = self.peer.out().unacknowledged().filter(|(_, told)| match told {
+            MasterToGame::Destroy(stop) => !self.instances.contains(&stop.instance),
+            MasterToGame::Create(_)
+            | MasterToGame::FreeSeat(_)
+            | MasterToGame::Received(_)
+            | MasterToGame::Welcome(_)
+            | MasterToGame::NewEpoch(_)
+            | MasterToGame::Renewed(_)
+            | MasterToGame::Traced(_)
+            | MasterToGame::Unknown(_) => false,
+        });
+        let stopping = stops.count();
+        let known = u32::try_from(self.instances.len() + stopping).unwrap_or(u32::MAX);
+        self.orphans = load.instances.saturating_sub(known);
+        self.load = load.clone();
     }
     /// An instance is placed on it.
     pub(crate) fn add(&mut self, id: InstanceId, weight: u32) {
@@ -220,7 +243,12 @@ impl Server for SessionServer {
             peer: Peer::new(origin),
             urls: Vec::new(),
             connections_max: 0,
-            load: SessionLoad { connections: 0, busy_permille: 0, draining: false },
+            load: SessionLoad {
+                connections: 0,
+                busy_permille: 0,
+                draining: false,
+                counts: SessionCounts::default(),
+            },
             sessions: BTreeSet::new(),
         }
     }
@@ -245,9 +273,17 @@ impl Server for GameServer {
             kinds: BTreeMap::new(),
             capacity: 0,
             labels: Vec::new(),
-            load: GameLoad { instances: 0, seats: 0, busy_permille: 0, draining: false, sent: 0 },
+            load: GameLoad {
+                instances: 0,
+                seats: 0,
+                busy_permille: 0,
+                draining: false,
+                sent: 0,
+                counts: GameCounts::default(),
+            },
             instances: BTreeSet::new(),
             used: 0,
+            orphans: 0,
         }
     }
     fn peer(&self) -> &Peer<MasterToGame> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::search::Filter;
-use greenroom_protocol::wire::admin_master::{Action, ServerStatus};
+use greenroom_protocol::wire::admin_master::{Action, GameStatus, ServerStatus};
 use greenroom_protocol::wire::client_session::{self, Destroyed};
 use greenroom_protocol::wire::master_game::{DestroyInstance, FreeSeat, MasterToGame};
 use greenroom_protocol::wire::server_server::Role;
@@ -195,6 +195,8 @@ pub struct State {
     pub(crate) placement: Arc<dyn Placement>,
     /// The list of session servers as it was last told.
     pub(crate) announced: Vec<client_session::SessionServer>,
+    /// For operators; it decides nothing and is in no record: what this process has seen.
+    pub(crate) twins: u64,
     pub(crate) ledger: Ledger,
     /// A command is being applied; or one was not applied to its end, and then nothing here can be relied on.
     pub(crate) is_torn: bool,
@@ -236,6 +238,7 @@ impl State {
             watches: Watches::default(),
             placement,
             announced: Vec::new(),
+            twins: 0,
             ledger: Ledger::new(secret),
             is_torn: false,
         }
@@ -273,7 +276,7 @@ impl State {
             Command::GameUp(origin, report) => self.game_up(step, origin, report),
             Command::GameLoad(origin, load) => {
                 if let Some(slot) = self.game_servers.reporter(origin, self.now_ms) {
-                    self.game_servers.get_mut(slot).load = load.clone();
+                    self.game_servers.get_mut(slot).reports(load);
                     step.effects.push(Effect::Renewed(origin.server.clone(), load.sent));
                     self.restore_stranded();
                 }
@@ -380,6 +383,11 @@ impl State {
         inbound.unwrap_or_default().received()
     }
 
+    /// How often two game servers said that they run one instance, or two instances with one unique key, since this
+    /// process began. One of the two was told to stop.
+    pub fn twins(&self) -> u64 {
+        self.twins
+    }
     /// The session servers, for operators.
     pub fn session_status(&self) -> Vec<ServerStatus> {
         let status = |server: &SessionServer| ServerStatus {
@@ -390,6 +398,8 @@ impl State {
             load: server.load.connections,
             capacity: server.connections_max,
             busy_permille: server.load.busy_permille,
+            session: Some(server.load.counts),
+            game: None,
         };
         self.session_servers.iter().map(|(_, server)| status(server)).collect()
     }
@@ -403,6 +413,13 @@ impl State {
             load: u32::try_from(server.used).unwrap_or(u32::MAX),
             capacity: server.capacity,
             busy_permille: server.load.busy_permille,
+            session: None,
+            game: Some(GameStatus {
+                instances: server.load.instances,
+                seats: server.load.seats,
+                orphans: server.orphans,
+                counts: server.load.counts,
+            }),
         };
         self.game_servers.iter().map(|(_, server)| status(server)).collect()
     }

@@ -12,12 +12,12 @@ use greenroom_protocol::search::Filter;
 use greenroom_protocol::wire::admin_master::Action;
 use greenroom_protocol::wire::client_session::{Create, JoinOrCreate, MetaValue, Request};
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateRefused, GameLoad, HandedOver, HeldInstance, HeldSeat, MasterToGame, MetaChanged,
+    Closed, CreateRefused, GameCounts, GameLoad, HandedOver, HeldInstance, HeldSeat, MasterToGame, MetaChanged,
     Running, Scored, SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
-    Bind, HeldSession, MasterToSession, SessionLoad, SessionReport, Unbind,
+    Bind, HeldSession, MasterToSession, SessionCounts, SessionLoad, SessionReport, Unbind,
 };
 use greenroom_protocol::{
     Code, Generation, Incarnation, InstanceId, Key, Refusal, RequestId, Seat, SessionId,
@@ -161,12 +161,23 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
         2 => Command::LinkLost(Role::Session, origin(session_server)),
         3 => Command::LinkLost(Role::Game, origin(game_server)),
         4 => {
-            let load = SessionLoad { connections: 1, busy_permille: 2, draining: a < 60 };
+            let load = SessionLoad {
+                connections: 1,
+                busy_permille: 2,
+                draining: a < 60,
+                counts: SessionCounts::default(),
+            };
             Command::SessionLoad(origin(session_server), load)
         }
         5 => {
-            let load =
-                GameLoad { instances: 1, seats: 1, busy_permille: 9, draining: a < 60, sent: 0 };
+            let load = GameLoad {
+                instances: 1,
+                seats: 1,
+                busy_permille: 9,
+                draining: a < 60,
+                sent: 0,
+                counts: GameCounts::default(),
+            };
             Command::GameLoad(origin(game_server), load)
         }
         6 => Command::SessionReceived(origin(session_server), u64::from(a)),

@@ -19,12 +19,12 @@ use greenroom_protocol::wire::client_session::{
     Create, JoinOrCreate, Meta, MetaValue, Rank, RankPart, Request, Search, Watch,
 };
 use greenroom_protocol::wire::master_game::{
-    Closed, HeldInstance, HeldSeat, KindInfo, MasterToGame, MetaChanged, Scored, SeatChanged,
-    SeatState,
+    Closed, GameCounts, GameLoad, HeldInstance, HeldSeat, KindInfo, MasterToGame, MetaChanged,
+    Scored, SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
-    Answer, Granted, MasterToSession, Outcome, SessionLoad, SessionReport,
+    Answer, Granted, MasterToSession, Outcome, SessionCounts, SessionLoad, SessionReport,
 };
 use greenroom_protocol::{
     Code, Generation, Incarnation, InstanceId, Refusal, RequestId, Seat, SessionId, UserId,
@@ -972,6 +972,7 @@ fn of_two_instances_that_claim_one_key_the_older_stays() {
             report.instances.push(HeldInstance { created_ms, ..held });
             world.game_reports(game, report);
         }
+        assert_eq!(world.state.twins(), 1);
         let listed = world.list("arena").instances;
         assert_eq!(listed.iter().map(|listed| listed.instance.0).collect::<Vec<_>>(), [stays]);
         // The other one is told to stop; what it says afterwards brings nothing back.
@@ -1314,7 +1315,12 @@ fn a_drained_server_stays_drained_until_its_process_ends() {
     };
     // Neither what they say of their load nor a report on a new link undoes what the operator said.
     world.game_load("g1", 10);
-    let load = SessionLoad { connections: 0, busy_permille: 0, draining: false };
+    let load = SessionLoad {
+        connections: 0,
+        busy_permille: 0,
+        draining: false,
+        counts: SessionCounts::default(),
+    };
     world.apply(Command::SessionLoad(world.origin("s2"), load));
     world.link_lost(Role::Game, "g1");
     world.game_up("g1");
@@ -1587,4 +1593,31 @@ fn a_rank_board_that_can_not_be_called_so_is_refused_without_being_named() {
         assert_eq!(message, "a board has a name of 1 to 64 bytes without control characters");
     }
     assert_eq!(refused(&"x".repeat(64)).code, Code::RankUnknown);
+}
+
+/// What a game server says it runs is compared with what it may run, so that an operator sees what nobody else would.
+#[test]
+fn an_instance_that_the_directory_does_not_know_is_an_orphan() {
+    let mut world = World::new();
+    world.session_up("s1");
+    world.game_up("g1");
+    let (_, granted) = world.play(1, "arena", None);
+    let orphans = |world: &mut World, instances| {
+        let counts = GameCounts::default();
+        let load =
+            GameLoad { instances, seats: 0, busy_permille: 0, draining: false, sent: 0, counts };
+        world.apply(Command::GameLoad(world.origin("g1"), load));
+        world.state.game_status()[0].game.unwrap().orphans
+    };
+    assert_eq!([orphans(&mut world, 0), orphans(&mut world, 1), orphans(&mut world, 3)], [0, 0, 2]);
+    let status = world.state.instance_status(granted.instance).unwrap();
+    assert_eq!((status.kind, status.seats.len()), (world::kind("arena"), 1));
+    assert_eq!(status.seats[0].session_server, Some(server("s1")));
+    // It is told to close it, and may say that it runs until it has.
+    world.act(Action::Destroy { instance: granted.instance }).unwrap();
+    assert_eq!([orphans(&mut world, 1), orphans(&mut world, 2)], [0, 1]);
+    let gone = world.state.instance_status(InstanceId(1)).unwrap_err();
+    assert_eq!(gone.code, Code::InstanceUnknown);
+    let kinds = world.state.kind_status();
+    assert!(kinds.iter().any(|kind| kind.name.as_str() == "arena"), "{kinds:?}");
 }

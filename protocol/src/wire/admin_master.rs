@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Opaque;
 use super::client_session::Meta;
+use super::master_game::GameCounts;
+use super::session_master::SessionCounts;
 use crate::search::{Explain, Filter, Order};
-use crate::{Incarnation, InstanceId, KindName, ServerName, UserId};
+use crate::{Incarnation, InstanceId, KindName, Seat, ServerName, UserId};
 
 /// The cluster at a glance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +26,64 @@ pub struct Status {
     pub users: u64,
     /// Instances that exist.
     pub instances: u64,
+    /// How often two game servers said that they run one instance, or two instances with one unique key, since the
+    /// master that answers began. 0 while nothing is wrong.
+    #[serde(default)]
+    pub twins: u64,
+    /// What tells which master decides.
+    #[serde(default)]
+    pub witness: Option<WitnessStatus>,
+    /// The kinds of instances that game servers can run, by name.
+    #[serde(default)]
+    pub kinds: Vec<KindStatus>,
+}
+
+/// A kind of instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindStatus {
+    /// Its name.
+    pub name: KindName,
+    /// Instances of it that exist.
+    pub instances: u64,
+    /// The fields that the game declares, by which they can be searched besides those that every instance has.
+    pub fields: Vec<EcoString>,
+}
+
+/// One instance, as the directory has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    /// Its kind.
+    pub kind: KindName,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Its record, as a search finds it.
+    pub fields: Meta,
+    /// The seats that are not free.
+    pub seats: Vec<SeatStatus>,
+}
+
+/// One seat of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeatStatus {
+    /// Which.
+    pub seat: Seat,
+    /// `expected`, `reserved`, `taken` or `away`.
+    pub state: EcoString,
+    /// Who has it, if that is known.
+    pub user: Option<UserId>,
+    /// The name that others see.
+    pub name: EcoString,
+    /// The session server that the user is connected to, if it is.
+    pub session_server: Option<ServerName>,
+}
+
+/// The witness, as the master that answers sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessStatus {
+    /// Where it is: `host:port`, or the file.
+    pub place: EcoString,
+    /// It answered the last time that it was asked.
+    pub answers: bool,
 }
 
 /// One master.
@@ -78,6 +138,25 @@ pub struct ServerStatus {
     pub capacity: u32,
     /// Share of its thread's time that it was busy, in thousandths.
     pub busy_permille: u16,
+    /// What a session server says of itself besides.
+    #[serde(default)]
+    pub session: Option<SessionCounts>,
+    /// What a game server says of itself besides.
+    #[serde(default)]
+    pub game: Option<GameStatus>,
+}
+
+/// What a game server said of itself the last time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GameStatus {
+    /// Instances that it runs.
+    pub instances: u32,
+    /// Seats that are taken.
+    pub seats: u32,
+    /// Of the instances, those that the directory does not know. 0 while nothing is wrong.
+    pub orphans: u32,
+    /// What it has counted since it began.
+    pub counts: GameCounts,
 }
 
 /// What an operator can do.

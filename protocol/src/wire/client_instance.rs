@@ -1,5 +1,5 @@
 //! A client and an instance, end to end: session servers route these frames and read no more of them than the
-//! kind and the channel.
+//! kind and the channel, and of what is numbered the number, so that an operator sees whether one was missing.
 //!
 //! The *reliable* channel is numbered in both directions by [`crate::Seq`] and kept until acknowledged; the
 //! *latest* channel (patches, snapshots) holds nothing per client.

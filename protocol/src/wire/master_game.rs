@@ -179,6 +179,36 @@ pub struct GameLoad {
     /// When this was sent, in microseconds of the game server's own clock: it comes back in [`Renewed`].
     #[serde(default)]
     pub sent: u64,
+    /// What it has counted since it began.
+    #[serde(default, skip_serializing_if = "GameCounts::is_none")]
+    pub counts: GameCounts,
+}
+
+/// What a game server has counted since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GameCounts {
+    /// Steps of instances at fixed rates.
+    pub ticks: u64,
+    /// Of these, steps that began later than the next place on the grid.
+    pub ticks_late: u64,
+    /// Steps that were given up because their instance was too far behind.
+    pub ticks_given_up: u64,
+    /// The latest that a step began since the last time that this was said, in microseconds.
+    pub tick_late_us: u64,
+    /// Frames of seats.
+    pub frames: u64,
+    /// Instances that failed: their games have bugs.
+    pub failed: u64,
+    /// Masters that said that they decide in an epoch in which another one had said so. 0 while nothing is wrong.
+    pub rivals: u64,
+}
+
+impl GameCounts {
+    /// Whether nothing was counted.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A load is committed by a master that still decides: the game server's lease counts from when it was sent.

@@ -11,8 +11,8 @@ use super::client_session::{
 };
 use super::{Opaque, direction};
 use crate::{
-    Generation, Incarnation, InstanceId, KindName, Refusal, RequestId, Seat, ServerName, SessionId,
-    SessionKey, TraceContext, UserId,
+    Generation, Incarnation, InstanceId, KindName, Refusal, RequestId, Seat, Seq, ServerName,
+    SessionId, SessionKey, TraceContext, UserId,
 };
 
 direction! {
@@ -106,6 +106,48 @@ pub struct SessionLoad {
     pub busy_permille: u16,
     /// It stops: no new clients.
     pub draining: bool,
+    /// What it has counted since it began.
+    #[serde(default, skip_serializing_if = "SessionCounts::is_none")]
+    pub counts: SessionCounts,
+}
+
+/// What a session server has counted since it began. The last four are 0 while nothing is wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionCounts {
+    /// Check-ins that succeeded.
+    pub check_ins: u64,
+    /// Frames from clients: requests, messages to instances, acknowledgements.
+    pub frames: u64,
+    /// Numbered messages of instances that never came: the one after them did.
+    pub lost: u64,
+    /// Numbered messages of instances that came twice on one attachment of a seat.
+    pub doubled: u64,
+    /// Numbered messages of instances that came after a later one.
+    pub out_of_order: u64,
+    /// Masters that said that they decide in an epoch in which another one had said so.
+    pub rivals: u64,
+}
+
+impl SessionCounts {
+    /// Whether nothing was counted.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Counts a reliable message whose number does not follow that of the `last` one.
+    pub fn irregular(&mut self, last: &mut Seq, number: Seq) {
+        // Half the circle ahead is ahead: a seat never has so many messages under way.
+        let ahead = number.0.wrapping_sub(last.0);
+        match ahead {
+            0 => self.doubled += 1,
+            1..=0x7fff_ffff => {
+                self.lost += u64::from(ahead - 1);
+                *last = number;
+            }
+            _ => self.out_of_order += 1,
+        }
+    }
 }
 
 /// A user has proved who it is: bind its session to this server.

@@ -16,7 +16,7 @@ use greenroom_protocol::{
         session_game::{Attach, AttachRefused, Attached, Detach, GameToSession, SessionToGame},
         session_master::{
             Ask, Bind, Bound, Changed, Fenced, Granted, HeldSession, MasterToSession, Moved,
-            Outcome, Received, Resume, Seen, SessionLoad, SessionReport, SessionToMaster, Unbind,
+            Outcome, Received, Resume, Seen, SessionCounts, SessionLoad, SessionReport, SessionToMaster, Unbind,
             Watcher,
         },
     },
@@ -253,6 +253,8 @@ struct Member {
     stranded: Option<Moment>,
     /// It follows its instance into another life, and its client knows it by this channel still.
     rejoins: Option<Channel>,
+    /// Number of the last reliable message that went down on this attachment.
+    down: Seq,
 }
 
 #[derive(Debug)]
@@ -327,6 +329,7 @@ pub struct Core {
     trace: Option<TraceContext>,
     /// When time passed last.
     ticked: Moment,
+    counts: SessionCounts,
 }
 
 type Out = Vec<Output>;
@@ -355,6 +358,7 @@ impl Core {
             draining: false,
             trace: None,
             ticked: Moment(0),
+            counts: SessionCounts::default(),
         }
     }
 
@@ -528,10 +532,25 @@ impl Core {
         seats.iter().find(|(of, _)| *of == channel).map(|&(_, up)| up)
     }
 
-    /// The connection of a member.
+    /// The connection of a member, to which this frame of its instance goes. The number of a reliable message is
+    /// looked at on the way: this is the last place before the client, and what is in order here stays so.
     #[inline]
-    pub fn conn_of(&self, member: MemberId) -> Option<ConnId> {
-        Some(self.members.get(member.0)?.conn)
+    pub fn down(&mut self, member: MemberId, frame: &[u8]) -> Option<ConnId> {
+        let member = self.members.get_mut(member.0)?;
+        let is_reliable = matches!(
+            frame.first(),
+            Some(
+                &(client_instance::EVENT | client_instance::REPLY | client_instance::REPLY_REFUSED)
+            )
+        );
+        if is_reliable && let Ok((DownHeader { number, .. }, _)) = DownHeader::split(frame) {
+            if number == member.down.next() {
+                member.down = number;
+            } else {
+                self.counts.irregular(&mut member.down, number);
+            }
+        }
+        Some(member.conn)
     }
 
     /// Who gets what an instance sends to all.
@@ -1033,6 +1052,7 @@ impl Core {
             late_seen: Vec::new(),
             watches: Vec::new(),
         };
+        self.counts.check_ins += 1;
         out.push(Output::Tell(Told::CheckedIn(held.user.clone(), held.session)));
         let answer = SessionToClient::CheckedIn(CheckedIn {
             user: held.user.clone(),
@@ -1210,6 +1230,7 @@ impl Core {
             durable,
             stranded: None,
             rejoins: None,
+            down: Seq(0),
         };
         let number = match self.members.insert(member) {
             Ok(number) => number,
@@ -1440,6 +1461,7 @@ impl Core {
         }
         member.trace = None;
         let again = std::mem::replace(&mut member.attached, true);
+        member.down = Seq(attached.down_next.wrapping_sub(1));
         if !again {
             place.attached.push((attached.member, member.conn));
         }
@@ -1649,13 +1671,14 @@ impl Core {
         }
     }
 
-    /// What the master is told from time to time.
+    /// What the master is told from time to time; `frames` came from clients since this server began.
     #[expect(clippy::cast_possible_truncation, reason = "at most 2^20 connections")]
-    pub fn load(&self, busy_permille: u16, out: &mut Out) {
+    pub fn load(&self, busy_permille: u16, frames: u64, out: &mut Out) {
         let load = SessionLoad {
             connections: self.conns.len() as u32,
             busy_permille,
             draining: self.draining,
+            counts: SessionCounts { frames, rivals: self.follow.rivals(), ..self.counts },
         };
         self.say(0, load.into(), out);
     }

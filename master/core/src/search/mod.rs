@@ -14,7 +14,7 @@ use ecow::{EcoString, eco_format};
 use greenroom_protocol::search::{FieldInfo, Filter, LIMIT_MAX, Order};
 use greenroom_protocol::wire::Opaque;
 use greenroom_protocol::wire::admin_master::{Find, Row, Rows, Table as FindIn};
-use greenroom_protocol::wire::client_session::{Found, Search};
+use greenroom_protocol::wire::client_session::{Found, Meta, Search};
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::Outcome;
 use greenroom_protocol::{Code, KindName, Refusal};
@@ -36,6 +36,12 @@ struct Asked<'a> {
     searched: Searched<'a>,
     limit: u16,
     cursor: Option<&'a Opaque>,
+}
+
+/// Every field that a record has.
+fn fields(schema: &Schema, record: &impl Record) -> Meta {
+    let named = |field| Some((schema.name(field).into(), record.value(field)?.to_meta()));
+    schema.fields().filter_map(named).collect()
 }
 
 impl State {
@@ -80,15 +86,16 @@ impl State {
 
     fn rows<T: Table>(&self, table: &T, asked: &Asked<'_>) -> Result<Rows, Refusal> {
         let (answer, cursor) = self.answer(table, asked)?;
-        let row = |&slot: &u32| {
-            let record = table.row(slot);
-            let named = table.schema().fields().filter_map(|field| {
-                Some((table.schema().name(field).into(), record.value(field)?.to_meta()))
-            });
-            Row { fields: named.collect() }
-        };
+        let row = |&slot: &u32| Row { fields: fields(table.schema(), &table.row(slot)) };
         let rows = answer.slots.iter().map(row).collect();
         Ok(Rows { rows, cursor, explain: answer.explain })
+    }
+
+    /// Every field of an instance.
+    pub(crate) fn fields_of(&self, at: At) -> Meta {
+        let schema =
+            self.directory.schema(self.directory.kind(at)).expect("an instance has a kind");
+        fields(schema, &self.directory.row(at, &self.game_servers))
     }
 
     fn answer<T: Table>(

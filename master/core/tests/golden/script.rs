@@ -8,12 +8,12 @@ use greenroom_protocol::wire::client_session::{
     Changes, Create, JoinOrCreate, Meta, MetaValue, Rank, RankPart, Request, Unwatch, Watch,
 };
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateRefused, GameLoad, GameReport, HandedOver, HeldSeat, MasterToGame, MetaChanged,
+    Closed, CreateRefused, GameCounts, GameLoad, GameReport, HandedOver, HeldSeat, MasterToGame, MetaChanged,
     Running, Scored, SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
-    Bind, Bound, Granted, MasterToSession, Outcome, Seen, SessionLoad, SessionReport,
+    Bind, Bound, Granted, MasterToSession, Outcome, Seen, SessionCounts, SessionLoad, SessionReport,
 };
 use greenroom_protocol::{
     Code, Incarnation, InstanceId, Key, Limits, Refusal, RequestId, Seat, SessionId, SessionKey,
@@ -560,11 +560,23 @@ impl Script {
         let draining = self.once_in(8);
         if self.once_in(3) {
             let name = self.session_server();
-            let load = SessionLoad { connections: 7, busy_permille, draining };
+            let load = SessionLoad {
+                connections: 7,
+                busy_permille,
+                draining,
+                counts: SessionCounts::default(),
+            };
             self.apply(Command::SessionLoad(self.world.origin(name), load));
         } else {
             let name = self.game();
-            let load = GameLoad { instances: 3, seats: 9, busy_permille, draining, sent: 7 };
+            let load = GameLoad {
+                instances: 3,
+                seats: 9,
+                busy_permille,
+                draining,
+                sent: 7,
+                counts: GameCounts::default(),
+            };
             self.apply(Command::GameLoad(self.world.origin(name), load));
         }
     }

@@ -18,8 +18,8 @@ use greenroom_protocol::wire::client_session::{
     Create, Destroy, Found, Join, JoinOrCreate, Leave, Meta, Request, Search,
 };
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateInstance, CreateRefused, GameLoad, GameReport, HeldInstance, KindInfo,
-    MasterToGame, Running, SeatChanged, SeatState,
+    Closed, CreateInstance, CreateRefused, GameCounts, GameLoad, GameReport, HeldInstance,
+    KindInfo, MasterToGame, Running, SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
@@ -356,7 +356,14 @@ impl World {
         self.apply(Command::LinkLost(role, self.origin(name)));
     }
     pub(crate) fn game_load(&mut self, name: &str, busy_permille: u16) {
-        let load = GameLoad { instances: 0, seats: 0, busy_permille, draining: false, sent: 0 };
+        let load = GameLoad {
+            instances: 0,
+            seats: 0,
+            busy_permille,
+            draining: false,
+            sent: 0,
+            counts: GameCounts::default(),
+        };
         self.apply(Command::GameLoad(self.origin(name), load));
     }
 

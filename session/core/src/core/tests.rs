@@ -603,7 +603,7 @@ fn a_standby_that_takes_over_goes_on_where_the_active_was() {
 
     desk.decides(SECOND, epoch(5), Some(70));
     assert_eq!(desk.said_to(SECOND), [(0, Resume {}.into())], "no report");
-    desk.core.load(1, &mut desk.out);
+    desk.core.load(1, 0, &mut desk.out);
     assert_eq!(desk.out, [], "nothing more before it says welcome");
     desk.says(SECOND, epoch(5), 0, Welcome { streams: 70 });
     let out = desk.out.clone();
@@ -710,7 +710,7 @@ fn while_both_masters_are_away_nothing_is_said_and_afterwards_everything() {
     desk.core.master_lost(FIRST);
     desk.core.disconnect(conns[0], &mut desk.out);
     desk.send(conns[1], &search(1));
-    desk.core.load(1, &mut desk.out);
+    desk.core.load(1, 0, &mut desk.out);
     assert_eq!(desk.to_master(), []);
     desk.decides(SECOND, epoch(9), Some(1));
     desk.says(SECOND, epoch(9), 0, Welcome { streams: 1 });
@@ -1150,7 +1150,7 @@ fn a_grant_becomes_an_attach_and_an_attach_a_seat() {
     assert_eq!(desk.core.audience(channel), [(member, conn)]);
     let up = Up { game: GameId(0), member, ticks: true };
     assert_eq!(desk.core.route_up(conn, channel), Some(up));
-    assert_eq!(desk.core.conn_of(member), Some(conn));
+    assert_eq!(desk.core.down(member, &[]), Some(conn));
     desk.check();
 }
 
@@ -1903,4 +1903,38 @@ fn the_calls_above_do_reach_seats() {
     });
     let reached = reached.count();
     assert!(reached > 40, "{reached} of 200");
+}
+
+/// A reliable message down to a seat, as a game server says it.
+fn event(number: u32) -> Vec<u8> {
+    let (channel, number, ack) = (Channel(0), Seq(number), Seq(0));
+    DownHeader { kind: client_instance::EVENT, channel, number, ack, tick: 0 }.bytes().to_vec()
+}
+
+/// What is numbered and goes down is counted when it is missing, comes twice or comes late, for each attachment anew.
+#[test]
+fn what_is_lost_doubled_or_out_of_order_on_its_way_down_is_counted() {
+    let mut desk = Desk::with_master();
+    let (conn, member, _) = desk.seated(1);
+    let down = |desk: &mut Desk, number| {
+        assert_eq!(desk.core.down(member, &event(number)), Some(conn), "it goes on all the same");
+        let SessionCounts { lost, doubled, out_of_order, .. } = desk.core.counts;
+        [lost, doubled, out_of_order]
+    };
+    assert_eq!(down(&mut desk, 4), [0, 0, 0], "the first after the attach");
+    assert_eq!(down(&mut desk, 5), [0, 0, 0]);
+    assert_eq!(down(&mut desk, 5), [0, 1, 0]);
+    assert_eq!(down(&mut desk, 9), [3, 1, 0], "6, 7 and 8 did not come");
+    assert_eq!(down(&mut desk, 7), [3, 1, 1]);
+    assert_eq!(down(&mut desk, 10), [3, 1, 1]);
+    desk.attached(member);
+    assert_eq!(
+        down(&mut desk, 4),
+        [3, 1, 1],
+        "attached anew, it is told again what it has not acknowledged"
+    );
+    desk.core.load(1, 77, &mut desk.out);
+    let said = desk.said_to(FIRST);
+    let Some((_, SessionToMaster::Load(load))) = said.last() else { panic!("{said:?}") };
+    assert_eq!((load.counts.check_ins, load.counts.frames, load.counts.lost), (1, 77, 3));
 }
