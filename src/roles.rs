@@ -16,8 +16,8 @@ use greenroom_link::ClusterKey;
 use greenroom_logs::Logs;
 use greenroom_master::{Master, MasterConfig, MasterHandle, WitnessConfig, WitnessServer};
 use greenroom_protocol::{
-    KindName, ServerName,
-    wire::admin_master::{Action, Find, Placement, Promote, Rows, Status},
+    InstanceId, KindName, ServerName,
+    wire::admin_master::{Action, Find, InstanceStatus, Placement, Promote, Rows, Status},
 };
 use greenroom_session::{Additions, SessionConfig, auth::Place};
 use greenroom_storage::Storage;
@@ -108,6 +108,9 @@ impl Cluster for Asked {
     }
     fn find(&self, find: Find) -> Reply<'_, Rows> {
         Box::pin(self.0.find(find))
+    }
+    fn instance(&self, id: InstanceId) -> Reply<'_, InstanceStatus> {
+        Box::pin(self.0.instance(id))
     }
     fn placement(&self, kind: KindName) -> Reply<'_, Placement> {
         Box::pin(self.0.placement(kind))

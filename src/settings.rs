@@ -95,7 +95,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("storage", "deadline", Text, "5s", "How long an operation may take: then it is answered as unavailable"),
 
     setting("console", "listen", Text, "127.0.0.1:4080",
-        "Where operators' tools find the admin port; port 0 for any"),
+        "Where operators' tools find the admin port, and browsers its pages; port 0 for any"),
+    setting("console", "other", Text, "",
+        "The other master's admin port (http://host:port): the pages of a master that does not decide lead there"),
 
     setting("session", "name", Text, "", "Its name in the cluster [default: session- and its port]"),
     setting("session", "masters", List, "127.0.0.1:4100", "Addresses of the masters"),

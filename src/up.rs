@@ -84,7 +84,7 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let urls = session.facts.urls.iter().map(ToString::to_string).collect::<Vec<_>>();
     let rows = [
         ("players", urls.join("  ")),
-        ("admin", format!("http://{}/status", admin.facts)),
+        ("monitor", format!("http://{}/", admin.facts)),
         ("master", address),
         ("session", session.facts.name.to_string()),
         ("game", format!("{} on {}, running {kinds}", game.facts.name, game.facts.address)),
@@ -205,6 +205,7 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let file = data.join("up.toml");
     std::fs::write(&file, settings.to_toml()?)
         .with_context(|| format!("writing {}", file.display()))?;
+    let others = [format!("http://{}/", admins[1]), format!("http://{}/", admins[0])];
     let mut servers = Vec::new();
     for (copy, side) in ["a", "b"].into_iter().enumerate() {
         let flags = [
@@ -212,6 +213,7 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
             ("--listen", &listens[copy]),
             ("--peer", &listens[1 - copy]),
             ("--admin", &admins[copy]),
+            ("--console-other", &others[copy]),
             ("--witness", &witness),
         ];
         let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]);
@@ -254,6 +256,7 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
                 (process.server.role, format!("{} (process {})", process.facts, process.id))
             })
             .collect();
+        rows.push(("monitor", format!("http://{}/", admins[0])));
         rows.push(("kinds", kinds.to_owned()));
         rows.push(("data", data.display().to_string()));
         // The last word of a session server that has pages is where they are.

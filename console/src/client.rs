@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::time;
 
+use crate::text::in_url;
 use crate::{AdminToken, Problem};
 
 /// How long an answer may take, connecting included.
@@ -103,16 +104,9 @@ pub async fn find(admin: &str, find: &Find) -> Result<Rows, ClientError> {
 /// # Errors
 /// See [`ClientError`].
 pub async fn placement(admin: &str, kind: &KindName) -> Result<Placement, ClientError> {
-    // Kinds may have any letter in their names: everything but the plain ones is escaped.
-    let escaped: String = kind
-        .as_str()
-        .bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(byte).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect();
-    ask(admin, Method::GET, &format!("/placement/{escaped}"), None, Bytes::new()).await
+    // Kinds may have any letter in their names.
+    let path = format!("/placement/{}", in_url(kind.as_str()));
+    ask(admin, Method::GET, &path, None, Bytes::new()).await
 }
 
 /// Has the cluster do something. Needs its token.

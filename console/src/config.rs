@@ -7,6 +7,9 @@ pub struct ConsoleConfig {
     /// Where the admin port listens: `host:port`. Who reaches it can read the status without a token, so it is on
     /// loopback unless somebody says otherwise.
     pub listen: String,
+    /// Address of the other master's admin port, such as `http://10.0.0.2:4080`: the pages of a master that does not
+    /// decide lead there. Empty for none.
+    pub other: String,
 }
 
 impl ConsoleConfig {
@@ -16,7 +19,7 @@ impl ConsoleConfig {
 
 impl Default for ConsoleConfig {
     fn default() -> Self {
-        Self { listen: Self::LISTEN.into() }
+        Self { listen: Self::LISTEN.into(), other: String::new() }
     }
 }
 

@@ -6,22 +6,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, body::Bytes};
-use greenroom_protocol::wire::admin_master::{Action, Find, Placement, Promote, Rows, Status};
-use greenroom_protocol::{Code, KindName, Refusal};
+use greenroom_protocol::wire::admin_master::{
+    Action, Find, InstanceStatus, Placement, Promote, Rows, Status,
+};
+use greenroom_protocol::{Code, InstanceId, KindName, Refusal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::{AdminToken, ConsoleConfig, ConsoleError, Problem};
+use crate::watch::Watch;
+use crate::{AdminToken, ConsoleConfig, ConsoleError, Problem, monitor};
 
 /// Longest request body: an action is a name and an id, a filter has 64 conditions at most.
 const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// Pages that are kept up to date at once. Each holds a connection of this process.
+const VIEWERS_MAX: usize = 64;
 
 /// How long a stopping port waits for who is still asking: half a request must not keep the process alive.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -35,6 +43,8 @@ pub trait Cluster: Send + Sync + 'static {
     fn status(&self) -> Reply<'_, Status>;
     /// Looks for instances, users or servers.
     fn find(&self, find: Find) -> Reply<'_, Rows>;
+    /// One instance with its seats.
+    fn instance(&self, id: InstanceId) -> Reply<'_, InstanceStatus>;
     /// Where an instance of the kind would be placed now, and why.
     fn placement(&self, kind: KindName) -> Reply<'_, Placement>;
     /// Does what an operator wants.
@@ -53,13 +63,29 @@ pub struct Console {
     listener: TcpListener,
     address: SocketAddr,
     router: Router,
+    admin: Arc<Admin>,
 }
 
-struct Admin {
-    cluster: Box<dyn Cluster>,
+pub(crate) struct Admin {
+    pub(crate) cluster: Box<dyn Cluster>,
     token: AdminToken,
     /// For people: the file that the token is in.
     token_place: String,
+    /// The other master's admin port; empty for none.
+    pub(crate) other: String,
+    pub(crate) watch: Watch,
+    /// Places for pages that are kept up to date.
+    pub(crate) viewers: Arc<Semaphore>,
+    /// The port stops: streams that have no end of their own end.
+    pub(crate) closing: CancellationToken,
+    /// Only this machine reaches the port.
+    is_local: bool,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Admin({:?}, {})", self.token, self.token_place)
+    }
 }
 
 impl Console {
@@ -79,8 +105,17 @@ impl Console {
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "the admin port is not on loopback: anybody who reaches it reads the status");
         }
-        let admin = Admin { cluster: Box::new(cluster), token, token_place: token_place.into() };
-        let router = Router::new()
+        let admin = Arc::new(Admin {
+            cluster: Box::new(cluster),
+            token,
+            token_place: token_place.into(),
+            other: config.other.clone(),
+            watch: Watch::default(),
+            viewers: Arc::new(Semaphore::new(VIEWERS_MAX)),
+            closing: CancellationToken::new(),
+            is_local: address.ip().is_loopback(),
+        });
+        let router = monitor::routes()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/status", get(status))
             .route("/metrics", get(metrics))
@@ -89,13 +124,21 @@ impl Console {
             .route("/actions", post(act))
             .route("/switchover", post(switchover))
             .route("/promote", post(promote))
-            .fallback(|| async { problem(StatusCode::NOT_FOUND, "not_found", NOT_FOUND) })
+            .fallback(|headers: HeaderMap| async move {
+                // Only browsers want HTML before anything else.
+                let wants = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+                match wants {
+                    Some(accept) if accept.starts_with("text/html") => monitor::nothing_here(),
+                    _ => problem(StatusCode::NOT_FOUND, "not_found", NOT_FOUND),
+                }
+            })
             .method_not_allowed_fallback(|| async {
                 problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", NOT_FOUND)
             })
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-            .with_state(Arc::new(admin));
-        Ok(Self { listener, address, router })
+            .layer(middleware::from_fn_with_state(Arc::clone(&admin), named_rightly))
+            .with_state(Arc::clone(&admin));
+        Ok(Self { listener, address, router, admin })
     }
 
     /// Where it listens.
@@ -108,10 +151,12 @@ impl Console {
     /// # Errors
     /// [`ConsoleError::Serve`] when the socket fails.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ConsoleError> {
+        let admin = self.admin;
         let patience = {
-            let stop = stop.clone();
+            let (stop, closing) = (stop.clone(), admin.closing.clone());
             async move {
                 stop.cancelled().await;
+                closing.cancel();
                 tokio::time::sleep(DRAIN_MAX).await;
             }
         };
@@ -121,11 +166,35 @@ impl Console {
         tokio::select! {
             served = serve => served.map_err(ConsoleError::Serve),
             () = patience => Ok(()),
+            never = admin.watch.run(&*admin.cluster) => match never {},
         }
     }
 }
 
-const NOT_FOUND: &str = "this is Greenroom's admin port: GET /status, GET /metrics, POST /find, GET /placement/KIND, \
+/// A page that was led to this machine by a name that changed its meaning must not read what is shown here to everybody
+/// who reaches the port: on loopback it answers to addresses and to `localhost`, which nobody else can give away.
+async fn named_rightly(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    if admin.is_local && !host.is_some_and(is_own_name) {
+        let text = "this port is on loopback and answers to localhost and to addresses only, such as \
+                    http://127.0.0.1:4080; through another name, set `[console] listen` to an address that is not \
+                    loopback, behind something that asks who comes";
+        return problem(StatusCode::MISDIRECTED_REQUEST, "misdirected", text);
+    }
+    next.run(request).await
+}
+
+fn is_own_name(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or(rest, |(name, _)| name),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let name = name.to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost") || name.parse::<std::net::IpAddr>().is_ok()
+}
+
+const NOT_FOUND: &str = "this is Greenroom's admin port: GET / shows pages, GET /status, GET /metrics, \
+                         POST /find, GET /placement/KIND, \
                          POST /actions, POST /switchover, POST /promote, GET /healthz";
 
 async fn status(State(admin): State<Arc<Admin>>) -> Response {

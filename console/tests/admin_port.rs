@@ -8,7 +8,7 @@ use greenroom_console::client::{self, ClientError};
 use greenroom_console::{AdminToken, Cluster, Console, ConsoleConfig, ConsoleError, Reply, Scrape};
 use greenroom_protocol::search::{Explain, Filter};
 use greenroom_protocol::wire::admin_master::{
-    Action, Find, PlaceConsidered, Placement, Promote, Row, Rows, Status, Table,
+    Action, Find, InstanceStatus, PlaceConsidered, Placement, Promote, Row, Rows, Status, Table,
 };
 use greenroom_protocol::wire::client_session::{Meta, MetaValue};
 use greenroom_protocol::{Code, InstanceId, KindName, Refusal, ServerName, UserId};
@@ -28,6 +28,9 @@ fn empty() -> Status {
         games: Vec::new(),
         users: 3,
         instances: 2,
+        twins: 0,
+        witness: None,
+        kinds: Vec::new(),
     }
 }
 
@@ -64,6 +67,9 @@ impl Cluster for Empty {
             }
         })
     }
+    fn instance(&self, _: InstanceId) -> Reply<'_, InstanceStatus> {
+        Box::pin(async { Err(Refusal::new(Code::InstanceUnknown, "there is no such instance")) })
+    }
     fn placement(&self, kind: KindName) -> Reply<'_, Placement> {
         Box::pin(async move { Ok(nowhere(kind.as_str())) })
     }
@@ -93,7 +99,7 @@ impl Cluster for Empty {
 }
 
 fn on_a_free_port() -> ConsoleConfig {
-    ConsoleConfig { listen: "127.0.0.1:0".into() }
+    ConsoleConfig { listen: "127.0.0.1:0".into(), ..ConsoleConfig::default() }
 }
 
 /// Runs an admin port and a story beside it.
@@ -124,7 +130,7 @@ async fn raw(address: SocketAddr, request: &str) -> String {
 
 fn post(headers: &str, body: &str) -> String {
     format!(
-        "POST /actions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}",
+        "POST /actions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}",
         body.len()
     )
 }
@@ -134,7 +140,8 @@ async fn the_status_is_read_without_a_token() {
     beside_a_port(async |address, _, _| {
         assert_eq!(client::status(&address.to_string()).await.unwrap(), empty());
         assert_eq!(client::status(&format!("http://{address}/")).await.unwrap(), empty());
-        let get = |path| format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let get =
+            |path| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         assert!(raw(address, &get("/healthz")).await.starts_with("HTTP/1.1 200"));
         let metrics = raw(address, &get("/metrics")).await;
         assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
@@ -150,7 +157,8 @@ async fn a_port_of_its_own_shows_metrics_and_nothing_else() {
     let scrape = Scrape::bind("127.0.0.1:0", || "ticks_total 3\n".to_owned()).await.unwrap();
     let (address, stop) = (scrape.address(), CancellationToken::new());
     let story = async {
-        let get = |path| format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let get =
+            |path| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         let metrics = raw(address, &get("/metrics")).await;
         assert!(metrics.ends_with("\r\n\r\nticks_total 3\n"), "{metrics}");
         assert!(raw(address, &get("/status")).await.starts_with("HTTP/1.1 404"));
@@ -251,7 +259,7 @@ async fn another_service_at_the_address_is_not_taken_for_a_cluster() {
 #[tokio::test]
 async fn a_port_in_use_is_named_with_what_to_do() {
     beside_a_port(async |address, token, cluster| {
-        let config = ConsoleConfig { listen: address.to_string() };
+        let config = ConsoleConfig { listen: address.to_string(), ..ConsoleConfig::default() };
         let failed = Console::bind(&config, cluster, token, "nowhere").await.unwrap_err();
         assert!(matches!(failed, ConsoleError::Listen { .. }));
         assert!(failed.to_string().contains("[console] listen"), "{failed}");

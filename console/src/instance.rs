@@ -1,0 +1,97 @@
+//! One instance: where it runs, what it says of itself, and who sits in it.
+
+use greenroom_protocol::wire::admin_master::{InstanceStatus, SeatStatus};
+use greenroom_protocol::wire::client_session::MetaValue;
+use greenroom_protocol::{InstanceId, Refusal};
+use maud::{Markup, html};
+
+use crate::page::{bar, refused, search_link, state};
+use crate::tables::{destroy, kick, own_fields, plain, server};
+use crate::text::{in_url, short, shown, span};
+use crate::watch::now_ms;
+
+pub(crate) fn instance(id: InstanceId, answer: &Result<InstanceStatus, Refusal>) -> Markup {
+    html! {
+        p.crumbs {
+            a href="/instances" { "Instances" }
+            @if let Ok(instance) = answer {
+                " / " a href={ "/instances?kind=" (in_url(instance.kind.as_str())) } { (shown(instance.kind.as_str())) }
+            }
+        }
+        @match answer {
+            Ok(instance) => { (found(id, instance)) }
+            Err(refusal) => {
+                h1.id { (id) }
+                (refused(refusal))
+            }
+        }
+    }
+}
+
+fn found(id: InstanceId, instance: &InstanceStatus) -> Markup {
+    let field = |name: &str| instance.fields.get(name);
+    let number = |name: &str| match field(name) {
+        Some(MetaValue::Int(number)) => u64::try_from(*number).unwrap_or(0),
+        Some(MetaValue::Text(_) | MetaValue::Bool(_)) | None => 0,
+    };
+    let text = |name: &str| field(name).map(plain).unwrap_or_default();
+    let (taken, max) = (number("seats_taken"), number("seats_max"));
+    let own = own_fields(&instance.fields);
+    html! {
+        h1 {
+            span.id { (id) } " " (state(&text("state")))
+            div.buttons { (destroy(&id.to_string(), "/instances")) }
+        }
+        div.columns {
+            section.panel {
+                h2 { "Where and what" }
+                dl {
+                    dt { "Kind" } dd { (shown(instance.kind.as_str())) }
+                    dt { "Server" } dd { (server(&text("server"))) }
+                    dt { "Incarnation" } dd.id { (instance.incarnation) }
+                    dt { "Age" } dd { (span(now_ms().saturating_sub(number("created")))) }
+                    dt { "Seats" } dd { (taken) " of " (max) " taken" (bar(taken, max)) }
+                    dt { "Takes new seats" } dd { (text("open")) }
+                    dt { "Private" } dd { (text("private")) }
+                    @if let Some(MetaValue::Text(key)) = field("key") { dt { "Key" } dd { bdi { (shown(key)) } } }
+                    @if let Some(MetaValue::Text(owner)) = field("owner") {
+                        dt { "Made by" } dd { a href=(search_link("users", "id", owner)) { bdi { (short(owner, 60)) } } }
+                    }
+                }
+            }
+            section.panel {
+                h2 { "Metadata" }
+                @if own.is_empty() {
+                    p.hint { "The game says nothing of it. A kind declares fields with " code { "#[derive(Meta)]" } "." }
+                } @else {
+                    dl { @for (name, value) in &own { dt { (shown(name)) } dd { bdi { (value) } } } }
+                }
+            }
+        }
+        section.panel {
+            h2 { "Seats" }
+            @if instance.seats.is_empty() {
+                p.hint { "All " (max) " seats are free." }
+            } @else {
+                div.scroll {
+                    table {
+                        thead { tr { th { "Seat" } th { "State" } th { "User" } th { "Name" } th { "Session server" } th {} } }
+                        tbody { @for of in &instance.seats { tr { (seat(of)) } } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn seat(seat: &SeatStatus) -> Markup {
+    let user = seat.user.as_ref().map(|user| user.as_str());
+    html! {
+        td.number { (seat.seat) }
+        td { (state(&seat.state)) }
+        td.id { @if let Some(user) = user { a href=(search_link("users", "id", user)) { bdi { (short(user, 48)) } } } }
+        td { bdi { (short(&seat.name, 48)) } }
+        td { @if let Some(of) = &seat.session_server { (server(of.as_str())) } }
+        td.acts { @if let (Some(user), true) = (user, seat.state != "expected") { (kick(user, &seat.name)) } }
+    }
+}

@@ -1,0 +1,214 @@
+//! The pages' routes, and the stream that keeps them up to date.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use futures_util::stream;
+use greenroom_protocol::wire::admin_master::Table;
+use greenroom_protocol::{InstanceId, KindName};
+use maud::{Markup, html};
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::page::{Fresh, Head, Place, page, respond};
+use crate::server::Admin;
+use crate::tables::{Answer, Asked, busiest_kind};
+use crate::watch::{SERIES, Sample, Seen};
+use crate::{assets, instance, overview, tables};
+
+/// How often the content of a table is asked for again.
+const REFRESH_MS: u32 = 3_000;
+/// When a browser tries to hear again after it lost the stream.
+const RETRY: Duration = Duration::from_secs(1);
+
+pub(crate) fn routes() -> Router<Arc<Admin>> {
+    Router::new()
+        .route("/", get(front))
+        .route("/users", get(users))
+        .route("/instances", get(instances))
+        .route("/instances/{id}", get(one_instance))
+        .route("/servers", get(servers))
+        .route("/past", get(past))
+        .route("/events", get(events))
+        .route("/assets/{name}", get(assets::asset))
+}
+
+async fn front(State(admin): State<Arc<Admin>>) -> Response {
+    let seen = admin.watch.now().await;
+    let content = overview::overview(&seen);
+    page(&head(&admin, &seen), Place::Overview, "Overview", Fresh::Live, &content)
+}
+
+async fn users(
+    State(admin): State<Arc<Admin>>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Response {
+    let seen = admin.watch.now().await;
+    let asked = match asked {
+        Ok(Query(asked)) => asked,
+        Err(rejection) => return misread(&admin, &seen, &rejection),
+    };
+    let answer = find(&admin, &asked, Table::Users).await;
+    let content = tables::users(&asked, &answer);
+    page(&head(&admin, &seen), Place::Users, "Users", fresh(&asked), &content)
+}
+
+async fn instances(
+    State(admin): State<Arc<Admin>>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Response {
+    let seen = admin.watch.now().await;
+    let mut asked = match asked {
+        Ok(Query(asked)) => asked,
+        Err(rejection) => return misread(&admin, &seen, &rejection),
+    };
+    if asked.kind.is_empty()
+        && let Some(kind) = seen.status.as_ref().and_then(busiest_kind)
+    {
+        asked.kind = kind.to_string();
+    }
+    let answer = match KindName::new(asked.kind.as_str()) {
+        Ok(kind) => find(&admin, &asked, Table::Instances(kind)).await,
+        Err(error) => Answer::Unreadable(error.to_string()),
+    };
+    let content = tables::instances(&asked, seen.status.as_ref(), &answer);
+    page(&head(&admin, &seen), Place::Instances, "Instances", fresh(&asked), &content)
+}
+
+async fn servers(
+    State(admin): State<Arc<Admin>>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Response {
+    let seen = admin.watch.now().await;
+    let asked = match asked {
+        Ok(Query(asked)) => asked,
+        Err(rejection) => return misread(&admin, &seen, &rejection),
+    };
+    let answer = find(&admin, &asked, Table::Servers).await;
+    let content = tables::servers(&asked, seen.status.as_ref(), &answer);
+    page(&head(&admin, &seen), Place::Servers, "Servers", fresh(&asked), &content)
+}
+
+async fn one_instance(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Response {
+    let seen = admin.watch.now().await;
+    let head = head(&admin, &seen);
+    let Ok(id) = id.parse::<InstanceId>() else {
+        let content = html! {
+            div.empty {
+                b { "This is no instance's id" }
+                p { "It has 26 characters. " a href="/instances" { "All instances" } }
+            }
+        };
+        return page(&head, Place::Elsewhere, "No instance", Fresh::Never, &content);
+    };
+    let answer = admin.cluster.instance(id).await;
+    let content = instance::instance(id, &answer);
+    page(&head, Place::Instances, &id.to_string(), Fresh::Every(REFRESH_MS), &content)
+}
+
+fn head<'a>(admin: &'a Admin, seen: &'a Seen) -> Head<'a> {
+    let other = (!admin.other.is_empty()).then_some(admin.other.as_str());
+    Head { status: seen.status.as_ref(), other }
+}
+
+/// A later page stays as it is: what was on it may stand on another one by now.
+fn fresh(asked: &Asked) -> Fresh {
+    if asked.cursor.is_empty() { Fresh::Every(REFRESH_MS) } else { Fresh::Never }
+}
+
+async fn find(admin: &Admin, asked: &Asked, table: Table) -> Answer {
+    match asked.find(table) {
+        Ok(find) => match admin.cluster.find(find).await {
+            Ok(rows) => Answer::Rows(rows),
+            Err(refusal) => Answer::Refused(refusal),
+        },
+        Err(problem) => Answer::Unreadable(problem),
+    }
+}
+
+/// An address that says what no page of ours does.
+fn misread(admin: &Admin, seen: &Seen, rejection: &QueryRejection) -> Response {
+    let content: Markup = html! {
+        div.empty role="alert" { b { "This address can't be read" } p { (rejection.body_text()) } }
+    };
+    let mut response =
+        page(&head(admin, seen), Place::Elsewhere, "No page", Fresh::Never, &content);
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
+}
+
+/// What charts begin with.
+#[derive(Serialize)]
+struct Past {
+    /// Names of the columns after the time.
+    series: [&'static str; SERIES.len()],
+    samples: Vec<Sample>,
+}
+
+async fn past(State(admin): State<Arc<Admin>>) -> Response {
+    let series = SERIES.map(|series| series.key);
+    let past = Past { series, samples: admin.watch.past() };
+    ([(header::CACHE_CONTROL, "no-store")], Json(past)).into_response()
+}
+
+/// One viewer of the stream.
+struct Viewer {
+    seen: tokio::sync::watch::Receiver<Option<Arc<Seen>>>,
+    closing: tokio_util::sync::CancellationToken,
+    /// What it was not sent yet of the second that it was told of last.
+    next: Option<Event>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Viewer {
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+        if let Some(event) = self.next.take() {
+            return Some((Ok(event), self));
+        }
+        let changed = self.closing.run_until_cancelled(self.seen.changed()).await;
+        let (Some(Ok(())), closing) = (changed, &self.closing) else { return None };
+        if closing.is_cancelled() {
+            return None;
+        }
+        let seen = self.seen.borrow_and_update().clone()?;
+        let sample = Event::default().event("sample").json_data(seen.sample);
+        let sample = sample.expect("a sample is made of numbers");
+        // A browser reads an event line by line.
+        let live = overview::live(&seen).into_string().replace(['\r', '\n'], " ");
+        self.next = Some(Event::default().event("live").data(live));
+        Some((Ok(sample.retry(RETRY)), self))
+    }
+}
+
+async fn events(State(admin): State<Arc<Admin>>) -> Response {
+    let Ok(place) = Arc::clone(&admin.viewers).try_acquire_owned() else {
+        let text = "as many pages as this port keeps up to date are open already: close some";
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    };
+    // Without a first second there is nothing to tell; afterwards the newest is told at once.
+    admin.watch.now().await;
+    let mut seen = admin.watch.follow();
+    seen.mark_changed();
+    let viewer = Viewer { seen, closing: admin.closing.clone(), next: None, _place: place };
+    Sse::new(stream::unfold(viewer, Viewer::next)).into_response()
+}
+
+/// What a browser is shown where there is nothing.
+pub(crate) fn nothing_here() -> Response {
+    let page = html! {
+        (maud::DOCTYPE)
+        html lang="en" {
+            head { meta charset="utf-8"; title { "No such page · Greenroom" } link rel="stylesheet" href="/assets/console.css"; }
+            body { main { div.empty { b { "There is no such page" } p { a href="/" { "Overview" } } } } }
+        }
+    };
+    respond(StatusCode::NOT_FOUND, &page)
+}
