@@ -12,8 +12,8 @@ use greenroom_protocol::search::Filter;
 use greenroom_protocol::wire::admin_master::Action;
 use greenroom_protocol::wire::client_session::{Create, JoinOrCreate, MetaValue, Request};
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateRefused, GameCounts, GameLoad, HandedOver, HeldInstance, HeldSeat, MasterToGame, MetaChanged,
-    Running, Scored, SeatChanged, SeatState,
+    Closed, CreateRefused, GameCounts, GameLoad, HandedOver, HeldInstance, HeldSeat, MasterToGame,
+    MetaChanged, Running, Scored, SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{

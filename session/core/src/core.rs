@@ -16,8 +16,8 @@ use greenroom_protocol::{
         session_game::{Attach, AttachRefused, Attached, Detach, GameToSession, SessionToGame},
         session_master::{
             Ask, Bind, Bound, Changed, Fenced, Granted, HeldSession, MasterToSession, Moved,
-            Outcome, Received, Resume, Seen, SessionCounts, SessionLoad, SessionReport, SessionToMaster, Unbind,
-            Watcher,
+            Outcome, Received, Resume, Seen, SessionCounts, SessionLoad, SessionReport,
+            SessionToMaster, Unbind, Watcher,
         },
     },
 };

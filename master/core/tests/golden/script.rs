@@ -8,8 +8,8 @@ use greenroom_protocol::wire::client_session::{
     Changes, Create, JoinOrCreate, Meta, MetaValue, Rank, RankPart, Request, Unwatch, Watch,
 };
 use greenroom_protocol::wire::master_game::{
-    Closed, CreateRefused, GameCounts, GameLoad, GameReport, HandedOver, HeldSeat, MasterToGame, MetaChanged,
-    Running, Scored, SeatChanged, SeatState,
+    Closed, CreateRefused, GameCounts, GameLoad, GameReport, HandedOver, HeldSeat, MasterToGame,
+    MetaChanged, Running, Scored, SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
