@@ -219,6 +219,26 @@ events! {
         /// How many.
         events: u64,
     }
+    /// Events can't be shipped to the stream: they wait on disk.
+    ShippingFailed = "shipping_failed", 1, Warn, about {} {
+        /// Why, for people.
+        text: EcoString,
+    }
+    /// Events are shipped again.
+    ShippingResumed = "shipping_resumed", 1, Info, about {} {
+        /// How long they were not, in milliseconds.
+        after_ms: Duration,
+    }
+    /// Something is not in the stream and never will be: it went, for the bound on disk, before it was shipped, or it is
+    /// larger than a record.
+    ShippingLost = "shipping_lost", 1, Error, about {} {
+        /// The process whose events they are.
+        process: EcoString,
+        /// Segments that went; how many events were in them is told by `segments_dropped`.
+        segments: u64,
+        /// Events that were too large.
+        events: u64,
+    }
     /// The oldest segments were removed, to stay below the bound on disk.
     SegmentsDropped = "segments_dropped", 1, Warn, about {} {
         /// How many segments.

@@ -12,6 +12,8 @@ mod id;
 pub mod kinds;
 pub mod read;
 mod segment;
+#[cfg(feature = "kinesis")]
+pub mod ship;
 mod writer;
 
 pub use config::{Level, LogsConfig};

@@ -1,0 +1,78 @@
+//! Ships events to a Kinesis stream, and reads a stream: what a server does beside its work, by itself.
+//!
+//! ```sh
+//! stream ship FOLDER PROCESS kinesis://STREAM?region=REGION EVENTS   # stops when the standard input ends
+//! stream read kinesis://STREAM?region=REGION                         # prints each event that is in it
+//! ```
+
+use std::{env, error::Error, io, path::Path, process::ExitCode, time::Duration};
+
+use greenroom_logs::{
+    LogWriter, LogsConfig,
+    kinds::CheckIn,
+    ship::{KinesisConfig, Shipper, Target, read_stream},
+};
+use greenroom_protocol::{SessionId, UserId};
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match *words {
+        ["ship", folder, process, target, events] => {
+            ship(Path::new(folder), process, &target.parse()?, events.parse()?)
+        }
+        ["read", target] => read(&target.parse()?),
+        _ => Err("ship FOLDER PROCESS TARGET EVENTS, or read TARGET".into()),
+    }
+}
+
+fn ship(folder: &Path, process: &str, target: &Target, events: u64) -> Result<(), Box<dyn Error>> {
+    let writer = LogWriter::start(&LogsConfig::default(), folder, process)?;
+    let config = KinesisConfig {
+        stream: Some(target.stream.clone()),
+        region: target.region.clone(),
+        endpoint: target.endpoint.clone(),
+        call_timeout: Duration::from_secs(2),
+        ..KinesisConfig::default()
+    };
+    let shipper = Shipper::start(&config, folder, process, writer.logs())?;
+    let logs = writer.logs().of(process, "game");
+    for number in 0..events {
+        let user = UserId::new(format!("user-{}", number % 50))?;
+        let session = SessionId(number);
+        logs.emit(&CheckIn { user, session, name: format!("{number}").into() });
+        if number % 1_000 == 999 {
+            // As fast as the disk takes them: the queue is bounded.
+            logs.flush(Duration::from_secs(10));
+        }
+    }
+    logs.flush(Duration::from_secs(10));
+    println!("emitted");
+    // Whoever started this closes it.
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    writer.stop();
+    if let Some(shipper) = shipper {
+        let metrics = std::sync::Arc::clone(shipper.metrics());
+        shipper.stop();
+        for (name, value) in metrics.read() {
+            println!("{name} {value}");
+        }
+    }
+    Ok(())
+}
+
+fn read(target: &Target) -> Result<(), Box<dyn Error>> {
+    read_stream(target, None, |text| println!("{text}"))?;
+    Ok(())
+}
