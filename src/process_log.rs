@@ -24,6 +24,8 @@ static LAST: Mutex<Option<Logs>> = Mutex::new(None);
 #[derive(Debug)]
 pub(crate) struct ProcessLog {
     writer: LogWriter,
+    #[cfg(feature = "kinesis")]
+    shipper: Option<greenroom_logs::ship::Shipper>,
     started: Instant,
 }
 
@@ -42,10 +44,31 @@ impl ProcessLog {
         let config: LogsConfig = settings.table("logs")?;
         let name = settings.text(&format!("{command}.name")).unwrap_or_else(|| command.into());
         let writer = LogWriter::start(&config, &folder(settings)?, &name)?;
+        #[cfg(feature = "kinesis")]
+        let shipper = match writer.process() {
+            Some(process) => greenroom_logs::ship::Shipper::start(
+                &config.kinesis,
+                &folder(settings)?,
+                &process,
+                writer.logs(),
+            )?,
+            None => None,
+        };
+        #[cfg(not(feature = "kinesis"))]
+        if let Some(stream) = &config.kinesis.stream {
+            anyhow::bail!(
+                "logs.kinesis.stream = {stream:?}: this build ships nothing to Kinesis; build with --features kinesis"
+            );
+        }
         *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer.logs().clone());
         let (command, pid) = (command.into(), std::process::id());
         writer.logs().emit(&ProcessStarted { command, pid, build: build() });
-        Ok(Self { writer, started: Instant::now() })
+        Ok(Self {
+            writer,
+            #[cfg(feature = "kinesis")]
+            shipper,
+            started: Instant::now(),
+        })
     }
 
     /// What roles emit on.
@@ -57,6 +80,11 @@ impl ProcessLog {
     pub(crate) fn stop(self) {
         self.logs().emit(&ProcessStopped { ran_ms: self.started.elapsed() });
         self.writer.stop();
+        // Last, so that it ships what this life had to say.
+        #[cfg(feature = "kinesis")]
+        if let Some(shipper) = self.shipper {
+            shipper.stop();
+        }
     }
 }
 

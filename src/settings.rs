@@ -187,6 +187,21 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("logs", "queue_events_max", Number, "131072",
         "Events that wait for the disk; more are lost, and counted"),
     setting("logs", "queue_bytes_max", Number, "33554432", "Bytes of them"),
+    setting("logs", "kinesis.stream", Text, "",
+        "Kinesis stream that events are shipped to [default: none; they stay on this machine]"),
+    setting("logs", "kinesis.region", Text, "", "Its region [default: that of the environment or the profile]"),
+    setting("logs", "kinesis.endpoint", Text, "", "Another endpoint than the region's, as a URL"),
+    setting("logs", "kinesis.call_records_max", Number, "500", "Records of a call, 1 to 500"),
+    setting("logs", "kinesis.call_bytes_max", Number, "5242880", "Bytes of a call, keys included; at most 10 MiB"),
+    setting("logs", "kinesis.record_bytes_max", Number, "1048576",
+        "Bytes of a record, its key included: what the stream takes"),
+    setting("logs", "kinesis.record_bytes", Number, "102400",
+        "Bytes at which a record leaves without waiting for more events"),
+    setting("logs", "kinesis.linger", Text, "200ms", "How long an event waits for others to share a record with"),
+    setting("logs", "kinesis.calls_max", Number, "4", "Calls under way at most, 1 to 64"),
+    setting("logs", "kinesis.call_timeout", Text, "10s", "How long a call may take before it is made again"),
+    setting("logs", "kinesis.buffer_bytes_max", Number, "16777216",
+        "Bytes of events in memory that are not shipped yet; the rest waits on disk"),
 ];
 
 /// The `[cluster]` table: what every process of a cluster has in common.

@@ -8,9 +8,9 @@
 use std::{env, error::Error, io, path::Path, process::ExitCode, time::Duration};
 
 use greenroom_logs::{
-    LogWriter, LogsConfig,
+    KinesisConfig, LogWriter, LogsConfig,
     kinds::CheckIn,
-    ship::{KinesisConfig, Shipper, Target, read_stream},
+    ship::{Shipper, Target, read_stream},
 };
 use greenroom_protocol::{SessionId, UserId};
 

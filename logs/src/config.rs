@@ -1,5 +1,6 @@
 use std::{path::PathBuf, time::Duration};
 
+use ecow::EcoString;
 use serde::Deserialize;
 
 use crate::Severity;
@@ -23,6 +24,8 @@ pub struct LogsConfig {
     pub queue_events_max: usize,
     /// Bytes of them.
     pub queue_bytes_max: usize,
+    /// The stream that events are shipped to.
+    pub kinesis: KinesisConfig,
 }
 
 impl Default for LogsConfig {
@@ -35,6 +38,56 @@ impl Default for LogsConfig {
             total_bytes_max: 2 << 30,
             queue_events_max: 131_072,
             queue_bytes_max: 32 << 20,
+            kinesis: KinesisConfig::default(),
+        }
+    }
+}
+
+/// The `[logs.kinesis]` table of the configuration. Its limits are those that every stream has had since there are
+/// streams; a service that takes more may be told so.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KinesisConfig {
+    /// Name of the stream that events are shipped to. Default: none, and events stay on this machine.
+    pub stream: Option<EcoString>,
+    /// Its region, e.g. `eu-central-1`. Default: what the environment or the machine's profile says.
+    pub region: Option<EcoString>,
+    /// Another endpoint than the region's, as a URL.
+    pub endpoint: Option<EcoString>,
+    /// Records of a call at most.
+    pub call_records_max: usize,
+    /// Bytes of a call at most, keys included.
+    pub call_bytes_max: usize,
+    /// Bytes of a record at most, its key included.
+    pub record_bytes_max: usize,
+    /// Bytes at which a record leaves without waiting for more events.
+    pub record_bytes: usize,
+    /// How long an event waits for others to share a record with, e.g. "200ms".
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+    /// Calls under way at most.
+    pub calls_max: usize,
+    /// How long a call may take, e.g. "10s": past it nobody knows, and it is made again.
+    #[serde(with = "humantime_serde")]
+    pub call_timeout: Duration,
+    /// Bytes of events in memory that are not shipped yet, at most: the rest waits on disk.
+    pub buffer_bytes_max: usize,
+}
+
+impl Default for KinesisConfig {
+    fn default() -> Self {
+        Self {
+            stream: None,
+            region: None,
+            endpoint: None,
+            call_records_max: 500,
+            call_bytes_max: 5 << 20,
+            record_bytes_max: 1 << 20,
+            record_bytes: 100 << 10,
+            linger: Duration::from_millis(200),
+            calls_max: 4,
+            call_timeout: Duration::from_secs(10),
+            buffer_bytes_max: 16 << 20,
         }
     }
 }

@@ -16,7 +16,7 @@ mod segment;
 pub mod ship;
 mod writer;
 
-pub use config::{Level, LogsConfig};
+pub use config::{KinesisConfig, Level, LogsConfig};
 pub use error::LogsError;
 pub use event::{
     Event, Field, Form, Kind, LINE_BYTES_MAX, Line, Severity, TEXT_BYTES_MAX, Trace, Value,

@@ -354,6 +354,12 @@ impl LogWriter {
         &self.logs
     }
 
+    /// Name of this process's folder.
+    pub fn process(&self) -> Option<String> {
+        let name = self.logs.shared.as_ref()?.folder.file_name()?;
+        Some(name.to_string_lossy().into_owned())
+    }
+
     /// Writes everything that waits, and ends. What is emitted later is lost.
     pub fn stop(mut self) {
         self.end();

@@ -30,6 +30,8 @@ enum Source {
     Npm { version: &'static str },
     /// An OpenTelemetry collector that its own builder puts together from these modules, of the Go module proxy.
     Collector { version: &'static str, modules: &'static [(&'static str, &'static str)] },
+    /// A package from PyPI that brings a program called as the tool is, in an environment of its own.
+    PyPi { package: &'static str },
 }
 
 /// What the collector of the tests is made of: it takes OTLP, and prints what it took.
@@ -110,6 +112,18 @@ const TOOLS: &[Tool] = &[
         needed_for: "comparing MessagePack with npm's",
         variable: None,
     },
+    Tool {
+        name: "python3",
+        source: Source::Toolchain,
+        needed_for: "installing what comes from PyPI",
+        variable: None,
+    },
+    Tool {
+        name: "moto_server",
+        source: Source::PyPi { package: "moto[server]==5.2.5" },
+        needed_for: "a Kinesis API that events are shipped to",
+        variable: Some("GREENROOM_MOTO"),
+    },
 ];
 
 /// What the tests get to know of the tools.
@@ -148,6 +162,7 @@ impl Tool {
             Source::Debian { package } => install_from_debian(workspace, package)?,
             Source::Npm { version } => install_from_npm(workspace, self.name, version)?,
             Source::Collector { version, modules } => build_collector(workspace, version, modules)?,
+            Source::PyPi { package } => install_from_pypi(workspace, package)?,
         }
         self.find(workspace).context("installed, and yet it is not where it should be")
     }
@@ -159,6 +174,10 @@ impl Tool {
             Source::Collector { version, .. } => {
                 let program = collector_folder(workspace, version).join(self.name);
                 is_program(&program).then_some(program)
+            }
+            Source::PyPi { package } => {
+                let environment = python_environment(workspace, package);
+                Some(environment.join("bin").join(self.name)).filter(|program| is_program(program))
             }
             Source::Npm { version } => {
                 let modules = workspace.tools().join("node_modules");
@@ -257,6 +276,31 @@ fn build_collector(
         let ended = child::quiet(what, command)?;
         if !ended.status.success() {
             bail!("{what} failed\n{}", ended.output.trim_end());
+        }
+    }
+    Ok(())
+}
+
+/// An environment for each package and version, so that another version is another folder.
+fn python_environment(workspace: &Workspace, package: &str) -> PathBuf {
+    let name: String = package
+        .chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() || letter == '.' { letter } else { '-' })
+        .collect();
+    workspace.tools().join(format!("python-{name}"))
+}
+
+fn install_from_pypi(workspace: &Workspace, package: &str) -> anyhow::Result<()> {
+    println!("    installing {package} from PyPI");
+    let environment = python_environment(workspace, package);
+    let mut make = workspace.command("python3");
+    make.args(["-m", "venv", "--clear"]).arg(&environment);
+    let mut fill = workspace.command(&environment.join("bin/pip").to_string_lossy());
+    fill.args(["install", "--quiet", "--disable-pip-version-check", package]);
+    for (name, command) in [("python3 -m venv", make), ("pip install", fill)] {
+        let ended = child::quiet(name, command)?;
+        if !ended.status.success() {
+            bail!("{name} fails\n{}", ended.output.trim_end());
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ mod service;
 mod shipper;
 
 pub use batch::{BUCKETS, Batcher, Bucket, Limits, Parcel, Progress, TooLarge};
-pub use config::{KinesisConfig, Target};
+pub use config::Target;
 pub use error::ShipError;
 pub use service::{ServiceError, Why};
 pub use shipper::{Metrics, Shipper};

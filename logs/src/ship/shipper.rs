@@ -18,11 +18,11 @@ use tokio::{task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    KinesisConfig, Service, ServiceError, ShipError, Target, Why,
+    Service, ServiceError, ShipError, Target, Why,
     batch::{Batcher, Limits, Parcel, Progress},
 };
 use crate::{
-    Logs,
+    KinesisConfig, Logs,
     kinds::{ShippingFailed, ShippingLost, ShippingResumed},
     read::{Position, Stream},
 };
