@@ -229,8 +229,8 @@ events! {
         /// How long they were not, in milliseconds.
         after_ms: Duration,
     }
-    /// Something is not in the stream and never will be: it went, for the bound on disk, before it was shipped, or it is
-    /// larger than a record.
+    /// Something is not in the stream and never will be: it went, for the bound on disk, before it was shipped, or it
+    /// is larger than a record.
     ShippingLost = "shipping_lost", 1, Error, about {} {
         /// The process whose events they are.
         process: EcoString,
