@@ -298,8 +298,8 @@ mod tests {
     fn record(number: u64, user: u8, padding: usize) -> Record {
         let id = format!("{number:026}");
         let text = format!(
-            r#"{{"id":"{id}","ts":"2026-11-28T00:00:00.000Z","node":"game-1","role":"game","kind":"k","v":1,{}"fields":{{"p":"{}"}}}}"#,
-            format_args!(r#""severity":"info","user":"u{user}","#),
+            r#"{{"id":"{id}","ts":"2026-11-28T00:00:00.000Z","node":"g","role":"game",{}"fields":{{"p":"{}"}}}}"#,
+            format_args!(r#""kind":"k","v":1,"severity":"info","user":"u{user}","#),
             "x".repeat(padding)
         );
         let after = Position { offset: (number + 1) * 10, ..start() };
