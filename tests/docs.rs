@@ -10,7 +10,7 @@ fn every_block_of_rust_in_the_documents_is_an_example_that_compiles() {
         .map(|entry| squeezed(&fs::read_to_string(entry.unwrap().path()).unwrap()))
         .collect();
     let mut blocks = 0;
-    for document in ["README.md", "docs/first-game.md"] {
+    for document in ["README.md", "docs/first-game.md", "docs/typescript.md"] {
         let text = fs::read_to_string(root.join(document)).unwrap();
         for block in text.split("```rust\n").skip(1) {
             let block = block.split("```").next().unwrap();

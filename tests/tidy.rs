@@ -115,6 +115,9 @@ const SYNONYMS: &[(&str, &str)] = &[
 const SYNONYM_EXCEPTIONS: &[&str] =
     &["primary key", "primary index", "mod replica;", "core::replica::", "core::replica as"];
 
+/// Where another's words are names on a wire: Couchbase says `numReplicas` and `CREATE PRIMARY INDEX`.
+const SPEAKS_OF_OTHERS: &[&str] = &["tests/couchbase-node/", "storage/src/backend/couchbase"];
+
 #[test]
 fn the_plan_names_every_crate_and_no_other() {
     let planned: BTreeSet<String> = PLAN.iter().map(|(name, _)| (*name).to_owned()).collect();
@@ -273,6 +276,9 @@ fn nothing_is_left_for_later() {
     nothing(lines_where(is_source, |line| {
         let word = leftovers.iter().find(|leftover| words(line).any(|word| word == **leftover));
         let lower = line.to_lowercase();
+        // The SQL parser calls a parameter by the second phrase, in its own names.
+        let lower = lower.replace(concat!("::place", "holder("), "");
+        let lower = lower.replace(concat!("dollar_place", "holder("), "");
         let phrase = phrases.iter().find(|phrase| lower.contains(**phrase));
         word.or(phrase).map(|found| format!("{found:?} is work left over"))
     }));
@@ -329,7 +335,11 @@ fn locks_and_settings_name_no_registry_but_the_public_ones() {
 #[test]
 fn one_word_has_one_meaning() {
     nothing(lines_where(
-        |path| is_rust(path) && path != Path::new("tests/tidy.rs"),
+        |path| {
+            let name = path.display().to_string();
+            let is_ours = !SPEAKS_OF_OTHERS.iter().any(|place| name.starts_with(place));
+            is_rust(path) && is_ours && path != Path::new("tests/tidy.rs")
+        },
         |line| {
             let lower = line.to_lowercase();
             if SYNONYM_EXCEPTIONS.iter().any(|exception| lower.contains(exception)) {

@@ -139,6 +139,14 @@ const NEVER_SENT = new Set([0x1e, 0x7e]);
 
 async function replay(name: string): Promise<{ checked: number; sent: number }> {
   const player = new Player();
+  try {
+    return await play(name, player);
+  } finally {
+    await player.client?.close();
+  }
+}
+
+async function play(name: string, player: Player): Promise<{ checked: number; sent: number }> {
   const steps: Step[] = vector(`conversations/${name}.json`).steps;
   let [checked, sent] = [0, 0];
   let isFirst = true;
@@ -194,7 +202,6 @@ async function replay(name: string): Promise<{ checked: number; sent: number }> 
       checked += 1;
     }
   }
-  if (player.client?.endedBy === null) await player.client.close();
   return { checked, sent };
 }
 
