@@ -10,8 +10,8 @@ use crate::report::Report;
 use crate::tools::Tools;
 use crate::workspace::Workspace;
 
-/// Milliseconds that one test may take, so that one that waits for ever has a name.
-const TEST_MS_MAX: u32 = 180_000;
+/// Milliseconds that one file of tests may take, so that one that waits for ever has a name.
+const TEST_MS_MAX: u32 = 600_000;
 
 /// Compiles the package and runs its tests; the binary that some of them start is built already.
 ///

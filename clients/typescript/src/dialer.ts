@@ -224,8 +224,17 @@ export class Dialer {
     this.#stop = null;
   }
 
+  /** The token to check in with. One that can't be had now may be had at the next attempt. */
+  async #token(): Promise<string> {
+    try {
+      return await this.credentials.token();
+    } catch (error) {
+      throw new GreenroomError("token_failed", `there is no token to check in with: ${String(error)}`);
+    }
+  }
+
   async #attempt(address: string, giveUp: number): Promise<Connection> {
-    const token = await this.credentials.token();
+    const token = await this.#token();
     const { sessionKey, scheme, name } = this.credentials;
     const hello = { protocol_min: PROTOCOL, protocol_max: PROTOCOL, features: [], agent: AGENT };
     const checkIn = plainFrame(kinds.checkIn, { session_key: sessionKey, credentials: { scheme, token, name } });

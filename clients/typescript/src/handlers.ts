@@ -26,11 +26,10 @@ export class Handlers<Arguments extends readonly unknown[]> {
     };
   }
 
-  get isEmpty(): boolean {
-    return this.#handlers.size === 0;
-  }
-
   tell(...told: Arguments): void {
-    for (const { handler } of [...this.#handlers]) callOut(() => handler(...told));
+    for (const entry of [...this.#handlers]) {
+      // One of those before may have ended it.
+      if (this.#handlers.has(entry)) callOut(() => entry.handler(...told));
+    }
   }
 }

@@ -4,7 +4,7 @@
  * "__proto__" is a name; and because an integer that JavaScript's numbers don't hold has to come as a `bigint`.
  */
 
-import { DecodeError, TooLargeError } from "./errors.js";
+import { ArgumentError, DecodeError, TooLargeError } from "./errors.js";
 
 /** How large a value may be: containers inside each other, values in all (keys count), elements of one container. */
 export interface Limits {
@@ -18,7 +18,7 @@ export const UP: Limits = { depth: 16, nodes: 4096, elements: 1024 };
 /** What clients take from servers. The frame bounds it anyway. */
 export const DOWN: Limits = { depth: 64, nodes: 1 << 20, elements: 1 << 18 };
 
-/** Longest text that is decoded digit by digit: for a short one that costs less than the decoder of the platform. */
+/** Texts shorter than this are read and written letter by letter: that costs less than the platform's own way. */
 const SHORT_MAX = 24;
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
@@ -125,7 +125,7 @@ class Reader {
 
   #text(length: number, start: number): string {
     const from = this.#take(length, start);
-    if (length <= SHORT_MAX) {
+    if (length < SHORT_MAX) {
       let text = "";
       for (let at = from; at < this.at; at++) {
         const byte = this.bytes[at]!;
@@ -204,8 +204,8 @@ function keyed(key: unknown, at: number): string {
  * `value` as bytes. What is `undefined` is left out of an object, and nil elsewhere; a `Map` is a map, as an object is;
  * whole numbers are integers, all others are floats of 64 bits.
  *
- * @throws {@link TooLargeError} when a server would refuse it, or when it has no end; `TypeError` for what has no form in
- * MessagePack: functions, symbols, whole numbers over 64 bits.
+ * @throws {@link TooLargeError} when a server would refuse it, or when it has no end; {@link ArgumentError} for what has
+ * no form in MessagePack: functions, symbols, whole numbers over 64 bits.
  */
 export function encode(value: unknown, limits: Limits = UP): Uint8Array {
   const writer = new Writer(limits);
@@ -250,7 +250,7 @@ class Writer {
           depth,
         );
       default:
-        throw new TypeError(`a ${typeof value} can't be sent`);
+        throw new ArgumentError(`a ${typeof value} can't be sent`);
     }
   }
 
@@ -293,10 +293,10 @@ class Writer {
 
   #bigint(value: bigint): void {
     if (value >= 0n) {
-      if (value > 0xffff_ffff_ffff_ffffn) throw new TypeError("a whole number has more than 64 bits");
+      if (value > 0xffff_ffff_ffff_ffffn) throw new ArgumentError("a whole number of more than 64 bits can't be sent");
       this.#headed(0xcf, 8, (view, at) => view.setBigUint64(at, value));
     } else {
-      if (value < -0x8000_0000_0000_0000n) throw new TypeError("a whole number has more than 64 bits");
+      if (value < -0x8000_0000_0000_0000n) throw new ArgumentError("a whole number of more than 64 bits can't be sent");
       this.#headed(0xd3, 8, (view, at) => view.setBigInt64(at, value));
     }
   }
@@ -314,6 +314,20 @@ class Writer {
   }
 
   #text(text: string): void {
+    // Names of fields are most of what is written, and are short: the platform's encoder costs more than they do.
+    if (text.length < SHORT_MAX) {
+      const at = this.#room(1 + text.length);
+      for (let index = 0; ; index++) {
+        if (index === text.length) {
+          this.#bytes[at] = 0xa0 | text.length;
+          return;
+        }
+        const code = text.charCodeAt(index);
+        if (code > 0x7f) break;
+        this.#bytes[at + 1 + index] = code;
+      }
+      this.#at = at;
+    }
     const bytes = toUtf8.encode(text);
     this.#length(bytes.length, 0xa0, 32, [0xd9, 0xda, 0xdb]);
     const at = this.#room(bytes.length); // Before its bytes are looked at: they may move.

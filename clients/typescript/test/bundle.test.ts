@@ -61,7 +61,7 @@ test("what npm packs is the modules, their types and the bundle, and imports as 
   const target = mkdtempSync(join(tmpdir(), "greenroom-pack-"));
   try {
     const options = { cwd: folder, encoding: "utf8", stdio: "pipe" } as const;
-    const [packed] = JSON.parse(execFileSync("npm", ["pack", "--json", "--silent", "--pack-destination", target], options)) as [
+    const [packed] = JSON.parse(execFileSync("npm", ["pack", "--json", "--silent", "--offline", "--pack-destination", target], options)) as [
       { filename: string; files: { path: string }[] },
     ];
     const paths = packed.files.map(({ path }) => path);

@@ -160,13 +160,19 @@ test("settings that can't be used are refused before anything is dialled", async
 test("a token that is asked for is a fresh one at each check-in", async () => {
   const network = new Network();
   let count = 0;
-  const auth = { scheme: "jwt", token: async () => `token ${++count}` };
+  const token = async (): Promise<string> => {
+    count += 1;
+    if (count === 2) throw new Error("the studio's service is away");
+    return `token ${count}`;
+  };
+  const auth = { scheme: "jwt", token };
   const connecting = connect(network.options({ auth }));
   const peer = await network.accept();
   assert.equal((await peer.checkIn()).credentials.token, "token 1");
   const client = await soon("the check-in", connecting);
   peer.drop();
-  assert.equal((await (await network.accept()).checkIn()).credentials.token, "token 2");
+  // What can't be had at once is asked for again.
+  assert.equal((await (await network.accept()).checkIn()).credentials.token, "token 3");
   await client.close();
 });
 
@@ -735,6 +741,21 @@ test("a kind of its own bytes gives and takes bytes", async () => {
   room.send(Uint8Array.of(0xc1));
   assert.deepEqual([...(await peer.up()).payload], [0xc1]);
   assert.throws(() => room.send("text"), { name: "ArgumentError" });
+  await client.close();
+});
+
+test("a handler that is unsubscribed is not called any more, also by one that is called before it", async () => {
+  const [client, room, peer] = await new Network().seated();
+  const told: string[] = [];
+  room.onMessage((message) => {
+    told.push(`first ${message}`);
+    stop();
+  });
+  const stop = room.onMessage((message) => told.push(`second ${message}`));
+  const last = messages(room);
+  peer.event(1, "a");
+  await last.next("a message");
+  assert.deepEqual(told, ["first a"]);
   await client.close();
 });
 
