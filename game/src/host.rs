@@ -16,8 +16,8 @@ use greenroom_logs::Logs;
 use greenroom_logs::kinds::{InstanceFailed, TickOverrun};
 use greenroom_protocol::wire::client_instance::{QUERY_REFUSED, SEND_AGAIN, traced_name};
 use greenroom_protocol::wire::master_game::{
-    CreateInstance, CreateRefused, GameCounts, GameLoad, GameReport, GameToMaster, MasterToGame,
-    Traced,
+    Closed, CreateInstance, CreateRefused, FreeSeat, GameCounts, GameLoad, GameReport,
+    GameToMaster, HandedOver, KindInfo, MasterToGame, SeatChanged, SeatState, Traced,
 };
 use greenroom_protocol::wire::session_game::{
     self, Attach, AttachRefused, Attached, Ended, GameToSession, SessionToGame,
@@ -27,6 +27,7 @@ use greenroom_protocol::{
     LinkHeader, MasterLink, MemberId, Moment, Refusal, Seat, Seq, StampedHeader, Streams,
     TraceContext, UpHeader, Verdict, ViewId, Word, encode,
 };
+use greenroom_storage::StorageError;
 use greenroom_telemetry::{SpanKind, Tracer};
 use slab::Slab;
 
@@ -34,6 +35,7 @@ use crate::Metrics;
 use crate::clockwork::{Clockwork, Ticks};
 use crate::frozen::{Asked, Frozen, Waiting};
 use crate::lease::Lease;
+use crate::snapshots::{Loaded, Save};
 use crate::spans::Spans;
 use crate::upward::Upward;
 
@@ -55,6 +57,8 @@ pub(crate) struct Host {
     links: Slab<SessionLink>,
     pub(crate) upward: Upward,
     lease: Lease,
+    /// Without one, nothing is durable.
+    has_store: bool,
     /// When the master that decides was answered, in microseconds.
     answered: u64,
     /// Instances that run by the lease.
@@ -67,6 +71,10 @@ pub(crate) struct Host {
     effects: Effects,
     /// What instances asked of the store, until the shell has it.
     orders: Vec<Ordered>,
+    /// What the store is to do for instances that are durable, until the shell has it.
+    chores: Vec<Chore>,
+    /// Instances that are being read from the store.
+    loading: BTreeMap<InstanceId, CreateInstance>,
     header: Vec<u8>,
     started: Instant,
     draining: bool,
@@ -101,6 +109,51 @@ struct Hosted {
     due: Option<u64>,
     /// It stands still, and this is what it has missed.
     frozen: Option<Frozen>,
+    durable: Option<Durable>,
+}
+
+/// How far an instance that is durable is stored.
+#[derive(Debug)]
+struct Durable {
+    /// Steps between two snapshots.
+    every: u32,
+    /// The step after which the last one was taken.
+    taken: u64,
+    /// How many were taken in this life.
+    n: u64,
+    /// One is on its way to the store: there is never another one.
+    is_under_way: bool,
+    stage: Kept,
+}
+
+/// What is said of an instance that is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// It is said to run once its first snapshot is stored.
+    Unsaid,
+    Said,
+    /// It stands still until its last snapshot is stored, and goes on elsewhere.
+    HandingOver,
+}
+
+/// What the store is to do for instances that are durable.
+#[derive(Debug)]
+pub(crate) enum Chore {
+    Save(Save),
+    Load(InstanceId, Incarnation),
+    SetAside(InstanceId, Incarnation, Loaded),
+    Remove(InstanceId, Incarnation),
+}
+
+impl Hosted {
+    /// It stands still, and goes on elsewhere in a moment.
+    fn is_handed_over(&self) -> bool {
+        self.durable.as_ref().is_some_and(|kept| kept.stage == Kept::HandingOver)
+    }
+    /// It may run elsewhere when no master has renewed the lease.
+    fn runs_by_lease(&self) -> bool {
+        self.core.key().is_some() || self.durable.is_some()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -197,6 +250,7 @@ pub(crate) struct Settings {
     pub(crate) capacity: u32,
     pub(crate) labels: Vec<EcoString>,
     pub(crate) tick_grid: Duration,
+    pub(crate) has_store: bool,
     pub(crate) lease: Duration,
     pub(crate) logs: Logs,
     pub(crate) tracer: Tracer,
@@ -217,6 +271,7 @@ impl Host {
             links: Slab::new(),
             upward: Upward::default(),
             lease: Lease::new(settings.lease),
+            has_store: settings.has_store,
             answered: 0,
             keyed: 0,
             frozen: 0,
@@ -224,6 +279,8 @@ impl Host {
             clockwork: Clockwork::new(micros(settings.tick_grid).max(1)),
             effects: Effects::new(),
             orders: Vec::new(),
+            chores: Vec::new(),
+            loading: BTreeMap::new(),
             header: Vec::new(),
             started,
             draining: false,
@@ -532,11 +589,17 @@ impl Host {
         self.thaw_at = None;
         self.answered = self.micros();
     }
+    /// What it runs. Without a store nothing is durable.
+    fn kinds(&self) -> Vec<KindInfo> {
+        let mut kinds = self.registry.kinds();
+        kinds.iter_mut().for_each(|kind| kind.durable &= self.has_store);
+        kinds
+    }
     fn report(&self) -> GameReport {
         GameReport {
             address: self.address.clone(),
             build: self.build.clone(),
-            kinds: self.registry.kinds(),
+            kinds: self.kinds(),
             capacity: self.capacity,
             labels: self.labels.clone(),
             instances: self.instances.iter().map(|(_, hosted)| hosted.core.held()).collect(),
@@ -544,14 +607,23 @@ impl Host {
     }
     fn take(&mut self, message: MasterToGame) {
         match message {
+            MasterToGame::Create(order) if order.restore.is_some() => self.restore(order),
             MasterToGame::Create(order) => self.create(&order),
             MasterToGame::FreeSeat(free) => {
+                self.free_unseated(&free);
                 if let Some(at) = self.running(free.instance, free.incarnation) {
                     let (seat, session, refusal) = (free.seat, free.session, free.refusal);
                     self.tell(at, Input::Free { seat, session, refusal });
                 }
             }
             MasterToGame::Destroy(destroy) => {
+                let (instance, incarnation) = (destroy.instance, destroy.incarnation);
+                if self.is_loading(instance, incarnation) {
+                    self.loading.remove(&instance);
+                    self.chores.push(Chore::Remove(instance, incarnation));
+                    let refusal = destroy.refusal.clone();
+                    self.upward.push(&Closed { instance, incarnation, refusal }.into());
+                }
                 if let Some(at) = self.running(destroy.instance, destroy.incarnation) {
                     self.tell(at, Input::Destroy { refusal: destroy.refusal });
                 }
@@ -630,22 +702,274 @@ impl Host {
             return Err(Refusal::new(Code::Busy, "another life of the instance runs here"));
         }
         let core = self.registry.create(order, self.now())?;
-        let running = core.running();
+        self.host(core);
+        Metrics::add(&self.metrics.created, 1);
+        Ok(())
+    }
+    /// Has an instance run here. One that is durable is said to once it is stored.
+    fn host(&mut self, core: Core) {
+        let (running, instance) = (core.running(), core.instance());
         self.used += u64::from(core.weight());
-        self.keyed += usize::from(core.key().is_some());
         let now = self.micros();
         let ticks = match core.tick_rate() {
             0 => None,
             rate => Some(self.clockwork.ticks(rate, now)),
         };
+        let durable = core.durable_steps().filter(|_| self.has_store).map(|every| Durable {
+            every,
+            taken: core.tick_number().0,
+            n: 0,
+            is_under_way: false,
+            stage: Kept::Unsaid,
+        });
+        let is_durable = durable.is_some();
         let (attached, routes) = (Vec::new(), Vec::new());
-        let hosted = Hosted { core, attached, routes, ticks, due: None, frozen: None };
+        let hosted = Hosted { core, attached, routes, ticks, due: None, frozen: None, durable };
+        self.keyed += usize::from(hosted.runs_by_lease());
         let at = self.instances.insert(hosted);
-        self.by_id.insert(order.instance, at);
+        self.by_id.insert(instance, at);
         self.schedule(at);
-        Metrics::add(&self.metrics.created, 1);
-        self.upward.push(&running.into());
-        Ok(())
+        if is_durable {
+            self.save(at);
+        } else {
+            self.upward.push(&running.into());
+        }
+    }
+
+    // What is durable.
+
+    /// What the store is to do since this was last called.
+    pub(crate) fn take_chores(&mut self) -> Vec<Chore> {
+        std::mem::take(&mut self.chores)
+    }
+    /// Takes a snapshot, if none is under way.
+    fn save(&mut self, at: usize) {
+        let Some(hosted) = self.instances.get_mut(at) else { return };
+        let Some(durable) = hosted.durable.as_mut().filter(|durable| !durable.is_under_way) else {
+            return;
+        };
+        let core = &hosted.core;
+        let (instance, incarnation) = (core.instance(), core.incarnation());
+        durable.taken = core.tick_number().0;
+        match core.snapshot() {
+            Ok(Some(state)) => {
+                durable.n += 1;
+                durable.is_under_way = true;
+                let (n, tick, kind) = (durable.n, durable.taken, core.kind_name());
+                let save = Save { instance, incarnation, n, kind, tick, state };
+                self.chores.push(Chore::Save(save));
+            }
+            Ok(None) => {}
+            Err(fault) => {
+                Metrics::add(&self.metrics.snapshots_failed, 1);
+                tracing::error!(%instance, %fault, "an instance can't be stored");
+            }
+        }
+    }
+    /// A snapshot is stored, or not.
+    pub(crate) fn saved(
+        &mut self,
+        (instance, incarnation): (InstanceId, Incarnation),
+        result: Result<(), StorageError>,
+    ) {
+        let Some(at) = self.running(instance, incarnation) else { return };
+        let Some(durable) = &mut self.instances[at].durable else { return };
+        durable.is_under_way = false;
+        let stage = durable.stage;
+        match result {
+            Ok(()) => Metrics::add(&self.metrics.snapshots, 1),
+            Err(error @ StorageError::Deposed { .. }) => {
+                Metrics::add(&self.metrics.snapshots_deposed, 1);
+                tracing::warn!(%instance, %error, "an instance goes on elsewhere and is stopped here");
+                let text = "the instance goes on elsewhere";
+                return self
+                    .tell(at, Input::Destroy { refusal: Refusal::new(Code::InstanceLost, text) });
+            }
+            Err(error) => {
+                Metrics::add(&self.metrics.snapshots_failed, 1);
+                tracing::warn!(%instance, %error, "a snapshot was not stored");
+                if stage == Kept::Unsaid {
+                    let refusal = Refusal::new(Code::Unavailable, eco_format!("{error}"));
+                    self.upward.push(&CreateRefused { instance, incarnation, refusal }.into());
+                    return self.let_go(at);
+                }
+                if stage == Kept::HandingOver {
+                    let refusal = Refusal::new(Code::Draining, "the game server is stopping");
+                    return self.tell(at, Input::Destroy { refusal });
+                }
+                return;
+            }
+        }
+        match stage {
+            Kept::Unsaid => {
+                if let Some(durable) = &mut self.instances[at].durable {
+                    durable.stage = Kept::Said;
+                }
+                let running = self.instances[at].core.running();
+                self.upward.push(&running.into());
+            }
+            Kept::Said => {}
+            Kept::HandingOver => {
+                let Some(durable) = &self.instances[at].durable else { return };
+                if durable.taken == self.instances[at].core.tick_number().0 {
+                    self.upward.push(&HandedOver { instance, incarnation }.into());
+                    self.let_go(at);
+                } else {
+                    self.save(at); // The one that was under way when it was stopped.
+                }
+            }
+        }
+    }
+    /// Has an instance read from the store, to go on from there.
+    fn restore(&mut self, order: CreateInstance) {
+        let (instance, incarnation) = (order.instance, order.incarnation);
+        let known = self.registry.weight(&order.kind);
+        let free = u64::from(self.capacity).saturating_sub(self.used);
+        let refusal = if self.draining {
+            Some(Refusal::new(Code::Draining, "the game server is stopping"))
+        } else if known.is_none_or(|weight| u64::from(weight) > free) {
+            Some(Refusal::new(Code::NoCapacity, "the game server has no room for it"))
+        } else if self.by_id.contains_key(&instance) {
+            Some(Refusal::new(Code::Busy, "another life of the instance runs here"))
+        } else {
+            None
+        };
+        match refusal {
+            Some(refusal) => {
+                self.upward.push(&CreateRefused { instance, incarnation, refusal }.into());
+            }
+            None => {
+                self.loading.insert(instance, order);
+                self.chores.push(Chore::Load(instance, incarnation));
+            }
+        }
+    }
+    fn is_loading(&self, instance: InstanceId, incarnation: Incarnation) -> bool {
+        self.loading.get(&instance).is_some_and(|order| order.incarnation == incarnation)
+    }
+    /// What was stored of an instance is here, or not.
+    pub(crate) fn loaded(
+        &mut self,
+        (instance, incarnation): (InstanceId, Incarnation),
+        result: Result<Option<Loaded>, StorageError>,
+    ) {
+        if !self.is_loading(instance, incarnation) {
+            return; // It was closed meanwhile.
+        }
+        let Some(order) = self.loading.remove(&instance) else { return };
+        let kind = &order.kind;
+        let refusal = match result {
+            Err(error) => Refusal::new(Code::Unavailable, eco_format!("{error}")),
+            Ok(None) => {
+                let text = eco_format!("nothing is stored of the instance of kind {kind:?}");
+                Refusal::new(Code::InstanceLost, text)
+            }
+            Ok(Some(loaded)) => match self.revive(&order, &loaded) {
+                Ok(core) => {
+                    Metrics::add(&self.metrics.restored, 1);
+                    tracing::info!(%instance, tick = core.tick_number().0, "an instance goes on here");
+                    return self.host(core);
+                }
+                Err(why) => {
+                    tracing::error!(%instance, %kind, %why, "a snapshot can't be read; it is set aside");
+                    self.chores.push(Chore::SetAside(instance, incarnation, loaded));
+                    let text = eco_format!(
+                        "what was stored of the instance of kind {kind:?} can't be read"
+                    );
+                    Refusal::new(Code::InstanceFailed, text)
+                }
+            },
+        };
+        Metrics::add(&self.metrics.restore_refused, 1);
+        self.upward.push(&CreateRefused { instance, incarnation, refusal }.into());
+    }
+    fn revive(&mut self, order: &CreateInstance, loaded: &Loaded) -> Result<Core, EcoString> {
+        let state = loaded.state.as_ref().map_err(Clone::clone)?;
+        let core = self.registry.restore(order.kind.as_str(), state);
+        let mut core = core.map_err(|fault| eco_format!("{fault}"))?;
+        if core.instance() != order.instance {
+            return Err(eco_format!("it is of the instance {}", core.instance()));
+        }
+        let seats = order.restore.iter().flat_map(|restore| &restore.seats);
+        let seats = seats.map(|held| (held.seat, held.session)).collect();
+        let revived = Input::Revived { incarnation: order.incarnation, seats };
+        self.effects.clear();
+        core.handle(self.now(), revived, &mut self.effects);
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut failed = None;
+        for effect in effects.items.drain(..) {
+            match effect {
+                Effect::Report(report) => match *report {
+                    GameToMaster::Closed(closed) => failed = Some(closed.refusal.message),
+                    report => drop(self.upward.push(&report)),
+                },
+                Effect::Store(order) => {
+                    let (instance, incarnation) = (core.instance(), core.incarnation());
+                    self.orders.push(Ordered { instance, incarnation, order: *order });
+                }
+                Effect::Log { text, .. } => tracing::info!(instance = %core.instance(), "{text}"),
+                // Nobody is connected.
+                Effect::Attached { .. }
+                | Effect::AttachRefused { .. }
+                | Effect::ToSeat { .. }
+                | Effect::Patch { .. }
+                | Effect::Piece { .. }
+                | Effect::SeatEnded { .. } => {}
+            }
+        }
+        self.effects = effects;
+        failed.map_or(Ok(core), Err)
+    }
+    /// The directory frees a seat that nobody has here: it waits for the word that it is free all the same.
+    fn free_unseated(&mut self, free: &FreeSeat) {
+        let FreeSeat { instance, incarnation, seat, session, .. } = *free;
+        let is_unseated = if let Some(order) = self.loading.get_mut(&instance) {
+            if let Some(restore) = &mut order.restore {
+                restore.seats.retain(|held| (held.seat, held.session) != (seat, session));
+            }
+            order.incarnation == incarnation
+        } else {
+            self.running(instance, incarnation).is_some_and(|at| {
+                let Hosted { core, durable, .. } = &self.instances[at];
+                let holder = core.holder(seat).map(|(_, session, _)| session);
+                durable.is_some() && holder != Some(session)
+            })
+        };
+        if is_unseated {
+            let state = SeatState::Free;
+            self.upward.push(&SeatChanged { instance, incarnation, seat, session, state }.into());
+        }
+    }
+    /// Stores what is durable as it is now, and gives it away.
+    fn hand_over(&mut self) {
+        for at in self.all() {
+            let hosted = &self.instances[at];
+            let is_said = hosted.durable.as_ref().is_some_and(|kept| kept.stage == Kept::Said);
+            if !is_said || hosted.frozen.is_some() {
+                continue;
+            }
+            if hosted.ticks.is_some() {
+                // What was taken in since the last step is not lost.
+                self.tell(at, Input::Tick);
+            }
+            let Some(durable) = self.instances.get_mut(at).and_then(|it| it.durable.as_mut())
+            else {
+                continue;
+            };
+            durable.stage = Kept::HandingOver;
+            self.schedule(at);
+            self.save(at);
+        }
+    }
+    /// Has an instance run here no more, without a word to those in it: their sessions are told where it goes on.
+    fn let_go(&mut self, at: usize) {
+        for seat in 0..self.instances[at].attached.len() {
+            let seat = Seat(u16::try_from(seat).expect("a kind has at most 32,768 seats"));
+            if let Some(to) = self.unroute(at, seat) {
+                self.forget(to.link, to.member);
+            }
+        }
+        self.remove(at);
     }
     /// Tells the master the load, which renews the lease, and the metrics what the links have done.
     pub(crate) fn report_load(&mut self) {
@@ -703,6 +1027,7 @@ impl Host {
     pub(crate) fn drain(&mut self) {
         self.draining = true;
         self.report_load();
+        self.hand_over();
     }
     /// Ends every instance that is left.
     pub(crate) fn close_all(&mut self) {
@@ -770,7 +1095,7 @@ impl Host {
     fn schedule(&mut self, at: usize) {
         let hosted = &mut self.instances[at];
         let due = match &hosted.ticks {
-            _ if hosted.frozen.is_some() => None,
+            _ if hosted.frozen.is_some() || hosted.is_handed_over() => None,
             Some(ticks) => Some(self.clockwork.on_grid(ticks.next())),
             None => hosted.core.next_due().map(|due| due.0.saturating_mul(1_000)),
         };
@@ -793,7 +1118,7 @@ impl Host {
         }
         for at in self.all() {
             let hosted = &mut self.instances[at];
-            if hosted.core.key().is_some() && hosted.frozen.is_none() {
+            if hosted.runs_by_lease() && hosted.frozen.is_none() {
                 hosted.frozen = Some(Frozen::default());
                 self.frozen += 1;
                 self.schedule(at);
@@ -804,7 +1129,7 @@ impl Host {
         let instances = self.frozen;
         tracing::warn!(
             instances,
-            "no master renewed the lease for as long as it lasts: instances with a unique key stand still"
+            "no master renewed the lease for as long as it lasts: instances that may run elsewhere stand still"
         );
         // It begins anew when a master welcomes this server: the one that is followed says again that it decides, or
         // another one does.
@@ -912,8 +1237,16 @@ impl Host {
         {
             return frozen.keep(input);
         }
+        if hosted.is_handed_over() && !matches!(input, Input::Destroy { .. }) {
+            return; // What comes now is undecided to its sender, who is told so.
+        }
         hosted.core.handle(now, input, &mut self.effects);
         let is_closed = hosted.core.is_closed();
+        let tick = hosted.core.tick_number().0;
+        let is_to_save = hosted
+            .durable
+            .as_ref()
+            .is_some_and(|kept| tick.saturating_sub(kept.taken) >= u64::from(kept.every));
         // Taken out while they are performed; both keep their memory.
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.items.drain(..) {
@@ -922,9 +1255,16 @@ impl Host {
         effects.clear();
         self.effects = effects;
         if is_closed {
+            let Hosted { core, durable, .. } = &self.instances[at];
+            if durable.is_some() {
+                self.chores.push(Chore::Remove(core.instance(), core.incarnation()));
+            }
             self.remove(at);
-        } else {
-            self.schedule(at);
+            return;
+        }
+        self.schedule(at);
+        if is_to_save {
+            self.save(at);
         }
     }
     fn perform(&mut self, at: usize, effect: Effect, bytes: &[u8], asking: Option<Asking>) {
@@ -1095,7 +1435,7 @@ impl Host {
         self.by_id.remove(&hosted.core.instance());
         self.spans.forget(at);
         self.used -= u64::from(hosted.core.weight());
-        self.keyed -= usize::from(hosted.core.key().is_some());
+        self.keyed -= usize::from(hosted.runs_by_lease());
         if let Some(frozen) = hosted.frozen {
             self.frozen -= 1;
             Metrics::set(&self.metrics.frozen, self.frozen as u64);

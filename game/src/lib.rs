@@ -36,6 +36,7 @@ mod host;
 mod lease;
 mod metrics;
 mod shell;
+mod snapshots;
 mod spans;
 mod upward;
 

@@ -39,10 +39,20 @@ greenroom_telemetry::instruments! {
     histogram tick_lateness = "greenroom.game.tick.lateness";
     /// How long steps at fixed rates took, with what they sent.
     histogram tick_duration = "greenroom.game.tick.duration";
-    /// Instances with a unique key that stand still now, since no master renews the lease.
+    /// Instances with a unique key, or durable ones, that stand still now, since no master renews the lease.
     gauge frozen = "greenroom.game.instance.frozen", "instance";
     /// How often that began.
     counter leases_lost = "greenroom.game.lease.lost", "lease";
+    /// Snapshots that were stored.
+    counter snapshots = "greenroom.game.snapshot.stored", "snapshot";
+    /// Snapshots that were not stored; each is logged.
+    counter snapshots_failed = "greenroom.game.snapshot.failed", "snapshot";
+    /// Snapshots of lives that were over: the store refused them.
+    counter snapshots_deposed = "greenroom.game.snapshot.deposed", "snapshot";
+    /// Instances that were taken up from what was stored of them.
+    counter restored = "greenroom.game.instance.restored", "instance";
+    /// Instances that could not be.
+    counter restore_refused = "greenroom.game.instance.restore_refused", "instance";
     /// Scores that were dropped, because too many waited for a master.
     counter scores_dropped = "greenroom.game.score.dropped", "score";
     /// Frames for seats that are not there any more.

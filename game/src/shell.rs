@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::documents::Documents;
-use crate::host::{Host, LinkKey, Ordered, Settings};
+use crate::host::{Chore, Host, LinkKey, Ordered, Settings};
+use crate::snapshots;
 use crate::{GameConfig, GameError, Metrics};
 
 /// How long a link may take for what is still to be written when the server stops.
@@ -103,6 +104,7 @@ pub fn bind(
         labels: config.labels.clone(),
         tick_grid: config.tick_grid,
         lease: config.lease,
+        has_store: false,
         logs,
         tracer: Tracer::default(),
     };
@@ -138,10 +140,11 @@ impl Game {
         self.settings.tracer = tracer;
         self
     }
-    /// The same, with a store for the documents of its games. Without one they are refused as unavailable.
+    /// The same, with a store. Without one the documents of games are refused as unavailable, and no kind is durable.
     #[must_use]
     pub fn stored_in(mut self, storage: Storage) -> Self {
         self.storage = Some(storage);
+        self.settings.has_store = true;
         self
     }
     /// What it counts.
@@ -163,7 +166,8 @@ impl Game {
             .map_err(|source| GameError::Listen { address, source })?;
         let shell = Rc::new(Shell {
             host: RefCell::new(Host::new(self.registry, self.settings, self.metrics)),
-            documents: self.storage.map(Documents::new),
+            documents: self.storage.clone().map(Documents::new),
+            storage: self.storage,
             me: self.me,
             rescheduled: Notify::new(),
             emptied: Notify::new(),
@@ -205,6 +209,7 @@ impl Game {
 struct Shell {
     host: RefCell<Host>,
     documents: Option<Rc<Documents>>,
+    storage: Option<Storage>,
     me: Me,
     /// Something may be due earlier than it was.
     rescheduled: Notify,
@@ -228,6 +233,7 @@ impl Shell {
         }
         let full = host.take_full();
         let orders = host.take_orders();
+        let chores = host.take_chores();
         if host.is_deserted() || !host.upward.is_waiting_for_word() {
             self.emptied.notify_one();
         }
@@ -238,7 +244,37 @@ impl Shell {
         for ordered in orders {
             self.store(ordered);
         }
+        for chore in chores {
+            self.spawn(Rc::clone(self).keep(chore));
+        }
         result
+    }
+    /// Has the store do something for an instance that is durable.
+    async fn keep(self: Rc<Self>, chore: Chore) {
+        // Nothing is durable without a store.
+        let Some(storage) = &self.storage else { return };
+        match chore {
+            Chore::Save(save) => {
+                let of = (save.instance, save.incarnation);
+                let result = snapshots::save(storage, save).await;
+                self.with_host(|host| host.saved(of, result));
+            }
+            Chore::Load(instance, incarnation) => {
+                let result = snapshots::load(storage, instance).await;
+                self.with_host(|host| host.loaded((instance, incarnation), result));
+            }
+            Chore::SetAside(instance, incarnation, loaded) => {
+                let result = snapshots::set_aside(storage, instance, incarnation, loaded).await;
+                if let Err(error) = result {
+                    tracing::error!(%instance, %error, "a snapshot that can't be read was not set aside");
+                }
+            }
+            Chore::Remove(instance, incarnation) => {
+                if let Err(error) = snapshots::remove(storage, (instance, incarnation)).await {
+                    tracing::debug!(%instance, %error, "the snapshot of what is over stays");
+                }
+            }
+        }
     }
     /// Hands what an instance asked to the store, in the order in which it was asked, and tells it the answer.
     fn store(self: &Rc<Self>, ordered: Ordered) {

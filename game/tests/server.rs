@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use greenroom_game::{Game, GameConfig, GameError, Metrics, Registry, bind};
-use greenroom_game_core::{Cx, Instance, Kind, Never, Raw, Reject, Seat};
+use greenroom_game_core::{
+    CallId, Cx, Instance, Kind, Never, Raw, Reject, Seat, StoreRefusal, StoreTicket, Stored,
+};
 use greenroom_games::{Arena, Crowd, Echo};
 use greenroom_link::{ClusterKey, Incoming, Link, Me, Outgoing, accept, dial};
 use greenroom_protocol::wire::client_instance::{
@@ -18,6 +20,7 @@ use greenroom_protocol::wire::master_game::{
     CreateInstance, DestroyInstance, FreeSeat, GameReport, GameToMaster, MasterToGame, Renewed,
     SeatState,
 };
+use greenroom_protocol::wire::master_game::{Restore, RestoredSeat};
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::wire::session_game::{
     Attach, Detach, FANOUT, GameToSession, SessionToGame, UNICAST, UP,
@@ -28,6 +31,7 @@ use greenroom_protocol::{
     Limits, LinkHeader, MemberId, PatchHeader, PieceHeader, Refusal, Seq, ServerName, SessionId,
     StampedHeader, UpHeader, UserId,
 };
+use greenroom_storage::{Body, Collection, Schema, Storage, StorageConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
@@ -65,13 +69,17 @@ impl Server {
         Self::start_with(GameConfig::default()).await
     }
     async fn start_with(config: GameConfig) -> Self {
+        Self::start_in(config, None).await
+    }
+    async fn start_in(config: GameConfig, store: Option<&Storage>) -> Self {
         let bind_any = || TcpListener::bind("127.0.0.1:0");
         let listeners = [bind_any().await.unwrap(), bind_any().await.unwrap()];
         let masters = listeners.iter().map(|of| of.local_addr().unwrap().to_string()).collect();
         let config = GameConfig { masters, ..config };
         let registry = Registry::new().with::<Arena>().with::<Crowd>().with::<Echo>();
-        let registry = registry.with::<Flood>().with::<Tellall>();
+        let registry = registry.with::<Flood>().with::<Tellall>().with::<Saga>();
         let game: Game = bind(&config, &"test".into(), &key(), &"test".into(), registry).unwrap();
+        let game = store.into_iter().fold(game, |game, store| game.stored_in(store.clone()));
         let (address, metrics) = (game.address(), game.metrics());
         let stop = CancellationToken::new();
         let stopping = stop.clone();
@@ -1184,5 +1192,160 @@ fn a_session_server_that_reads_too_slowly_misses_patches_and_is_refreshed() {
         assert!(next.base > last, "patches between {last} and {next:?} were dropped");
         slow.up(1, CALL, 1, 0, b"still there?");
         assert_eq!(slow.down().await.2, b"\x01\0\0\0still there?");
+    });
+}
+
+// What is durable.
+
+/// Counts calls, keeps the count as a document too, and answers once that is stored.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Saga {
+    calls: u32,
+    waiting: Vec<(StoreTicket, CallId)>,
+}
+
+impl Instance for Saga {
+    const KIND: Kind<Self> = Kind::new("saga").durable_every(1).stays_when_empty();
+    type Params = ();
+    type Meta = ();
+    type In = Raw;
+    type Query = Never;
+    type Reply = Raw;
+    type Out = Never;
+    type Timer = Never;
+    type View<'a> = u32;
+    type PrivateView<'a> = ();
+
+    fn create((): (), _: &mut Cx<'_, Self>) -> Result<Self, Reject> {
+        Ok(Self { calls: 0, waiting: Vec::new() })
+    }
+    fn message(&mut self, _: Seat, _: Raw, cx: &mut Cx<'_, Self>) {
+        self.calls += 1;
+        let asked =
+            cx.store().upsert("calls", &std::collections::BTreeMap::from([("n", self.calls)]));
+        let ticket = asked.unwrap();
+        self.waiting.extend(cx.keep_call().map(|call| (ticket, call)));
+    }
+    fn stored(
+        &mut self,
+        what: StoreTicket,
+        outcome: Result<Stored, StoreRefusal>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let is_written = matches!(outcome, Ok(Stored::Written(_)));
+        for (_, call) in self.waiting.extract_if(.., |(ticket, _)| *ticket == what) {
+            cx.reply_to(call, Raw::from([u8::from(is_written)].as_slice()));
+        }
+    }
+    fn view(&self) -> u32 {
+        self.calls
+    }
+}
+
+fn in_memory() -> Storage {
+    let config = StorageConfig { store: "memory".into(), ..StorageConfig::default() };
+    greenroom_storage::open(&config, Schema::default()).unwrap()
+}
+fn take_up(incarnation: u64, seats: Vec<RestoredSeat>) -> CreateInstance {
+    let restore = Some(Restore { seats });
+    CreateInstance { incarnation: Incarnation(incarnation), restore, ..order("saga", 7) }
+}
+
+/// Two game servers with one store; the first is cut off from its master, which has the second take the instance up.
+#[test]
+fn an_instance_is_taken_up_from_the_store_by_another_server_and_its_former_life_is_deposed() {
+    run(async {
+        let store = in_memory();
+        let first = Server::start_in(GameConfig::default(), Some(&store)).await;
+        let mut master = first.master(1).await;
+        let kinds = &master.report.as_ref().unwrap().kinds;
+        assert!(kinds.iter().any(|kind| kind.name.as_str() == "saga" && kind.durable));
+        assert!(matches!(master.create("saga", 7).await, GameToMaster::Running(_)));
+        let mut ann = first.session("s1").await;
+        ann.attach(1, 3, 7, 0, 1);
+        assert!(matches!(ann.control().await, GameToSession::Attached(_)));
+        ann.up(1, CALL, 1, 0, &[]);
+        let reply = loop {
+            let (_, header, payload) = ann.down().await;
+            if header.kind == REPLY {
+                break payload;
+            }
+        };
+        assert_eq!(reply[4..], [1], "it is answered once its document is stored");
+        let key = greenroom_storage::Key::new(Collection::Documents, "saga/calls").unwrap();
+        assert_eq!(store.get(key).await.unwrap().unwrap().body.text(), "{\"n\":1}");
+        while first.metrics.snapshots.load(Relaxed) < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+
+        let second = Server::start_in(GameConfig::default(), Some(&store)).await;
+        let mut other = second.master(1).await;
+        let session = SessionId(100);
+        let held = RestoredSeat { seat: Seat(0), session };
+        other.order(&take_up(2, vec![held]).into());
+        let GameToMaster::Running(running) = other.hear().await else { panic!() };
+        assert_eq!(running.incarnation, Incarnation(2));
+        // The former life does not know, and its next snapshot is refused.
+        ann.up(1, CALL, 2, 0, &[]);
+        let closed = loop {
+            if let GameToMaster::Closed(closed) = master.hear().await {
+                break closed;
+            }
+        };
+        assert_eq!((closed.incarnation, closed.refusal.code), (Incarnation(1), Code::InstanceLost));
+        assert_eq!(first.metrics.snapshots_deposed.load(Relaxed), 1);
+        assert_eq!(second.metrics.restored.load(Relaxed), 1);
+
+        // What can't be read is set aside, and the master is told so by name.
+        let broken = greenroom_storage::Key::new(Collection::Snapshots, InstanceId(8).to_string());
+        let body = Body::new(&b"{\"kind\":\"saga\",\"tick\":3,\"state\":\"AAAA\"}"[..]).unwrap();
+        store.upsert(broken.unwrap(), body.clone()).await.unwrap();
+        let order = CreateInstance { instance: InstanceId(8), ..take_up(5, Vec::new()) };
+        other.order(&order.into());
+        let GameToMaster::CreateRefused(refused) = other.hear().await else { panic!() };
+        assert_eq!(refused.refusal.code, Code::InstanceFailed);
+        assert!(refused.refusal.message.contains("saga"), "{}", refused.refusal.message);
+        let aside = format!("unreadable/{}/{}", InstanceId(8), Incarnation(5));
+        let aside = greenroom_storage::Key::new(Collection::Snapshots, aside).unwrap();
+        while store.get(aside.clone()).await.unwrap().is_none_or(|found| found.body != body) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // And of what was never stored, nothing is made.
+        let order = CreateInstance { instance: InstanceId(9), ..take_up(5, Vec::new()) };
+        other.order(&order.into());
+        let GameToMaster::CreateRefused(refused) = other.hear().await else { panic!() };
+        assert_eq!(refused.refusal.code, Code::InstanceLost);
+    });
+}
+
+#[test]
+fn a_server_that_stops_stores_what_is_durable_and_hands_it_over() {
+    run(async {
+        let store = in_memory();
+        let mut server = Server::start_in(GameConfig::default(), Some(&store)).await;
+        let mut master = server.master(1).await;
+        assert!(matches!(master.create("saga", 7).await, GameToMaster::Running(_)));
+        let mut ann = server.session("s1").await;
+        ann.attach(1, 3, 7, 0, 1);
+        assert!(matches!(ann.control().await, GameToSession::Attached(_)));
+        server.stop.cancel();
+        loop {
+            match master.hear().await {
+                GameToMaster::HandedOver(handed) => {
+                    assert_eq!(handed.instance, InstanceId(7));
+                    break;
+                }
+                GameToMaster::SeatChanged(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        server.stopped().await.unwrap();
+        let second = Server::start_in(GameConfig::default(), Some(&store)).await;
+        let mut other = second.master(1).await;
+        other.order(&take_up(2, Vec::new()).into());
+        assert!(
+            matches!(other.hear().await, GameToMaster::SeatChanged(changed) if changed.state == SeatState::Free)
+        );
+        assert!(matches!(other.hear().await, GameToMaster::Running(_)));
     });
 }

@@ -1,0 +1,95 @@
+//! Instances that stay: each is stored whole while it runs, and taken up again from there.
+//!
+//! A snapshot is a document of its instance, owned by a life of it: the store takes newer ones of the same life and of
+//! later lives, so that a server that was given up, and does not know, writes over nothing.
+
+use ecow::{EcoString, eco_format};
+use greenroom_protocol::{Incarnation, InstanceId};
+use greenroom_storage::{Blob, Body, Collection, Key, Owner, Storage, StorageError, Write};
+use serde::{Deserialize, Serialize};
+
+/// A snapshot that is to be stored.
+#[derive(Debug)]
+pub(crate) struct Save {
+    pub(crate) instance: InstanceId,
+    pub(crate) incarnation: Incarnation,
+    /// Counts the snapshots of this life, from 1.
+    pub(crate) n: u64,
+    pub(crate) kind: &'static str,
+    pub(crate) tick: u64,
+    pub(crate) state: Vec<u8>,
+}
+
+/// As it stands in the store.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    kind: EcoString,
+    tick: u64,
+    state: Blob,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// Why the document is none, or the whole instance.
+    pub(crate) state: Result<Vec<u8>, EcoString>,
+    body: Body,
+}
+
+fn key(instance: InstanceId) -> Key {
+    Key::new(Collection::Snapshots, eco_format!("{instance}"))
+        .expect("an id is 26 letters and digits")
+}
+
+/// Writes a snapshot.
+///
+/// # Errors
+/// As the store; [`StorageError::Deposed`] when the instance goes on in a later life.
+pub(crate) async fn save(storage: &Storage, save: Save) -> Result<(), StorageError> {
+    let Save { instance, incarnation, n, kind, tick, state } = save;
+    let stored = Stored { kind: kind.into(), tick, state: Blob(state.into()) };
+    let owner = Owner::Instance { incarnation: incarnation.0, n };
+    storage.ask(Write::owned(key(instance), owner, Body::of(&stored)?)).await.map(drop)
+}
+
+/// Reads what was stored of an instance last, if something was.
+///
+/// # Errors
+/// As the store.
+pub(crate) async fn load(
+    storage: &Storage,
+    instance: InstanceId,
+) -> Result<Option<Loaded>, StorageError> {
+    let Some(document) = storage.get(key(instance)).await? else { return Ok(None) };
+    let stored = document.body.decode::<Stored>();
+    let state =
+        stored.map(|stored| stored.state.0.to_vec()).map_err(|error| eco_format!("{error}"));
+    Ok(Some(Loaded { state, body: document.body }))
+}
+
+/// Keeps a snapshot that can't be read under another key, where nobody writes over it.
+///
+/// # Errors
+/// As the store.
+pub(crate) async fn set_aside(
+    storage: &Storage,
+    instance: InstanceId,
+    incarnation: Incarnation,
+    loaded: Loaded,
+) -> Result<(), StorageError> {
+    let aside = eco_format!("unreadable/{instance}/{incarnation}");
+    let aside = Key::new(Collection::Snapshots, aside)?;
+    storage.upsert(aside, loaded.body).await.map(drop)
+}
+
+/// Removes what was stored of an instance that is over.
+///
+/// # Errors
+/// As the store; [`StorageError::Deposed`] when the instance goes on in a later life.
+pub(crate) async fn remove(
+    storage: &Storage,
+    (instance, incarnation): (InstanceId, Incarnation),
+) -> Result<(), StorageError> {
+    let owner = Owner::Instance { incarnation: incarnation.0, n: u64::MAX };
+    storage.ask(Write::owned_removal(key(instance), owner)).await.map(drop)
+}
