@@ -144,7 +144,7 @@ pub struct Weapon {
 
 impl Instance for Arena {
     const KIND: Kind<Self> =
-        Kind::new("arena").tick_rate(TICK_RATE).seats_max(16).version(1).storable();
+        Kind::new("arena").tick_rate(TICK_RATE).seats_max(16).version(1).durable_every(30);
     type Params = Params;
     type Meta = Meta;
     type In = In;

@@ -136,7 +136,7 @@ pub struct Duel {
 }
 
 impl Instance for Duel {
-    const KIND: Kind<Self> = Kind::new("duel").seats_max(2).version(1).storable();
+    const KIND: Kind<Self> = Kind::new("duel").seats_max(2).version(1).durable_every(1);
     type Params = ();
     type Meta = Meta;
     type In = In;
