@@ -140,8 +140,8 @@ async fn a_full_instance_refuses_and_join_or_create_makes_another() {
     cluster.wait_for("two arenas", |status| status.instances == 2);
 }
 
-/// A game server is killed: who played there, in what is not durable, is told that the instance is lost, and asking for any instance gives one
-/// on the server that is left, not the lost one again.
+/// A game server is killed: who played there, in what is not durable, is told that the instance is lost, and asking for
+/// any instance gives one on the server that is left, not the lost one again.
 #[tokio::test]
 async fn a_game_server_dies_and_its_player_goes_on_in_another_instance() {
     let mut cluster = Cluster::start(1, 2);
