@@ -1,7 +1,7 @@
 //! The file: what makes it one of ours, its tables and indexes, and what is said when something is wrong with it.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::search::FieldType;
@@ -17,6 +17,8 @@ const FORMAT: i64 = 1;
 const CHECKED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// How long another process may hold the file before a write is answered as unavailable.
 const BUSY: Duration = Duration::from_secs(2);
+/// The same while the file is opened: others may be making it, on a slow disk.
+const BUSY_AT_FIRST: Duration = Duration::from_secs(30);
 /// How long a thread sleeps until it asks again whether another process still holds the file.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 /// Bytes that the write-ahead log keeps once it has been written into the file.
@@ -65,7 +67,8 @@ pub(super) fn create(file: &Path) -> Result<Connection, OpenError> {
             Err(error) => return Err(refused(file, &error)),
         }
     }
-    set_up(&mut connection).map_err(|error| refused(file, &error))?;
+    set_up(&mut connection, format).map_err(|error| refused(file, &error))?;
+    connection.busy_handler(Some(wait)).map_err(|error| refused(file, &error))?;
     Ok(connection)
 }
 
@@ -78,17 +81,25 @@ pub(super) fn read(file: &Path) -> Result<Connection, OpenError> {
 }
 
 fn begin(connection: &mut Connection) -> rusqlite::Result<()> {
-    connection.busy_handler(Some(wait))?;
+    connection.busy_handler(Some(wait_at_first))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(())
 }
 
+fn wait(times: i32) -> bool {
+    wait_up_to(BUSY, times)
+}
+
+fn wait_at_first(times: i32) -> bool {
+    wait_up_to(BUSY_AT_FIRST, times)
+}
+
 /// SQLite's own waits grow up to 100 ms each: then whoever comes often starves who waits.
 #[expect(clippy::disallowed_methods, reason = "called by SQLite, in a thread of the store's own")]
-fn wait(times: i32) -> bool {
+fn wait_up_to(longest: Duration, times: i32) -> bool {
     let waited = BUSY_PAUSE.saturating_mul(u32::try_from(times).unwrap_or_default());
     std::thread::sleep(BUSY_PAUSE);
-    waited < BUSY
+    waited < longest
 }
 
 fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
@@ -96,11 +107,22 @@ fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
 }
 
 /// Sets the connection up, and makes the tables that are not there.
-fn set_up(connection: &mut Connection) -> rusqlite::Result<()> {
-    connection.pragma_update(None, "journal_mode", "wal")?;
+fn set_up(connection: &mut Connection, format: i64) -> rusqlite::Result<()> {
+    let began = Instant::now();
+    // Where two make the file at once, SQLite refuses one of them without asking the busy handler.
+    while let Err(error) = connection.pragma_update(None, "journal_mode", "wal") {
+        let is_held = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+        if !is_held || began.elapsed() > BUSY_AT_FIRST {
+            return Err(error);
+        }
+        std::thread::yield_now();
+    }
     // Each commit is durable before it returns.
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES_MAX)?;
+    if format == FORMAT {
+        return Ok(());
+    }
     let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     change.pragma_update(None, "application_id", APPLICATION)?;
     change.pragma_update(None, "user_version", FORMAT)?;
