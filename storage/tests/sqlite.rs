@@ -173,8 +173,8 @@ fn what_was_acknowledged_survives_the_death_of_every_writer() {
     }
 }
 
-/// On a full disk writes are refused with a reason and reads go on; nothing is lost, and when there is room again, writes
-/// are stored again.
+/// On a full disk writes are refused with a reason and reads go on; nothing is lost, and when there is room again,
+/// writes are stored again.
 ///
 /// Method: a child whose files may not grow past a limit (what a full disk is to a program), which it lifts itself.
 #[test]
