@@ -2,7 +2,10 @@
 //! they had been done one after the other, on each store.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-#![expect(clippy::wildcard_enum_match_arm, reason = "a test waits for some answers among all others")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test waits for some answers among all others"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
