@@ -446,6 +446,24 @@ test("a new life of the instance begins new numbers and says so", async () => {
   await client.close();
 });
 
+test("an instance that goes on elsewhere takes its seats along, without being asked and on this connection", async () => {
+  const [client, room, peer] = await new Network().seated();
+  const told = messages(room);
+  const rewound = new Promise<number>((resolve) => room.onRewound(resolve));
+  room.send("undecided");
+  await peer.up();
+  peer.say(kinds.rejoined, joined(0, 1, { incarnation: "000000000001b", channel: 9 }));
+  assert.equal(await soon("the new life", rewound), 1);
+  peer.event(1, "from where it was"); // On the channel that is over.
+  peer.down(kinds.event, 1, 0, encode("from where it is"), 9, 9);
+  assert.equal(await told.next("a message"), "from where it is");
+  room.send("new");
+  const up = await peer.up();
+  assert.deepEqual([up.channel, up.number, decode(up.payload)], [9, 1, "new"]);
+  assert.deepEqual([client.status, room.left], ["live", null]);
+  await client.close();
+});
+
 test("another session has no requests and no live searches, and its seats begin anew", async () => {
   const network = new Network();
   const [client, room, peer] = await network.seated();
