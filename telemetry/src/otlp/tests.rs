@@ -45,10 +45,9 @@ fn at(address: SocketAddr) -> TelemetryConfig {
 fn name_of(resource: Option<Resource>) -> String {
     let attributes = resource.unwrap().attributes.into_iter();
     let mut named = attributes.filter(|attribute| attribute.key == "service.name");
-    match named.next().unwrap().value.unwrap().value.unwrap() {
-        any_value::Value::StringValue(name) => name,
-        other => panic!("{other:?}"),
-    }
+    let value = named.next().unwrap().value.unwrap().value;
+    let Some(any_value::Value::StringValue(name)) = value else { panic!("{value:?}") };
+    name
 }
 
 #[test]
