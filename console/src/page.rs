@@ -197,7 +197,7 @@ pub(crate) fn state(state: &str) -> Markup {
 
 /// A share of a whole as a bar.
 pub(crate) fn bar(part: u64, whole: u64) -> Markup {
-    let width = if whole == 0 { 0 } else { (part.saturating_mul(100) / whole).min(100) };
+    let width = part.saturating_mul(100).checked_div(whole).unwrap_or(0).min(100);
     let kind = match width {
         0..=79 => "fill",
         80..=94 => "fill warn",
