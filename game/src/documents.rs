@@ -42,7 +42,7 @@ impl Documents {
             self.dirty.borrow_mut().insert(key.clone(), body);
             return Ok(Box::pin(Rc::clone(self).write_dirty(key)));
         }
-        let taken = match order.act {
+        match order.act {
             StoreAct::Get => self.submit(Get(key.clone()), move |document| match document {
                 None => Stored::Absent,
                 Some(found) => Stored::Found(Document {
@@ -82,8 +82,7 @@ impl Documents {
                     taken => taken,
                 }
             }
-        };
-        taken
+        }
     }
     fn submit<R: Request + 'static>(
         &self,

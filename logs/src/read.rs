@@ -540,8 +540,14 @@ impl Reader {
         loop {
             match stream.next_record()? {
                 Some(record) if self.from.leaves_out(&record) => {}
-                Some(record) => return Ok(self.heads.push(Reverse(Head(record)))),
-                None => return Ok(self.waiting.push(process)),
+                Some(record) => {
+                    self.heads.push(Reverse(Head(record)));
+                    return Ok(());
+                }
+                None => {
+                    self.waiting.push(process);
+                    return Ok(());
+                }
             }
         }
     }

@@ -115,6 +115,10 @@ pub(crate) struct Sequencer {
 }
 
 impl Sequencer {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part that it owns, made by who opens them"
+    )]
     pub(crate) fn new(
         me: &Identity,
         has_peer: bool,

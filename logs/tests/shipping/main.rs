@@ -1,4 +1,5 @@
 //! Events are shipped to a Kinesis API that we did not write, by real processes, through a network that fails.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 mod http;
 mod moto;

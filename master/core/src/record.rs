@@ -137,6 +137,7 @@ struct GameServerRecord {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own of an instance")]
 struct InstanceRecord {
     kind: KindName,
     id: InstanceId,
@@ -200,6 +201,7 @@ enum Words<'a> {
 
 /// [`InstanceRecord`], borrowed.
 #[derive(Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own of an instance")]
 struct InstanceWords<'a> {
     kind: &'a KindName,
     id: InstanceId,
