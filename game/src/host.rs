@@ -1079,7 +1079,7 @@ impl Host {
                 tracing::warn!(%instance, ticks, "an instance is too far behind to catch up");
                 self.logs.emit(&TickOverrun {
                     instance,
-                    kind: hosted.core.kind_name().into(),
+                    instance_kind: hosted.core.kind_name().into(),
                     late_ms: Duration::from_micros(lateness.late),
                     given_up: ticks,
                 });
@@ -1311,7 +1311,7 @@ impl Host {
                     if is_failure {
                         self.logs.emit(&InstanceFailed {
                             instance: closed.instance,
-                            kind: self.instances[at].core.kind_name().into(),
+                            instance_kind: self.instances[at].core.kind_name().into(),
                             what: closed.refusal.message.clone(),
                         });
                     }

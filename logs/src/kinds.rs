@@ -36,6 +36,8 @@ events! {
     CheckIn = "check_in", 1, Info, about { user: UserId, session: SessionId } {
         /// The name that others see.
         name: EcoString,
+        /// Over which session server.
+        server: ServerName,
     }
     /// Somebody may not check in.
     CheckInRefused = "check_in_refused", 1, Warn, about {} {
@@ -52,10 +54,8 @@ events! {
     SessionAway = "session_away", 1, Info, about { user: UserId, session: SessionId } {}
     /// A session is over.
     SessionEnded = "session_ended", 1, Info, about { user: UserId, session: SessionId } {
-        /// Why: `left`, `expired`, or the code of a refusal.
-        why: EcoString,
-        /// How long it lasted, in milliseconds.
-        lasted_ms: Duration,
+        /// The code of why.
+        code: EcoString,
     }
     /// What a client sent was over its limits or no message at all, and its connection was ended for it.
     SecurityRefusal = "security_refusal", 1, Warn, about { user: UserId, session: SessionId } {
@@ -68,58 +68,38 @@ events! {
         /// Refusals before this one that were too many to be told one by one.
         left_out: u64,
     }
-    /// A client could not apply a patch: what it has is not what the instance has. It gets a snapshot.
-    ClientDesync = "client_desync", 1, Error,
-        about { user: Option<UserId>, instance: InstanceId, session: Option<SessionId> }
-    {
-        /// The seat.
-        seat: Seat,
-        /// Which view.
-        view: u16,
-    }
-
-    /// A user made an instance.
+    /// A user asked for an instance, and it is there.
     DirectoryCreate = "directory_create", 1, Info,
         about { user: UserId, instance: InstanceId, session: SessionId }
     {
         /// Of which kind.
-        kind: KindName,
-        /// How it was asked for: `create` or `join_or_create`.
-        by: &'static str,
+        instance_kind: Option<KindName>,
     }
-    /// A user got a seat.
+    /// A user asked for a seat, and got it.
     DirectoryJoin = "directory_join", 1, Info,
         about { user: UserId, instance: InstanceId, session: SessionId }
     {
         /// Of which kind.
-        kind: KindName,
-        /// How it was asked for: `create`, `join` or `join_or_create`.
-        by: &'static str,
+        instance_kind: KindName,
         /// Which seat.
         seat: Seat,
-        /// From the question to the answer, in milliseconds.
-        waited_ms: Duration,
     }
-    /// A user's seat is free again.
+    /// A user gave a seat back.
     DirectoryLeave = "directory_leave", 1, Info,
         about { user: UserId, instance: InstanceId, session: SessionId }
     {
         /// Of which kind.
-        kind: KindName,
-        /// Why: `left`, or the code of a refusal.
-        why: EcoString,
+        instance_kind: Option<KindName>,
     }
     /// Somebody had an instance closed.
     DirectoryDestroy = "directory_destroy", 1, Info,
         about { user: Option<UserId>, instance: InstanceId, session: Option<SessionId> }
     {
-        /// Who: `owner` or `operator`.
-        by: &'static str,
+        /// `owner`, who asked and was answered, or `operator`, who has it closed from now on.
+        who: &'static str,
     }
     /// A user's request to the directory was refused.
     DirectoryRefused = "directory_refused", 1, Info, about { user: UserId, session: SessionId } {
-        /// What was asked: `create`, `join`, `join_or_create`, `leave`, `destroy`, `watch`.
-        request: &'static str,
         /// The code of the refusal.
         code: EcoString,
     }
@@ -127,7 +107,7 @@ events! {
     /// An instance has its place on a game server, which is to make it.
     InstanceGranted = "instance_granted", 1, Info, about { instance: InstanceId } {
         /// Of which kind.
-        kind: KindName,
+        instance_kind: KindName,
         /// On which game server.
         server: ServerName,
         /// Its incarnation.
@@ -136,30 +116,53 @@ events! {
     /// An instance runs.
     InstanceRunning = "instance_running", 1, Info, about { instance: InstanceId } {
         /// Of which kind.
-        kind: KindName,
+        instance_kind: KindName,
         /// Since it was granted, in milliseconds.
         took_ms: Duration,
     }
-    /// An instance is over.
+    /// The game server of an instance is gone: it is to go on from its last snapshot, on another.
+    InstanceRestoring = "instance_restoring", 1, Warn, about { instance: InstanceId } {
+        /// Of which kind.
+        instance_kind: KindName,
+        /// On which game server.
+        server: ServerName,
+        /// Its incarnation there.
+        incarnation: Incarnation,
+    }
+    /// An instance goes on from its last snapshot.
+    InstanceRestored = "instance_restored", 1, Info, about { instance: InstanceId } {
+        /// Of which kind.
+        instance_kind: KindName,
+    }
+    /// An instance is over, or was never made.
     InstanceClosed = "instance_closed", 1, Info, about { instance: InstanceId } {
         /// Of which kind.
-        kind: KindName,
-        /// Why.
-        why: EcoString,
+        instance_kind: KindName,
+        /// The code of why.
+        code: EcoString,
         /// Since it was granted, in milliseconds.
         lived_ms: Duration,
+    }
+    /// Somebody is in a seat, is away from it, or is out of it.
+    SeatChanged = "seat_changed", 1, Info,
+        about { user: Option<UserId>, instance: InstanceId, session: SessionId }
+    {
+        /// Which seat.
+        seat: Seat,
+        /// `taken`, `away` or `free`.
+        state: &'static str,
     }
     /// An instance failed: its game has a bug.
     InstanceFailed = "instance_failed", 1, Error, about { instance: InstanceId } {
         /// Of which kind.
-        kind: EcoString,
+        instance_kind: EcoString,
         /// What went wrong.
         what: EcoString,
     }
     /// A step of an instance was so late that others after it were given up.
     TickOverrun = "tick_overrun", 1, Warn, about { instance: InstanceId } {
         /// Of which kind.
-        kind: EcoString,
+        instance_kind: EcoString,
         /// How late it was, in milliseconds.
         late_ms: Duration,
         /// How many were given up.
@@ -188,7 +191,7 @@ events! {
         /// Which.
         server: ServerName,
         /// What it is: `session` or `game`.
-        of: EcoString,
+        server_role: &'static str,
         /// This life of it.
         incarnation: Incarnation,
     }
@@ -196,25 +199,25 @@ events! {
     ServerSuspect = "server_suspect", 1, Warn, about {} {
         /// Which.
         server: ServerName,
-        /// What it is.
-        of: EcoString,
+        /// What it is: `session` or `game`.
+        server_role: &'static str,
     }
     /// A server's time is up: what it had is given away.
     ServerDown = "server_down", 1, Error, about {} {
         /// Which.
         server: ServerName,
-        /// What it is.
-        of: EcoString,
+        /// What it is: `session` or `game`.
+        server_role: &'static str,
     }
     /// A server gets nothing new.
     ServerDraining = "server_draining", 1, Info, about {} {
         /// Which.
         server: ServerName,
-        /// What it is.
-        of: EcoString,
+        /// What it is: `session` or `game`.
+        server_role: &'static str,
     }
 
-    /// Events were lost before this one, because more were emitted than the disk took.
+    /// Events are missing before this one: more were emitted than the disk took.
     EventsLost = "events_lost", 1, Error, about {} {
         /// How many.
         events: u64,

@@ -12,14 +12,15 @@ use greenroom_logs::{
     kinds::CheckIn,
     read::{From, Position, Reader, Record},
 };
-use greenroom_protocol::{SessionId, UserId};
+use greenroom_protocol::{ServerName, SessionId, UserId};
 use proptest::prelude::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn emit(logs: &Logs, n: u64) {
     let (user, session) = (UserId::new(format!("u{n}")).unwrap(), SessionId(n));
-    logs.emit(&CheckIn { user, session, name: format!("number {n}").into() });
+    let server = ServerName::new("s").unwrap();
+    logs.emit(&CheckIn { user, session, name: format!("number {n}").into(), server });
 }
 
 fn start(folder: &Path, config: &LogsConfig) -> LogWriter {
@@ -63,7 +64,7 @@ fn what_is_emitted_is_read_in_its_order_and_ids_rise() {
     assert!(records.windows(2).all(|two| two[0].id() < two[1].id()));
     let event = records[7].event();
     assert_eq!((&*event.node, &*event.role, event.v), ("session-1", "session", 1));
-    assert_eq!(event.fields.get(), r#"{"name":"number 7"}"#);
+    assert_eq!(event.fields.get(), r#"{"name":"number 7","server":"s"}"#);
     writer.stop();
     assert_eq!(logs.counters().written, 1_000);
 }

@@ -23,6 +23,7 @@ mod peer;
 mod requests;
 mod sequencer;
 mod takeover;
+mod told;
 mod traces;
 mod witness;
 

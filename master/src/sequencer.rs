@@ -34,6 +34,7 @@ use crate::operators::Operators;
 use crate::peer::{self, FromPeer};
 use crate::requests::Requests;
 use crate::takeover::Takeover;
+use crate::told::Told;
 use crate::traces::Traces;
 use crate::witness::{self, Answered, WitnessHandle};
 
@@ -111,6 +112,7 @@ pub(crate) struct Sequencer {
     appended: Appended,
     requests: Requests,
     logs: Logs,
+    told: Told,
     pub(crate) traces: Traces,
 }
 
@@ -157,6 +159,7 @@ impl Sequencer {
             metrics: Arc::default(),
             appended: Appended::default(),
             requests: Requests::default(),
+            told: Told::new(logs.clone()),
             logs,
             traces: Traces::default(),
         }
@@ -673,6 +676,7 @@ impl Sequencer {
             self.appended.committed(commit, &self.metrics);
             self.traces.committed(commit);
             self.connections.release(self.core.state(), last, commit, &mut self.traces);
+            self.told.tell(self.core.state().facts(), commit);
         }
     }
 
@@ -826,6 +830,7 @@ impl Sequencer {
         }
         self.serving = true;
         self.logs.emit(&MasterEpoch { epoch: at });
+        self.told.begin(self.core.state().facts());
         self.troubles.remove("role");
         self.takeover.announces(at);
         // The log's time goes on where it was, whatever this machine's clock says.

@@ -13,6 +13,7 @@ mod changes;
 mod command;
 mod deadlines;
 mod directory;
+mod facts;
 mod index;
 mod log;
 mod memory;
@@ -34,6 +35,7 @@ mod watch;
 
 pub use changes::Frozen;
 pub use command::{Command, Effect, Effects, Event, Header, Origin};
+pub use facts::{Asker, Fact, Facts, Placed};
 pub use log::{Log, replay};
 pub use memory::Memory;
 pub use mint::ClusterSecret;

@@ -20,6 +20,7 @@ use crate::boards::NotRanked;
 use crate::command::{Effect, Event, Origin};
 use crate::deadlines::{Due, NEVER};
 use crate::directory::{At, Instance, SeatRecord, SeatStage, Stage, Waiter, Wants};
+use crate::facts::{Asker, Fact};
 use crate::restore::is_of_the_server;
 use crate::search::Packed;
 use crate::servers::{GameSlot, Health, Peer, SessionSlot};
@@ -58,6 +59,7 @@ impl State {
     ) {
         let slot = self.session_servers.named_or_new(origin);
         let known = known(&self.session_servers.get(slot).peer, origin);
+        let was_up = self.session_servers.get(slot).peer.health == Health::Up;
         if known == Known::New {
             // An earlier life of the process took its connections with it.
             let lost: Vec<SessionId> =
@@ -79,6 +81,10 @@ impl State {
         let due = Due::Server(Role::Session, origin.server.clone());
         self.deadlines.set(&mut server.peer.until_ms, NEVER, due);
         let streams = server.peer.streams;
+        if known != Known::SameLife || !was_up {
+            let (name, incarnation) = (origin.server.clone(), origin.incarnation);
+            self.facts.push(Fact::ServerUp(Role::Session, name, incarnation));
+        }
         step.effects.push(Effect::Welcome(Role::Session, origin.server.clone(), streams));
 
         // A binding whose answer was lost with the link is not on the server's list: the connection may be gone.
@@ -171,9 +177,17 @@ impl State {
     fn unbind_each(&mut self, sessions: &[SessionId]) {
         for session in sessions {
             if let Some(slot) = self.users.find(*session) {
-                self.unbind(slot);
+                self.away(slot);
             }
         }
+    }
+
+    /// A session has lost its connection.
+    fn away(&mut self, slot: u32) {
+        if let Some(Asker { user, session }) = self.asker(slot) {
+            self.facts.push(Fact::SessionAway(user, session));
+        }
+        self.unbind(slot);
     }
 
     pub(crate) fn session_load(
@@ -208,7 +222,7 @@ impl State {
             return;
         }
         match session.binding {
-            Some(binding) if binding == server => self.unbind(slot),
+            Some(binding) if binding == server => self.away(slot),
             Some(_) => step.illegal(Role::Session, &origin.server, "another server's binding"),
             None => {}
         }
@@ -217,6 +231,7 @@ impl State {
     pub(crate) fn game_up(&mut self, step: &mut Step<'_>, origin: &Origin, report: &GameReport) {
         let slot = self.game_servers.named_or_new(origin);
         let known = known(&self.game_servers.get(slot).peer, origin);
+        let was_up = self.game_servers.get(slot).peer.health == Health::Up;
         if known == Known::New {
             let lost: Vec<InstanceId> =
                 self.game_servers.get(slot).instances.iter().copied().collect();
@@ -235,6 +250,10 @@ impl State {
         }
         if self.game_servers.get(slot).address != report.address {
             self.moves(slot);
+        }
+        if known != Known::SameLife || !was_up {
+            let (name, incarnation) = (origin.server.clone(), origin.incarnation);
+            self.facts.push(Fact::ServerUp(Role::Game, name, incarnation));
         }
         let (kinds, faults) = kinds(report);
         for fault in faults {
@@ -400,12 +419,14 @@ impl State {
                 let Some(slot) = self.session_servers.speaker(origin) else { return };
                 let peer = &mut self.session_servers.get_mut(slot).peer;
                 peer.health = Health::Suspect;
+                self.facts.push(Fact::ServerSuspect(role, origin.server.clone()));
                 self.deadlines.set(&mut peer.until_ms, until_ms, due);
             }
             Role::Game => {
                 let Some(slot) = self.game_servers.speaker(origin) else { return };
                 let peer = &mut self.game_servers.get_mut(slot).peer;
                 peer.health = Health::Suspect;
+                self.facts.push(Fact::ServerSuspect(role, origin.server.clone()));
                 self.deadlines.set(&mut peer.until_ms, until_ms, due);
                 self.suspect(slot, true);
             }
@@ -435,6 +456,7 @@ impl State {
             server.peer.health = Health::Down;
             let until_ms = self.now_ms.saturating_add(self.settings.server_memory_ms);
             self.deadlines.set(&mut server.peer.until_ms, until_ms, due);
+            self.facts.push(Fact::ServerDown(Role::Session, name.clone()));
             self.announce(step, None);
         }
     }
@@ -467,6 +489,7 @@ impl State {
             let server = self.game_servers.get_mut(slot);
             server.peer.health = Health::Down;
             self.deadlines.set(&mut server.peer.until_ms, until_ms, due);
+            self.facts.push(Fact::ServerDown(Role::Game, name.clone()));
         }
         self.restore_stranded();
     }
@@ -572,6 +595,12 @@ impl State {
             let mut filter = None;
             instance.wish(|wishes| filter = wishes.filter.take());
             (std::mem::take(instance.waiters_mut()), filter)
+        });
+        let took_ms = self.now_ms.saturating_sub(self.directory.get(at).created_ms);
+        let kind = self.directory.kind(at).clone();
+        self.facts.push(match is_restored {
+            true => Fact::Restored(running.instance, kind),
+            false => Fact::Running(running.instance, kind, took_ms),
         });
         // From here on it is found by what it says of itself.
         if let Some(filter) = filter {

@@ -13,6 +13,7 @@ use greenroom_protocol::{Code, Incarnation, InstanceId, KindName, Refusal, Seat,
 
 use crate::deadlines::NEVER;
 use crate::directory::{At, SeatRecord, SeatStage, Stage};
+use crate::facts::Fact;
 use crate::servers::GameSlot;
 use crate::state::State;
 
@@ -77,6 +78,9 @@ impl State {
             instance.weight = weight;
         });
         self.game_servers.get_mut(server).add(id, weight);
+        let name = self.game_servers.get(server).peer.name.clone();
+        let incarnation = self.directory.get(at).incarnation;
+        self.facts.push(Fact::Restoring(id, kind.clone(), name, incarnation));
         let order = self.order_to_restore(at, kind);
         self.tell_game(server, order.into());
         true

@@ -8,7 +8,7 @@ use ecow::{EcoString, eco_format};
 use greenroom_protocol::search::Filter;
 use greenroom_protocol::wire::admin_master::{Action, GameStatus, ServerStatus};
 use greenroom_protocol::wire::client_session::{self, Destroyed};
-use greenroom_protocol::wire::master_game::{DestroyInstance, FreeSeat, MasterToGame};
+use greenroom_protocol::wire::master_game::{DestroyInstance, FreeSeat, MasterToGame, SeatState};
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{Answer, EndSession, MasterToSession, Outcome};
 use greenroom_protocol::{
@@ -21,6 +21,7 @@ use crate::changes::{Ledger, RowKey, Rows, Touched, Tracked};
 use crate::command::{Command, Effect, Effects, Header, Origin};
 use crate::deadlines::{Deadlines, Due, NEVER};
 use crate::directory::{At, Directory, Instance, SeatRecord, SeatStage, Stage, Wants};
+use crate::facts::{Asker, Fact, Facts};
 use crate::mint::{ClusterSecret, Mint};
 use crate::placement::{Placement, Weighted};
 use crate::rejoin::Rejoin;
@@ -198,6 +199,7 @@ pub struct State {
     /// For operators; it decides nothing and is in no record: what this process has seen.
     pub(crate) twins: u64,
     pub(crate) ledger: Ledger,
+    pub(crate) facts: Facts,
     /// A command is being applied; or one was not applied to its end, and then nothing here can be relied on.
     pub(crate) is_torn: bool,
 }
@@ -240,6 +242,7 @@ impl State {
             announced: Vec::new(),
             twins: 0,
             ledger: Ledger::new(secret),
+            facts: Facts::default(),
             is_torn: false,
         }
     }
@@ -255,6 +258,7 @@ impl State {
         self.lsn = header.lsn;
         self.epoch = self.epoch.max(header.epoch);
         self.now_ms = self.now_ms.max(header.now_ms);
+        self.facts.begin(self.lsn, self.now_ms);
         self.begin_rejoin();
         self.tidy_changes();
         let mut step = Step { mint: Mint::new(&self.secret, header), effects };
@@ -296,6 +300,18 @@ impl State {
         }
         self.watch_changes();
         self.is_torn = false;
+    }
+
+    /// The newest of what happened, for the event log.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Who has a session that is not over.
+    pub(crate) fn asker(&self, slot: u32) -> Option<Asker> {
+        let session = self.users.session(slot);
+        let user = self.users.user(session.user()?).id.clone();
+        Some(Asker { user, session: session.id })
     }
 
     /// Stops who would use a state that a panic left half changed.
@@ -431,6 +447,7 @@ impl State {
                 let at = at.ok_or_else(|| self.departed.refusal(*instance))?;
                 let refusal = Refusal::new(Code::Destroyed, "an operator closed the instance");
                 self.destroy(step, at, refusal);
+                self.facts.push(Fact::DestroyedByOperator(*instance));
                 Ok(())
             }
             Action::Drain { server } => self.drain(step, server),
@@ -453,9 +470,11 @@ impl State {
     fn drain(&mut self, step: &mut Step<'_>, name: &ServerName) -> Result<(), Refusal> {
         if let Some(slot) = self.session_servers.named(name) {
             self.session_servers.get_mut(slot).peer.drained = true;
+            self.facts.push(Fact::ServerDraining(Role::Session, name.clone()));
             self.announce(step, None);
         } else if let Some(slot) = self.game_servers.named(name) {
             self.game_servers.get_mut(slot).peer.drained = true;
+            self.facts.push(Fact::ServerDraining(Role::Game, name.clone()));
         } else {
             return Err(Refusal::new(
                 Code::ServerUnknown,
@@ -504,6 +523,7 @@ impl State {
         let refusal =
             Refusal::new(Code::SessionExpired, "the session was without a connection for too long");
         self.leave_all(step, slot, &refusal);
+        self.ended(slot, &refusal);
         let touched = self.touch(slot);
         let session = self.users.session_mut(&touched);
         self.deadlines.set(&mut session.until_ms, NEVER, Due::Session(id));
@@ -513,6 +533,7 @@ impl State {
     /// Ends a session for `refusal`, tells its session server, and remembers it for a while.
     pub(crate) fn end(&mut self, step: &mut Step<'_>, slot: u32, refusal: &Refusal) {
         self.leave_all(step, slot, refusal);
+        self.ended(slot, refusal);
         let session = self.users.session(slot);
         if let Some(server) = session.binding {
             let told = EndSession {
@@ -525,6 +546,13 @@ impl State {
         self.unbind(slot);
         let touched = self.touch(slot);
         self.users.end(&touched, refusal.clone());
+    }
+
+    /// Tells of the end of a session, unless that was told before.
+    fn ended(&mut self, slot: u32, refusal: &Refusal) {
+        if let Some(Asker { user, session }) = self.asker(slot) {
+            self.facts.push(Fact::SessionEnded(user, session, refusal.code.clone()));
+        }
     }
 
     /// Takes the connection from a session. It keeps its seats until its time is up.
@@ -616,6 +644,11 @@ impl State {
                 self.expected.remove(&(user, kind, id));
             }
         }
+        if let Some((session, state)) = told_of_seat(before, record) {
+            let slot = self.users.find(session);
+            let user = slot.and_then(|slot| self.asker(slot)).map(|asker| asker.user);
+            self.facts.push(Fact::SeatChanged(id, seat, user, session, state));
+        }
         self.edit(at, |instance| instance.seat_set(seat, record));
     }
 
@@ -660,13 +693,15 @@ impl State {
 
     /// Removes an instance that does not run any more, with its seats, and answers who waits for it.
     pub(crate) fn close(&mut self, step: &mut Step<'_>, at: At, refusal: &Refusal) {
-        let Instance { id, server, weight, .. } = *self.directory.get(at);
+        let Instance { id, server, weight, created_ms, .. } = *self.directory.get(at);
         let kind = self.directory.kind(at).clone();
         match self.directory.get(at).stage {
             Stage::Stranded | Stage::Restoring => self.tell_seats_lost(at, refusal),
             Stage::Granted | Stage::Running | Stage::Closing => {}
         }
         self.stranded.remove(&(kind.clone(), id));
+        let lived_ms = self.now_ms.saturating_sub(created_ms);
+        self.facts.push(Fact::Closed(id, kind.clone(), refusal.code.clone(), lived_ms));
         let held: Vec<Seat> = (self.directory.get(at).seats())
             .filter(|(_, seat)| !seat.is_free())
             .map(|(n, _)| n)
@@ -906,6 +941,20 @@ impl State {
 }
 
 /// A refusal that servers wrote, cut to a length that can be kept for every request.
+/// What is told of a change of a seat: that somebody is in it, is away from it, or is out of it.
+fn told_of_seat(before: SeatRecord, after: SeatRecord) -> Option<(SessionId, SeatState)> {
+    let is_in = |record: SeatRecord| match record.stage {
+        SeatStage::Taken => Some((record.session, SeatState::Taken)),
+        SeatStage::Away => Some((record.session, SeatState::Away)),
+        SeatStage::Free | SeatStage::Expected | SeatStage::Reserved => None,
+    };
+    match (is_in(before), is_in(after)) {
+        (before, Some(after)) if before != Some(after) => Some(after),
+        (Some((session, _)), None) => Some((session, SeatState::Free)),
+        _ => None,
+    }
+}
+
 pub(crate) fn bounded(refusal: &Refusal) -> Refusal {
     const BYTES_MAX: usize = 512;
     let mut refusal = refusal.clone();

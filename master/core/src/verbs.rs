@@ -21,6 +21,7 @@ use greenroom_protocol::{
 use crate::command::{Effect, Origin};
 use crate::deadlines::NEVER;
 use crate::directory::{At, Instance, SeatRecord, SeatStage, Stage, Waiter, Wants};
+use crate::facts::{Asker, Fact};
 use crate::rejoin::Waiting;
 use crate::report::{BOARD_NAMES, is_board};
 use crate::servers::SessionSlot;
@@ -99,6 +100,12 @@ impl State {
             self.end(step, older, &Refusal::new(Code::Superseded, Code::Superseded.meaning()));
         }
         let id = step.mint.session();
+        self.facts.push(Fact::SessionBegan {
+            user: bind.user.clone(),
+            session: id,
+            name: bind.name.clone(),
+            server: self.session_server_name(server).clone(),
+        });
         let session = Session::new(id, Some(bind.session_key), Generation(1));
         let slot = self.users.insert(&mut self.ledger, session, &bind.user, bind.name.clone());
         self.rebind(slot, server);
@@ -116,7 +123,14 @@ impl State {
         let generation = &mut self.users.session_mut(&touched).generation;
         *generation = Generation(generation.0.saturating_add(1).max(seconds));
         self.rebind(slot, server);
+        self.resumed(slot);
         slot
+    }
+
+    fn resumed(&mut self, slot: u32) {
+        if let Some(Asker { user, session }) = self.asker(slot) {
+            self.facts.push(Fact::SessionResumed(user, session));
+        }
     }
 
     fn bound_again(&mut self, slot: u32, server: SessionSlot, bind: &Bind) -> Result<u32, Refusal> {
@@ -144,6 +158,7 @@ impl State {
         let generation = &mut self.users.session_mut(&touched).generation;
         *generation = Generation(generation.0.saturating_add(1));
         self.rebind(slot, server);
+        self.resumed(slot);
         Ok(slot)
     }
 
@@ -240,7 +255,37 @@ impl State {
     /// Writes the outcome of a request that is not decided yet.
     pub(crate) fn decided(&mut self, slot: u32, id: RequestId, outcome: &Outcome) -> bool {
         let decided = self.kept(&self.users.session(slot).seats, id, outcome);
-        self.session_mut(slot).requests.decide(decided)
+        let is_first = self.session_mut(slot).requests.decide(decided);
+        if is_first {
+            self.tell_decided(slot, outcome);
+        }
+        is_first
+    }
+
+    /// Tells what became of a request.
+    fn tell_decided(&mut self, slot: u32, outcome: &Outcome) {
+        let Some(asker) = self.asker(slot) else { return };
+        let kind_of = |instance| {
+            let at = self.directory.find(instance)?;
+            Some(self.directory.kind(at).clone())
+        };
+        let fact = match outcome {
+            Outcome::Created(Created { instance }) => {
+                Fact::Created(asker, *instance, kind_of(*instance))
+            }
+            Outcome::Granted(granted) => {
+                Fact::Joined(asker, granted.instance, granted.kind.clone(), granted.seat)
+            }
+            Outcome::Left(Left { instance }) => Fact::Left(asker, *instance, kind_of(*instance)),
+            Outcome::Destroyed(destroyed) => Fact::Destroyed(asker, destroyed.instance),
+            Outcome::Refused(refusal) => Fact::Refused(asker, refusal.code.clone()),
+            // They change nothing in the directory.
+            Outcome::Found(_)
+            | Outcome::Watching(_)
+            | Outcome::Unwatched(_)
+            | Outcome::Ranking(_) => return,
+        };
+        self.facts.push(fact);
     }
 
     /// Writes the answers that say a seat out as they were given. To be called before the seat has another holder, the
@@ -493,6 +538,8 @@ impl State {
             self.meets.insert((kind.clone(), filter.clone()), instance);
         }
         let at = self.directory.insert(&mut self.ledger, kind, record);
+        let name = self.game_servers.get(server).peer.name.clone();
+        self.facts.push(Fact::Granted(instance, kind.clone(), name, incarnation));
         self.game_servers.get_mut(server).add(instance, weight);
         let told = CreateInstance {
             instance,
