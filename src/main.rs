@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use greenroom::App;
-use greenroom_games::{Arena, Crowd, Duel, Echo, Lobby, Visit};
+use greenroom_games::{Arena, Crowd, Duel, Echo, Lobby, PAGES, Visit};
 
 fn main() -> ExitCode {
     App::new()
@@ -13,5 +13,6 @@ fn main() -> ExitCode {
         .instance::<Crowd>()
         .instance::<Visit>()
         .instance::<Lobby>()
+        .pages(PAGES)
         .main()
 }

@@ -3,8 +3,8 @@
 //! This is a whole multiplayer game on Greenroom. The type [`Arena`] is the state; its `impl Instance` is everything
 //! that can happen to it. Greenroom calls those handlers one at a time, so there is nothing to lock, and what a handler
 //! does to the outside goes through `cx`. Clients send an [`In`] and see a [`View`], kept up to date by small patches;
-//! nothing here writes a byte to a network. For a game of your own: copy this file, change the types at the top until
-//! they say what your game is about, then the handlers. The tests at the end play it without a server.
+//! `pages/src/arena.ts` is one for browsers. For a game of your own: copy this file, change the types at the top until
+//! they say what your game is about, then the handlers. `arena_tests.rs` plays it without a server.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -96,6 +96,8 @@ pub enum Out {
     Shot {
         /// By whom.
         by: Seat,
+        /// In which direction.
+        toward: (f32, f32),
         /// Who was hit.
         hit: Option<Seat>,
     },
@@ -168,15 +170,13 @@ impl Instance for Arena {
         let name = cx.who(seat).map_or_else(String::new, |who| who.name.to_string());
         let (x, y) = self.somewhere(cx);
         self.players.insert(seat, Player { x, y, hp: 100, score: 0, name });
-        let running = (0.0, 0.0);
-        self.weapons.insert(seat, Weapon { shots: SHOTS_MAX, reload: RELOAD_TICKS, running });
+        let (shots, reload, running) = (SHOTS_MAX, RELOAD_TICKS, (0.0, 0.0));
+        self.weapons.insert(seat, Weapon { shots, reload, running });
         cx.set_meta(self.meta());
     }
 
     fn dropped(&mut self, seat: Seat, _: &mut Cx<Self>) -> Grace {
-        if let Some(weapon) = self.weapons.get_mut(&seat) {
-            weapon.running = (0.0, 0.0);
-        }
+        self.weapons.entry(seat).and_modify(|weapon| weapon.running = (0.0, 0.0));
         Grace::secs(20) // Whoever is back by then finds everything as it was.
     }
 
@@ -191,9 +191,8 @@ impl Instance for Arena {
     fn message(&mut self, from: Seat, input: In, cx: &mut Cx<Self>) {
         match input {
             In::Run(dx, dy) => {
-                let Some(weapon) = self.weapons.get_mut(&from) else { return };
-                let (dx, dy) = unit(dx, dy);
-                weapon.running = (dx * STRIDE, dy * STRIDE);
+                let ((dx, dy), weapon) = (unit(dx, dy), self.weapons.entry(from));
+                weapon.and_modify(|weapon| weapon.running = (dx * STRIDE, dy * STRIDE));
             }
             In::Shoot(dx, dy) => self.shoot(from, unit(dx, dy), cx),
         }
@@ -245,7 +244,7 @@ impl Arena {
         }
         weapon.shots -= 1;
         let hit = self.first_in_line(by, (shooter.x, shooter.y), direction);
-        cx.broadcast(Out::Shot { by, hit });
+        cx.broadcast(Out::Shot { by, toward: direction, hit });
         cx.reply(Reply::Shot(hit));
         if let Some(hit) = hit {
             self.hit(hit, by, cx);

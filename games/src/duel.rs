@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use greenroom::{Cx, Grace, Instance, Kind, MetaKeyword, Never, Reject, Seat, Who, Why};
+use greenroom::{StoreRefusal, StoreTicket, Stored};
 use serde::{Deserialize, Serialize};
 
 /// Health of a player who was not hit yet, and at most.
@@ -16,18 +17,18 @@ const HEALTH: u8 = 20;
 const SHIELD_MAX: u8 = 8;
 /// How long a player may think about a turn; then the first card of the hand is played.
 const TURN_TIME: Duration = Duration::from_secs(30);
+/// How long a store that could not be reached is left alone.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Cards in a hand, as long as there are some to be drawn.
 const HAND: usize = 5;
 /// What each player draws from, in an order that chance decides.
-const DECK: &[(Card, usize)] = &[
-    (Card::Strike, 4),
-    (Card::Pierce, 2),
-    (Card::Guard, 3),
-    (Card::Mend, 2),
-    (Card::Leech, 2),
-    (Card::Focus, 2),
-    (Card::Venom, 1),
-];
+const DECK: [Card; 16] = {
+    use Card::{Focus, Guard, Leech, Mend, Pierce, Strike, Venom};
+    [
+        Strike, Strike, Strike, Strike, Pierce, Pierce, Guard, Guard, Guard, Mend, Mend, Leech,
+        Leech, Focus, Focus, Venom,
+    ]
+};
 
 /// A card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,8 +84,19 @@ pub enum In {
 pub enum Out {
     /// A card was played by this seat; the other lost so much health, and so much of its shield.
     Played(Seat, Card, u8, u8),
-    /// The duel is over: the result of this id is that this seat has won, or nobody.
+    /// The duel is over, and how it ended is stored under this key: this seat has won, or nobody.
     Result(String, Option<Seat>),
+}
+
+/// How a duel ended: the document `duel/ID`, which is written once and never again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Who won; nobody if both are left with the same.
+    pub winner: Option<Seat>,
+    /// Ids of the users who played, by their seats.
+    pub players: Vec<String>,
+    /// Turns that were played.
+    pub turns: u16,
 }
 
 /// What everybody sees.
@@ -114,10 +126,8 @@ pub struct Fighter {
     pub focused: bool,
     /// Turns for which it still costs health.
     pub venom: u8,
-    /// Cards in the hand, and still to be drawn.
+    /// Cards in the hand.
     pub hand: u8,
-    /// See `hand`.
-    pub deck: u8,
 }
 
 /// What nobody else sees: the hand, and what comes next, which not even its owner does.
@@ -133,6 +143,8 @@ struct Held {
 pub struct Duel {
     table: Table,
     held: BTreeMap<Seat, Held>,
+    /// Both know how it ended, since that is stored.
+    told: bool,
 }
 
 impl Instance for Duel {
@@ -149,7 +161,7 @@ impl Instance for Duel {
 
     fn create((): (), cx: &mut Cx<Self>) -> Result<Self, Reject> {
         let table = Table { turn_secs: TURN_TIME.as_secs(), ..Table::default() };
-        let duel = Self { table, held: BTreeMap::new() };
+        let duel = Self { table, held: BTreeMap::new(), told: false };
         cx.set_meta(duel.meta());
         Ok(duel)
     }
@@ -158,8 +170,7 @@ impl Instance for Duel {
         let Some(who) = cx.who(seat).cloned() else { return };
         let fighter = Fighter { name: who.name.to_string(), health: HEALTH, ..Fighter::default() };
         self.table.fighters.insert(seat, fighter);
-        let mut deck: Vec<Card> =
-            DECK.iter().flat_map(|(card, count)| std::iter::repeat_n(*card, *count)).collect();
+        let mut deck = DECK.to_vec();
         cx.random().shuffle(&mut deck);
         self.held.insert(seat, Held { who, hand: Vec::new(), deck });
         if self.held.len() == 2 {
@@ -200,8 +211,33 @@ impl Instance for Duel {
     }
 
     fn timer(&mut self, turns: u16, cx: &mut Cx<Self>) {
-        if let (Some(seat), true) = (self.table.turn, self.table.turns == turns) {
-            self.play(seat, 0, cx);
+        match self.table.turn {
+            Some(seat) if self.table.turns == turns => drop(self.play(seat, 0, cx)),
+            None if self.table.phase == Phase::Over => self.store(cx),
+            _ => {}
+        }
+    }
+
+    fn stored(&mut self, _: StoreTicket, of: Result<Stored, StoreRefusal>, cx: &mut Cx<Self>) {
+        let winner = self.table.winner.and_then(|seat| self.held.get(&seat));
+        let key = cx.instance().to_string();
+        match (of, winner) {
+            (Ok(Stored::Written(_)), winner) => {
+                let wins = winner.map(|held| format!("wins/{}", held.who.user));
+                self.tell(cx);
+                wins.map(|key| cx.store().counter(&key, 1));
+            }
+            (Ok(Stored::Counted(wins)), Some(held)) => cx.score("duel_wins", &held.who, wins),
+            // Asked twice, or played once more from an older state: what was stored first holds.
+            (Err(StoreRefusal::Exists), _) => drop(cx.store().get(&key)),
+            (Ok(Stored::Found(document)), _) => {
+                if let Ok(Outcome { winner, .. }) = document.decode() {
+                    self.table.winner = winner;
+                    self.tell(cx);
+                }
+            }
+            (Err(_), _) if !self.told => drop(cx.after(AGAIN, self.table.turns)),
+            _ => {}
         }
     }
 
@@ -280,14 +316,28 @@ impl Duel {
         {
             held.hand.push(card);
         }
-        let count = |cards: &[Card]| u8::try_from(cards.len()).unwrap_or(u8::MAX);
-        (fighter.hand, fighter.deck) = (count(&held.hand), count(&held.deck));
+        fighter.hand = u8::try_from(held.hand.len()).unwrap_or(u8::MAX);
     }
 
     fn end(&mut self, winner: Option<Seat>, cx: &mut Cx<Self>) {
         (self.table.phase, self.table.turn, self.table.winner) = (Phase::Over, None, winner);
-        cx.broadcast(Out::Result(format!("duel:{}", cx.instance()), winner));
         cx.set_meta(self.meta());
+        self.store(cx);
+    }
+
+    /// Has the outcome stored; nobody is told it before that is done.
+    fn store(&mut self, cx: &mut Cx<Self>) {
+        let players = self.held.values().map(|held| held.who.user.to_string()).collect();
+        let outcome = Outcome { winner: self.table.winner, players, turns: self.table.turns };
+        let key = cx.instance().to_string();
+        if cx.store().insert(&key, &outcome).is_err() {
+            cx.after(AGAIN, self.table.turns);
+        }
+    }
+
+    fn tell(&mut self, cx: &mut Cx<Self>) {
+        self.told = true;
+        cx.broadcast(Out::Result(format!("duel/{}", cx.instance()), self.table.winner));
     }
 
     fn fighter(&self, seat: Seat) -> Fighter {

@@ -45,13 +45,13 @@ fn two_players_get_five_cards_each_and_only_their_own_are_seen() {
     let view = seen(&stage);
     assert_eq!((view.phase, view.turns, view.winner), (Phase::Playing, 0, None));
     for (seat, fighter) in &view.fighters {
-        assert_eq!((fighter.health, fighter.hand, fighter.deck), (HEALTH, 5, 11));
+        assert_eq!((fighter.health, fighter.hand), (HEALTH, 5));
         assert_eq!(hand(&stage, *seat).len(), 5);
     }
     assert_ne!(hand(&stage, Seat(0)), hand(&stage, Seat(1)), "from decks of their own");
     // What both see names no card at all.
     let bytes = stage.core().encode_view().unwrap();
-    let names = DECK.iter().map(|(card, _)| format!("{card:?}"));
+    let names = DECK.iter().map(|card| format!("{card:?}"));
     for name in names {
         let named = bytes.windows(name.len()).any(|part| part == name.as_bytes());
         assert!(!named, "the shared view names {name}");
@@ -169,7 +169,7 @@ fn a_duel_ends_with_one_winner_or_with_both_the_same() {
             let events: Vec<Out> = stage.events(seat);
             let results = events.iter().filter(|out| matches!(out, Out::Result(..)));
             let told: Vec<_> = results.collect();
-            let id = format!("duel:{}", greenroom::InstanceId(1));
+            let id = format!("duel/{}", greenroom::InstanceId(1));
             assert_eq!(told, [&Out::Result(id, view.winner)], "once, to both");
         }
         ends[usize::from(health.contains(&0))] += 1;
@@ -192,6 +192,47 @@ fn who_leaves_has_lost_and_who_only_waited_has_not() {
 
 fn seen_by(stage: &Stage<Duel>, seat: u16) -> Table {
     stage.view(seat)
+}
+
+fn key() -> String {
+    format!("duel/{}", greenroom::InstanceId(1))
+}
+
+fn results(stage: &mut Stage<Duel>, seat: u16) -> usize {
+    let events: Vec<Out> = stage.events(seat);
+    events.iter().filter(|out| matches!(out, Out::Result(..))).count()
+}
+
+/// Nobody is told a result that is not stored; what is stored stays, and is the only one.
+#[test]
+fn a_result_is_told_once_it_is_stored_and_a_win_is_counted() {
+    let mut stage = stage(7);
+    stage.hold_store();
+    stage.leave(0);
+    assert_eq!((seen_by(&stage, 1).winner, results(&mut stage, 1)), (Some(Seat(1)), 0));
+    stage.release_store();
+    assert_eq!(results(&mut stage, 1), 1);
+    let outcome: Outcome = stage.document(&key()).unwrap();
+    let players = vec!["user-0".to_owned(), "user-1".to_owned()];
+    assert_eq!(outcome, Outcome { winner: Some(Seat(1)), players, turns: 0 });
+    let scored = |report: &_| format!("{report:?}").contains("board: \"duel_wins\"");
+    assert!(stage.reports().iter().any(scored), "{:?}", stage.reports());
+}
+
+#[test]
+fn a_store_that_is_away_is_asked_again_and_what_it_had_first_holds() {
+    let mut stage = stage(8);
+    stage.refuse_store(StoreRefusal::Unavailable);
+    stage.refuse_store(StoreRefusal::Undecided);
+    stage.leave(0);
+    stage.wait(AGAIN);
+    assert_eq!(results(&mut stage, 1), 0);
+    // It was done after all, and otherwise than it would be now.
+    let first = Outcome { winner: Some(Seat(0)), players: Vec::new(), turns: 3 };
+    stage.set_document(&key(), &first);
+    stage.wait(AGAIN);
+    assert_eq!(stage.document::<Outcome>(&key()), Some(first));
+    assert_eq!((seen_by(&stage, 1).winner, results(&mut stage, 1)), (Some(Seat(0)), 1));
 }
 
 /// Method: cards at chance, somebody is away for a while, somebody is late; then all of it is replayed, with a snapshot

@@ -11,6 +11,7 @@ pub mod crowd;
 pub mod duel;
 pub mod echo;
 pub mod lobby;
+mod pages;
 pub mod visit;
 
 pub use arena::Arena;
@@ -18,4 +19,5 @@ pub use crowd::Crowd;
 pub use duel::Duel;
 pub use echo::Echo;
 pub use lobby::Lobby;
+pub use pages::PAGES;
 pub use visit::Visit;

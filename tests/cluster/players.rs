@@ -42,7 +42,7 @@ fn bots_play_duels_one_after_the_other_and_both_are_told_one_result() {
     assert!(ok, "{report:#}");
     assert_clean(&report);
     let results = std::fs::read_to_string(file).unwrap();
-    assert!(results.lines().all(|id| id.starts_with("duel:")), "{results}");
+    assert!(results.lines().all(|id| id.starts_with("duel/")), "{results}");
     assert_eq!(report["results"], results.lines().count(), "{report:#}");
     // Ten at once, and each of them is over in a few seconds.
     assert!(report["results"].as_u64().unwrap() > 10, "{report:#}");

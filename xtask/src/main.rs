@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "these commands are for a terminal")]
 
 mod bench;
+mod browser;
 mod chaos;
 mod child;
 mod fuzz;

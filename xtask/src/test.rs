@@ -10,7 +10,7 @@ use crate::libtest::Reader;
 use crate::report::Report;
 use crate::tools::{self, Tools};
 use crate::workspace::Workspace;
-use crate::{child, fuzz, typescript};
+use crate::{browser, child, fuzz, typescript};
 
 /// Seconds that each fuzz target runs.
 const FUZZ_SECONDS: u32 = 20;
@@ -18,7 +18,7 @@ const FUZZ_SECONDS: u32 = 20;
 const FUZZ_SECONDS_QUICK: u32 = 2;
 
 /// The steps that a filter can name, beside the tests of `cargo test`.
-const STEPS: &[&str] = &["fmt", "clippy", "typescript", "doc", "fuzz"];
+const STEPS: &[&str] = &["fmt", "clippy", "typescript", "browser", "doc", "fuzz"];
 
 /// What `cargo xtask test` can be asked.
 #[derive(Debug, clap::Args)]
@@ -26,8 +26,8 @@ pub(crate) struct Arguments {
     /// Leaves the documents out and fuzzes for 2 seconds a target: for the time between two commits.
     #[arg(long)]
     quick: bool,
-    /// Runs only the steps of these names (`fmt`, `clippy`, `typescript`, `doc`, `fuzz`, `"fuzz TARGET"`) and, for
-    /// every other word, the tests that have it in their names.
+    /// Runs only the steps of these names (`fmt`, `clippy`, `typescript`, `browser`, `doc`, `fuzz`, `"fuzz TARGET"`)
+    /// and, for every other word, the tests that have it in their names.
     filters: Vec<String>,
 }
 
@@ -83,7 +83,12 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> anyhow::Resul
         report.add(cargo_test(workspace, &tools, &filters)?);
     }
     if arguments.wants("typescript") {
-        report.add(typescript_tests(workspace, &tools)?);
+        let what = "builds clients/typescript and runs its tests";
+        report.add(node_tests(workspace, &tools, "typescript", what, typescript::run)?);
+    }
+    if arguments.wants("browser") {
+        let what = "plays the demo games in Chromium";
+        report.add(node_tests(workspace, &tools, "browser", what, browser::run)?);
     }
     if !arguments.quick && arguments.wants("doc") {
         cargo_step(
@@ -131,18 +136,24 @@ fn build(workspace: &Workspace) -> anyhow::Result<bool> {
     Ok(passed)
 }
 
-/// The tests of the TypeScript SDK, on the binary as `cargo test` builds it.
-fn typescript_tests(workspace: &Workspace, tools: &Tools) -> anyhow::Result<Report> {
+/// Tests on node, of the binary as `cargo test` builds it.
+fn node_tests(
+    workspace: &Workspace,
+    tools: &Tools,
+    step: &str,
+    what: &str,
+    run: fn(&Workspace, &Tools) -> anyhow::Result<Report>,
+) -> anyhow::Result<Report> {
     if !build(workspace)? {
         return Ok(Report {
-            failed: vec!["typescript: the binary for its tests could not be built".to_owned()],
+            failed: vec![format!("{step}: the binary for its tests could not be built")],
             ..Report::default()
         });
     }
-    announce("typescript", "builds clients/typescript and runs its tests");
+    announce(step, what);
     let started = Instant::now();
-    let report = typescript::run(workspace, tools)?;
-    conclude("typescript", report.failed.is_empty(), started);
+    let report = run(workspace, tools)?;
+    conclude(step, report.failed.is_empty(), started);
     Ok(report)
 }
 

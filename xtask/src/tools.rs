@@ -107,6 +107,18 @@ const TOOLS: &[Tool] = &[
         variable: None,
     },
     Tool {
+        name: "chromium",
+        source: Source::Debian { package: "chromium" },
+        needed_for: "playing the games in a browser",
+        variable: Some("GREENROOM_CHROMIUM"),
+    },
+    Tool {
+        name: "playwright-core",
+        source: Source::Npm { version: "1.56.1" },
+        needed_for: "playing the games in a browser",
+        variable: None,
+    },
+    Tool {
         name: "@msgpack/msgpack",
         source: Source::Npm { version: "3.1.3" },
         needed_for: "comparing MessagePack with npm's",

@@ -1,6 +1,7 @@
 //! The TypeScript SDK: its types, its tests, and whether its bundle is the one that pages get.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{fs, io};
 
 use anyhow::{Context, bail};
@@ -30,23 +31,34 @@ pub(crate) fn run(workspace: &Workspace, tools: &Tools) -> anyhow::Result<Report
         return Ok(report);
     }
 
-    let tests = tests(&package.join("build/test"))?;
-    if tests.is_empty() {
-        bail!("there is no test in {}", package.join("test").display());
-    }
+    let tests = tests(&package.join("build/test"), ".test.js")?;
     let mut command = workspace.command("node");
-    command.current_dir(&package).args(["--test", "--test-reporter=tap"]);
-    command.arg(format!("--test-timeout={TEST_MS_MAX}")).args(tests);
-    command.envs(tools.variables.iter().map(|(name, place)| (name, place)));
-    command.env("GREENROOM_BINARY", workspace.target.join("debug/greenroom"));
-    let mut reader = Reader::default();
-    let streamed = child::stream_lines(command, |line| reader.line(line))?;
-    report.add(reader.finish(streamed.status.success()));
+    command.current_dir(&package).arg(format!("--test-timeout={TEST_MS_MAX}"));
+    report.add(run_tests("typescript", command, &tests, workspace, tools)?);
     Ok(report)
 }
 
+/// Runs these tests with node's own runner; each is one of `step`.
+///
+/// # Errors
+/// When node cannot be started.
+pub(crate) fn run_tests(
+    step: &'static str,
+    mut node: Command,
+    tests: &[PathBuf],
+    workspace: &Workspace,
+    tools: &Tools,
+) -> anyhow::Result<Report> {
+    node.args(["--test", "--test-reporter=tap"]).args(tests);
+    node.envs(tools.variables.iter().map(|(name, place)| (name, place)));
+    node.env("GREENROOM_BINARY", workspace.target.join("debug/greenroom"));
+    let mut reader = Reader::of(step);
+    let streamed = child::stream_lines(node, |line| reader.line(line))?;
+    Ok(reader.finish(streamed.status.success()))
+}
+
 /// Lets the package find what npm installed among the tools. Modules of a developer's own `npm ci` are left alone.
-fn link_modules(package: &Path, modules: &Path) -> anyhow::Result<()> {
+pub(crate) fn link_modules(package: &Path, modules: &Path) -> anyhow::Result<()> {
     let link = package.join("node_modules");
     match fs::read_link(&link) {
         Ok(target) if target == modules => return Ok(()),
@@ -58,29 +70,40 @@ fn link_modules(package: &Path, modules: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("linking {}", link.display()))
 }
 
-/// The compiled tests, by name.
-fn tests(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// The tests of a folder, by name: the files that end so.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn tests(folder: &Path, ending: &str) -> anyhow::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     let mut tests = Vec::new();
     for entry in entries {
         let path = entry.with_context(|| format!("reading {}", folder.display()))?.path();
-        if path.to_string_lossy().ends_with(".test.js") {
+        if path.to_string_lossy().ends_with(ending) {
             tests.push(path);
         }
     }
     tests.sort();
+    if tests.is_empty() {
+        bail!("there is no test in {}", folder.display());
+    }
     Ok(tests)
 }
 
 /// Adds up what node's test runner prints as TAP: a line at the margin for each test.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Reader {
+    step: &'static str,
     report: Report,
     /// How many tests node says that there were, once it does.
     announced: Option<usize>,
 }
 
 impl Reader {
+    fn of(step: &'static str) -> Self {
+        Self { step, report: Report::default(), announced: None }
+    }
+
     fn line(&mut self, line: &str) {
         if let Some(rest) = line.strip_prefix("ok ") {
             self.verdict(rest, true);
@@ -95,7 +118,7 @@ impl Reader {
     fn verdict(&mut self, rest: &str, passed: bool) {
         let name = rest.split_once(" - ").map_or(rest, |(_number, name)| name);
         let (name, directive) = name.split_once(" # ").unwrap_or((name, ""));
-        let name = format!("typescript {}", name.trim());
+        let name = format!("{} {}", self.step, name.trim());
         // A directive is one word, and why: the test did not count.
         match directive.split_once(' ') {
             None if directive.is_empty() => self.report.record(&name, passed),
@@ -109,11 +132,13 @@ impl Reader {
         let Report { passed, failed, ignored } = &self.report;
         let heard = passed + failed.len() + ignored.len();
         if self.announced != Some(heard) {
-            let text = format!("typescript: node told of {heard} tests, and did not end with them");
+            let step = self.step;
+            let text = format!("{step}: node told of {heard} tests, and did not end with them");
             self.report.failed.push(text);
         } else if !green && failed.is_empty() {
-            let text = "typescript: node failed without naming a test; its output says why";
-            self.report.failed.push(text.to_owned());
+            let step = self.step;
+            let text = format!("{step}: node failed without naming a test; its output says why");
+            self.report.failed.push(text);
         }
         self.report
     }
@@ -125,7 +150,7 @@ mod tests {
     use crate::report::Report;
 
     fn read(text: &str, green: bool) -> Report {
-        let mut reader = Reader::default();
+        let mut reader = Reader::of("typescript");
         text.lines().for_each(|line| reader.line(line));
         reader.finish(green)
     }
