@@ -85,7 +85,8 @@ pub(crate) fn diagram(status: &Status, check_ins: Option<f64>, frames: Option<f6
         svg.diagram viewBox={ "0 0 " (WIDTH) " " (GROUP_TOP + height + 2) } role="img"
             aria-label="Clients, session servers, game servers and masters" {
             defs {
-                marker #arrow viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto-start-reverse" {
+                marker #arrow viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7"
+                    orient="auto-start-reverse" {
                     path.head d="M0 0.5 L8 4 L0 7.5 Z" {}
                 }
             }
@@ -95,11 +96,13 @@ pub(crate) fn diagram(status: &Status, check_ins: Option<f64>, frames: Option<f6
                 text.rate x="172" y=(middle - 9) text-anchor="middle" { (text) }
             }
             path.flow.both d={ "M608 " (middle) " H688" } marker-start="url(#arrow)" marker-end="url(#arrow)" {}
-            path.flow.quiet d={ "M411 " (GROUP_TOP - 2) " V" (124) } marker-start="url(#arrow)" marker-end="url(#arrow)" {}
+            path.flow.quiet d={ "M411 " (GROUP_TOP - 2) " V" (124) } marker-start="url(#arrow)"
+                marker-end="url(#arrow)" {}
             @if let Some(text) = rate(check_ins, "check-ins") {
                 text.rate x="420" y="151" { (text) }
             }
-            path.flow.quiet d={ "M885 " (GROUP_TOP - 2) " V" (124) } marker-start="url(#arrow)" marker-end="url(#arrow)" {}
+            path.flow.quiet d={ "M885 " (GROUP_TOP - 2) " V" (124) } marker-start="url(#arrow)"
+                marker-end="url(#arrow)" {}
             (masters(status))
             g.clients {
                 rect.node x="2" y=(middle - 34) width="126" height="68" rx="10" {}
@@ -128,7 +131,8 @@ fn masters(status: &Status) -> Markup {
                 path class={ "flow" @if away { " broken" } } d="M546 55 H752" marker-end="url(#arrow)" {}
                 text.rate x="649" y="47" text-anchor="middle" { "log, " (grouped(lag)) " behind" }
             } @else if status.masters.len() == 1 {
-                text.note x="649" y="58" text-anchor="middle" { "alone: `up --processes` or `[master] peer` adds a standby" }
+                text.note x="649" y="58" text-anchor="middle" {
+                    "alone: `up --processes` or `[master] peer` adds a standby" }
             }
             @if let Some(witness) = &status.witness {
                 a href={ "/servers" } {
@@ -153,7 +157,8 @@ fn master(master: &MasterStatus, x: u32) -> Markup {
                 @if !master.in_sync { ", not in sync" }
                 @for trouble in &master.troubles { "\n" (trouble) }
             }
-            rect class={ "node" @if master.role == "active" { " active" } } x=(x) y="32" width="312" height="46" rx="8" {}
+            rect class={ "node" @if master.role == "active" { " active" } } x=(x) y="32" width="312" height="46"
+                rx="8" {}
             circle class={ "dot " (kind(&master.role, !master.troubles.is_empty())) } cx=(x + 18) cy="55" r="5.5" {}
             text.name x=(x + 34) y="51" { (short(master.name.as_str(), 30)) }
             text.note x=(x + 34) y="68" { (short(&note, 46)) }

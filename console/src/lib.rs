@@ -6,7 +6,8 @@
 //! date over one stream of events.
 //!
 //! *Takes*: HTTP requests; a [`Cluster`] to ask.
-//! *Gives*: the cluster's status, as data and as pages; to the command line, answers or a [`ClientError`] that says what
+//! *Gives*: the cluster's status, as data and as pages; to the command line, answers or a [`ClientError`] that says
+//! what
 //! to do.
 //! *Owns*: the admin port's socket, the check of its token, and how the cluster was in the past hour.
 //! *Never*: decides anything about the cluster; imports a server; prints the token.

@@ -206,7 +206,8 @@ pub(crate) fn nothing_here() -> Response {
     let page = html! {
         (maud::DOCTYPE)
         html lang="en" {
-            head { meta charset="utf-8"; title { "No such page · Greenroom" } link rel="stylesheet" href="/assets/console.css"; }
+            head { meta charset="utf-8"; title { "No such page · Greenroom" } link rel="stylesheet"
+                href="/assets/console.css"; }
             body { main { div.empty { b { "There is no such page" } p { a href="/" { "Overview" } } } } }
         }
     };

@@ -42,7 +42,8 @@ pub(crate) fn live(seen: &Seen) -> Markup {
             None => {
                 div.empty {
                     b { "Nothing is known of the cluster yet" }
-                    p { "The master has not answered since this port is open. Its log says why; " code { "--cluster-log info" } " says more." }
+                    p { "The master has not answered since this port is open. Its log says why; " code {
+                        "--cluster-log info" } " says more." }
                 }
             }
             Some(status) => {
@@ -76,7 +77,8 @@ fn counters(seen: &Seen, status: &Status) -> Markup {
             name: "Lost",
             count: seen.totals.lost,
             means: "A numbered message of an instance never came to its player.",
-            from: "Session servers look at each number on its way to the client, the last place before it: one was left out.",
+            from: "Session servers look at each number on its way to the client, the last place before it: \
+             one was left out.",
         },
         Zero {
             name: "Doubled",
@@ -100,13 +102,15 @@ fn counters(seen: &Seen, status: &Status) -> Markup {
             name: "Stale owners",
             count: seen.totals.rivals,
             means: "Two masters decided in one epoch: something may have been accepted from the wrong one.",
-            from: "Session and game servers, each time that a master says that it decides. What they refuse as stale is normal, and not counted here.",
+            from: "Session and game servers, each time that a master says that it decides. What they refuse \
+             as stale is normal, and not counted here.",
         },
         Zero {
             name: "Orphans",
             count: orphans.sum(),
             means: "Instances run now that the directory does not know.",
-            from: "The master: what each game server says it runs, less what is placed there and what it was told to stop.",
+            from: "The master: what each game server says it runs, less what is placed there and what it was \
+             told to stop.",
         },
     ];
     let silent = silent(status);
@@ -123,7 +127,8 @@ fn counters(seen: &Seen, status: &Status) -> Markup {
         }
         @if !silent.is_empty() {
             p.hint {
-                "Not counted: " (silent.join(", ")) ", of a build that does not say these numbers. They are of all other servers."
+                "Not counted: " (silent.join(", "))
+                    ", of a build that does not say these numbers. They are of all other servers."
             }
         }
     }
@@ -176,7 +181,8 @@ fn switchover(status: &Status) -> Markup {
     html! {
         @if let (Some(standby), true) = (standby, is_active) {
             @let text = format!(
-                "{} becomes the active, and this master its standby. Nothing is lost; requests wait for some milliseconds.",
+                "{} becomes the active, and this master its standby. Nothing is lost; requests wait for some \
+                 milliseconds.",
                 standby.name
             );
             (action("Switch over", "/switchover", "", "Switch the masters over?", &text, None))

@@ -100,7 +100,8 @@ pub(crate) fn page(
                 main #content { (content) }
                 (dialog())
                 div #toast role="status" {}
-                noscript { p.banner.warn { "Without scripts this page shows how things were when it was opened, and nobody can act." } }
+                noscript { p.banner.warn {
+                    "Without scripts this page shows how things were when it was opened, and nobody can act." } }
             }
         }
     };
@@ -153,7 +154,8 @@ fn dialog() -> Markup {
                     "Admin token"
                     input #token type="password" autocomplete="off" spellcheck="false";
                     small {
-                        "64 hexadecimal digits, in the file " code { "admin.token" } " of the cluster's data folder. This "
+                        "64 hexadecimal digits, in the file " code { "admin.token" }
+                            " of the cluster's data folder. This "
                         "tab remembers it until it is closed."
                     }
                 }

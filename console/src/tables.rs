@@ -181,7 +181,8 @@ pub(crate) fn instances(asked: &Asked, status: Option<&Status>, answer: &Answer)
         nav.tabs aria-label="Kinds" {
             @for kind in kinds {
                 @let of = Asked { kind: kind.name.to_string(), ..Asked::default() };
-                a href=(of.address("/instances", None)) aria-current=[(kind.name.as_str() == asked.kind).then_some("page")] {
+                a href=(of.address("/instances", None)) aria-current=[(kind.name.as_str() ==
+                    asked.kind).then_some("page")] {
                     (shown(kind.name.as_str())) " " span.count { (grouped(kind.instances)) }
                 }
             }
@@ -293,7 +294,8 @@ fn table(
             label for="q" { "Which" }
             input #q name="q" value=(asked.q) autocomplete="off" spellcheck="false" aria-describedby="fields";
             button type="submit" { "Find" }
-            @if !asked.q.is_empty() { a.clear href=(Asked { q: String::new(), ..asked.clone() }.address(path, None)) { "All" } }
+            @if !asked.q.is_empty() { a.clear href=(Asked { q: String::new(), ..asked.clone() }.address(path,
+                None)) { "All" } }
             p #fields.hint {
                 "Such as " code { (example) } ". Fields: "
                 @for (at, field) in fields.iter().enumerate() { @if at > 0 { ", " } code { (shown(field)) } }
@@ -314,8 +316,10 @@ fn table(
             Answer::Rows(rows) if rows.rows.is_empty() => {
                 div.empty {
                     b { "Nothing like this" }
-                    p { "Looked at " (grouped(rows.explain.examined.into())) " records, by " code { (shown(&rows.explain.index)) } "." }
-                    p { a href=(Asked { q: String::new(), cursor: String::new(), ..asked.clone() }.address(path, None)) { "Show all" } }
+                    p { "Looked at " (grouped(rows.explain.examined.into())) " records, by " code {
+                        (shown(&rows.explain.index)) } "." }
+                    p { a href=(Asked { q: String::new(), cursor: String::new(), ..asked.clone() }.address(path,
+                        None)) { "Show all" } }
                 }
             }
             Answer::Rows(rows) => {
@@ -331,7 +335,8 @@ fn table(
                         code { (shown(&rows.explain.index)) }
                     }
                     @if !asked.cursor.is_empty() { a rel="first" href=(asked.address(path, None)) { "First page" } }
-                    @if let Some(cursor) = &rows.cursor { a rel="next" href=(asked.address(path, Some(cursor))) { "Next page" } }
+                    @if let Some(cursor) = &rows.cursor { a rel="next" href=(asked.address(path, Some(cursor))) {
+                        "Next page" } }
                 }
             }
         }

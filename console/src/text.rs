@@ -21,7 +21,8 @@ fn is_unseen(char: char) -> bool {
     char.is_control()
         || matches!(
             char,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' |
+                '\u{fff9}'..='\u{fffb}'
         )
 }
 

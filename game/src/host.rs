@@ -899,10 +899,13 @@ impl Host {
         let mut failed = None;
         for effect in effects.items.drain(..) {
             match effect {
-                Effect::Report(report) => match *report {
-                    GameToMaster::Closed(closed) => failed = Some(closed.refusal.message),
-                    report => drop(self.upward.push(&report)),
-                },
+                Effect::Report(report) => {
+                    if let GameToMaster::Closed(closed) = *report {
+                        failed = Some(closed.refusal.message);
+                    } else {
+                        self.upward.push(&report);
+                    }
+                }
                 Effect::Store(order) => {
                     let (instance, incarnation) = (core.instance(), core.incarnation());
                     self.orders.push(Ordered { instance, incarnation, order: *order });

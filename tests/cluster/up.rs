@@ -31,7 +31,7 @@ pub(crate) fn said(process: &Process, word: &str) -> String {
 }
 
 fn admin_of(process: &Process) -> String {
-    said(process, "admin").trim_start_matches("http://").trim_end_matches("/status").to_owned()
+    said(process, "monitor").trim_start_matches("http://").trim_end_matches('/').to_owned()
 }
 
 fn plays(admin: &str, users: &str, span: &str) {
