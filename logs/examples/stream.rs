@@ -4,6 +4,7 @@
 //! stream ship FOLDER PROCESS kinesis://STREAM?region=REGION EVENTS   # stops when the standard input ends
 //! stream read kinesis://STREAM?region=REGION                         # prints each event that is in it
 //! ```
+#![expect(clippy::print_stdout, reason = "an example is for a terminal")]
 
 use std::{env, error::Error, io, path::Path, process::ExitCode, time::Duration};
 
@@ -12,7 +13,7 @@ use greenroom_logs::{
     kinds::CheckIn,
     ship::{Shipper, Target, read_stream},
 };
-use greenroom_protocol::{SessionId, UserId};
+use greenroom_protocol::{ServerName, SessionId, UserId};
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
@@ -51,7 +52,8 @@ fn ship(folder: &Path, process: &str, target: &Target, events: u64) -> Result<()
     for number in 0..events {
         let user = UserId::new(format!("user-{}", number % 50))?;
         let session = SessionId(number);
-        logs.emit(&CheckIn { user, session, name: format!("{number}").into() });
+        let server = ServerName::new("session-1")?;
+        logs.emit(&CheckIn { user, session, name: format!("{number}").into(), server });
         if number % 1_000 == 999 {
             // As fast as the disk takes them: the queue is bounded.
             logs.flush(Duration::from_secs(10));

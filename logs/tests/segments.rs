@@ -1,4 +1,5 @@
 //! What is written and what is read of it, through files.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 use std::{
     fs,
@@ -120,7 +121,7 @@ fn positions_of_a_reader_lose_and_double_nothing() {
         .map(|name| LogWriter::start(&LogsConfig::default(), folder.path(), name).unwrap())
         .into();
     for n in 0..100 {
-        emit(writers[n as usize % 2].logs(), n);
+        emit(writers[usize::from(n % 2 == 1)].logs(), n);
     }
     writers.iter().for_each(|writer| assert!(writer.logs().flush(PATIENCE)));
     let mut seen = Vec::new();

@@ -1,6 +1,5 @@
 //! The actor against a model: any operations on a few keys, all submitted before one is answered, are answered as if
 //! they had been done one after the other, on each store.
-#![expect(clippy::wildcard_enum_match_arm, reason = "what is not named is wrong here")]
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 #![expect(
     clippy::wildcard_enum_match_arm,

@@ -329,7 +329,7 @@ mod tests {
         batcher.push(&record(1, 1, 0), Duration::ZERO).unwrap();
         assert_eq!(batcher.next_call(Duration::from_secs(9), true), []);
         batcher.failed(first.clone());
-        assert_eq!(batcher.next_call(Duration::from_secs(9), true), [first.clone()]);
+        assert_eq!(batcher.next_call(Duration::from_secs(9), true), std::slice::from_ref(&first));
         batcher.shipped(&first);
         assert_eq!(ids(&batcher.next_call(Duration::from_secs(9), true)[0].data), [1]);
     }
