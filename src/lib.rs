@@ -40,6 +40,7 @@ mod app;
 mod bots;
 mod find;
 mod keys;
+mod logs;
 mod operator;
 mod process_log;
 mod roles;

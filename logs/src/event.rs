@@ -286,45 +286,59 @@ fn number(out: &mut Vec<u8>, mut value: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// Writes a text as JSON, cut to [`TEXT_BYTES_MAX`]. Besides what JSON wants, everything is escaped that a terminal or
-/// a page could take for more than text: control characters of every sort, marks that turn the direction, `<`, `>`,
-/// `&`.
+/// Writes a text as JSON, cut to [`TEXT_BYTES_MAX`].
 pub(crate) fn text(out: &mut Vec<u8>, text: &str) {
-    let end = if text.len() > TEXT_BYTES_MAX {
-        text.floor_char_boundary(TEXT_BYTES_MAX - 3)
-    } else {
-        text.len()
-    };
+    if text.len() <= TEXT_BYTES_MAX {
+        return whole_text(out, text);
+    }
+    whole_text(out, &text[..text.floor_char_boundary(TEXT_BYTES_MAX - 3)]);
+    out.pop();
+    out.extend_from_slice(b"...\"");
+}
+
+/// Writes a text as JSON. Besides what JSON wants, everything is escaped that a terminal or a page could take for more
+/// than text: control characters of every sort, marks that turn the direction, `<`, `>`, `&`.
+pub(crate) fn whole_text(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let is_plain = |byte: u8| {
         matches!(byte, 0x20..=0x7E) && !matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&')
     };
-    if text[..end].bytes().all(is_plain) {
-        out.extend_from_slice(&text.as_bytes()[..end]);
+    if text.bytes().all(is_plain) {
+        out.extend_from_slice(text.as_bytes());
     } else {
         let mut buffer = [0; 4];
-        for letter in text[..end].chars() {
+        for letter in text.chars() {
             match letter {
                 '"' => out.extend_from_slice(b"\\\""),
                 '\\' => out.extend_from_slice(b"\\\\"),
                 '\n' => out.extend_from_slice(b"\\n"),
-                letter if is_harmful(letter) => {
-                    shown(out, format_args!("\\u{:04x}", u32::from(letter)))
+                letter if is_control(letter) || matches!(letter, '<' | '>' | '&') => {
+                    shown(out, format_args!("\\u{:04x}", u32::from(letter)));
                 }
                 letter => out.extend_from_slice(letter.encode_utf8(&mut buffer).as_bytes()),
             }
         }
     }
-    if end < text.len() {
-        out.extend_from_slice(b"...");
-    }
     out.push(b'"');
 }
 
-fn is_harmful(letter: char) -> bool {
+/// A text as a terminal may have it: what it would take for more than text is spelt out.
+pub fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match is_control(letter) {
+            true => out.extend(letter.escape_unicode()),
+            false => out.push(letter),
+        }
+    }
+    out
+}
+
+/// Whether a letter is none: it does something, or turns the direction of others.
+fn is_control(letter: char) -> bool {
     letter.is_control()
-        || matches!(letter, '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\u{FEFF}')
-        || matches!(letter, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+        || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{FEFF}' | '\u{200E}' | '\u{200F}')
+        || matches!(letter, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Declares kinds of events: a struct for each, and the list of all.

@@ -10,16 +10,23 @@ mod error;
 mod event;
 mod id;
 pub mod kinds;
+mod plot;
 pub mod read;
+mod reference;
+pub mod report;
 mod segment;
 #[cfg(feature = "kinesis")]
 pub mod ship;
+pub mod sql;
 mod writer;
 
 pub use config::{KinesisConfig, Level, LogsConfig};
 pub use error::LogsError;
 pub use event::{
     Event, Field, Form, Kind, LINE_BYTES_MAX, Line, Severity, TEXT_BYTES_MAX, Trace, Value,
+    harmless as shown,
 };
 pub use id::{Stamp, time};
+pub use plot::Shape;
+pub use reference::reference;
 pub use writer::{Counters, LogWriter, Logs};

@@ -1,0 +1,428 @@
+//! Questions in SQL over events, wherever they come from.
+//!
+//! SQLite has them in a database of this process alone, which goes to a temporary file where it grows past its cache:
+//! ten million events need no more memory than ten thousand. An event that is there twice counts once, by its id.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::Path,
+};
+
+use rusqlite::{
+    Connection, OpenFlags, ToSql,
+    hooks::{AuthAction, AuthContext, Authorization},
+    types::ValueRef,
+};
+
+use crate::{
+    Kind, LogsError,
+    kinds::KINDS,
+    read::{Entry, From, Reader, Skipped},
+};
+
+/// Memory for the database, in KiB; what is more goes to a temporary file.
+const CACHE_KIB: i64 = 128 << 10;
+/// The columns of `events`, each a text.
+pub const COLUMNS: [&str; 11] = [
+    "id", "ts", "node", "role", "kind", "severity", "user", "instance", "session", "trace",
+    "fields",
+];
+/// Events of a game's own kind whose fields are looked at, to know what its view has.
+const LOOKED_AT: u32 = 100;
+/// Events between two looks at how far a reader is.
+const STEP: u64 = 8_192;
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    /// The events can't be read.
+    #[error(transparent)]
+    Logs(#[from] LogsError),
+    /// The question is wrong; the text says where and what there is.
+    #[error("{0}")]
+    Question(String),
+    /// The database can't be kept: no room in the temporary folder, most likely.
+    #[error(
+        "SQLite has no place for the events: make room in the temporary folder, or ask with --since"
+    )]
+    Database(#[source] rusqlite::Error),
+}
+
+/// A value of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    /// Nothing.
+    Null,
+    /// A whole number.
+    Integer(i64),
+    /// A number with a fraction.
+    Real(f64),
+    /// A text; bytes that are none are shown as far as they are.
+    Text(String),
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Names of its columns.
+    pub columns: Vec<String>,
+    /// Its rows, each with as many cells.
+    pub rows: Vec<Vec<Cell>>,
+}
+
+/// What was loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Events, each once.
+    pub events: u64,
+    /// Events that were there more than once.
+    pub doubled: u64,
+    /// What was no event.
+    pub skipped: Skipped,
+}
+
+/// Events that can be asked.
+#[derive(Debug)]
+pub struct Database {
+    connection: Connection,
+    /// Fields of kinds that are games' own, and how many of its events were looked at.
+    games: BTreeMap<String, (u32, BTreeSet<String>)>,
+    loaded: Loaded,
+}
+
+impl Database {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// When SQLite can't begin.
+    pub fn new() -> Result<Self, SqlError> {
+        let open = || -> rusqlite::Result<Connection> {
+            // No name: a temporary database of this connection's own.
+            let connection = Connection::open_with_flags("", OpenFlags::default())?;
+            connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+            connection.pragma_update(None, "journal_mode", "off")?;
+            connection.pragma_update(None, "synchronous", "off")?;
+            let columns = COLUMNS[1..].join(" text, ");
+            connection.execute_batch(&format!(
+                "create table events (id text primary key, {columns} text) without rowid; begin"
+            ))?;
+            Ok(connection)
+        };
+        let connection = open().map_err(SqlError::Database)?;
+        Ok(Self { connection, games: BTreeMap::new(), loaded: Loaded::default() })
+    }
+
+    /// The events of a folder, from a time on, in milliseconds since 1970. `look` is told now and then how many events
+    /// were read.
+    ///
+    /// # Errors
+    /// When they can't be read or kept.
+    pub fn load(
+        folder: &Path,
+        since_ms: Option<u64>,
+        mut look: impl FnMut(u64),
+    ) -> Result<Self, SqlError> {
+        let mut database = Self::new()?;
+        let mut reader = Reader::open(folder, since_ms.map_or(From::Start, From::Time))?;
+        let mut read = 0;
+        while let Some(record) = reader.next_record()? {
+            database.add(&record.event())?;
+            read += 1;
+            if read % STEP == 0 {
+                look(read);
+            }
+        }
+        database.loaded.skipped = reader.skipped();
+        database.finish()?;
+        Ok(database)
+    }
+
+    /// Adds an event. Before [`Self::finish`].
+    ///
+    /// # Errors
+    /// When it can't be kept.
+    pub fn add(&mut self, event: &Entry<'_>) -> Result<(), SqlError> {
+        let optional = [&event.user, &event.instance, &event.session, &event.trace];
+        let [user, instance, session, trace] = optional.map(|value| value.as_deref());
+        let fields = event.fields.get();
+        let values: [&dyn ToSql; COLUMNS.len()] = [
+            &event.id,
+            &event.ts,
+            &event.node,
+            &event.role,
+            &event.kind,
+            &event.severity,
+            &user,
+            &instance,
+            &session,
+            &trace,
+            &fields,
+        ];
+        let text = "insert or ignore into events values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        let inserted = self.connection.prepare_cached(text);
+        let inserted = inserted.and_then(|mut insert| insert.execute(&values[..]));
+        match inserted.map_err(SqlError::Database)? {
+            0 => self.loaded.doubled += 1,
+            _ => self.loaded.events += 1,
+        }
+        // Servers' own kinds have no point in their names.
+        if event.kind.contains('.') {
+            let (looked_at, names) = self.games.entry(event.kind.to_string()).or_default();
+            if *looked_at < LOOKED_AT {
+                *looked_at += 1;
+                let of: BTreeMap<String, serde::de::IgnoredAny> =
+                    serde_json::from_str(fields).unwrap_or_default();
+                names.extend(of.into_keys());
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the views, and lets nothing be changed from here on.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn finish(&mut self) -> Result<(), SqlError> {
+        let mut text = "commit; create index by_kind on events (kind);".to_owned();
+        for kind in KINDS {
+            text.push_str(&view(kind.name, kind.fields.iter().map(|field| field.name)));
+        }
+        for (kind, (_, fields)) in &self.games {
+            text.push_str(&view(kind, fields.iter().map(String::as_str)));
+        }
+        self.connection.execute_batch(&text).map_err(SqlError::Database)?;
+        self.connection.authorizer(Some(authorize)).map_err(SqlError::Database)
+    }
+
+    /// What was loaded.
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Answers a question.
+    ///
+    /// # Errors
+    /// When it is none, or wants something changed.
+    pub fn ask(&self, question: &str) -> Result<Answer, SqlError> {
+        let answer = || -> rusqlite::Result<Answer> {
+            let mut statement = self.connection.prepare(question)?;
+            let columns: Vec<_> = statement.column_names().into_iter().map(str::to_owned).collect();
+            let mut found = statement.query([])?;
+            let mut rows = Vec::new();
+            while let Some(row) = found.next()? {
+                let cells = (0..columns.len()).map(|n| row.get_ref(n).map(Cell::from));
+                rows.push(cells.collect::<rusqlite::Result<_>>()?);
+            }
+            Ok(Answer { columns, rows })
+        };
+        answer().map_err(|error| self.explain(&error, question))
+    }
+
+    /// Whether events are such as a condition wants: what stands after `where`.
+    ///
+    /// # Errors
+    /// When it is no condition.
+    pub fn filter(condition: &str) -> Result<Filter, SqlError> {
+        let mut database = Self::new()?;
+        database.finish()?;
+        let columns: Vec<_> =
+            COLUMNS.iter().enumerate().map(|(n, name)| format!("?{} as {name}", n + 1)).collect();
+        let text = format!("select 1 from (select {}) where ({condition}\n)", columns.join(", "));
+        let prepared = database.connection.prepare(&text).map(drop);
+        prepared.map_err(|error| {
+            let message = plain(&error);
+            SqlError::Question(format!("--where {condition}: {message}"))
+        })?;
+        Ok(Filter { database, text })
+    }
+
+    fn explain(&self, error: &rusqlite::Error, question: &str) -> SqlError {
+        let mut text = plain(error);
+        if let rusqlite::Error::SqlInputError { offset, .. } = error
+            && let Ok(offset) = usize::try_from(*offset)
+            && let Some(before) = question.get(..offset)
+        {
+            let line = before.matches('\n').count();
+            let column = before.chars().rev().take_while(|&letter| letter != '\n').count();
+            let shown = question.lines().nth(line).unwrap_or_default();
+            write!(text, "\n  {shown}\n  {}^", " ".repeat(column)).expect("writing to a text");
+        }
+        if text.contains("no such table") {
+            let games = self.games.keys().map(|kind| format!("\"{kind}\""));
+            let all = KINDS.iter().map(|kind| kind.name.to_owned()).chain(games);
+            text.push_str("\nthere is the table events, and for each kind a view: ");
+            text.push_str(&all.collect::<Vec<_>>().join(", "));
+        } else if text.contains("no such column") {
+            let columns = COLUMNS.join(", ");
+            write!(
+                text,
+                "\nevents has {columns}; a field is fields->>'name', or a column of the view of its kind: see \
+                 `greenroom logs kinds`"
+            )
+            .expect("writing to a text");
+        }
+        SqlError::Question(text)
+    }
+}
+
+/// A condition on events.
+#[derive(Debug)]
+pub struct Filter {
+    database: Database,
+    text: String,
+}
+
+impl Filter {
+    /// Whether it holds.
+    ///
+    /// # Errors
+    /// When it can't be decided for this event: a function was given what it does not take.
+    pub fn holds(&self, event: &Entry<'_>) -> Result<bool, SqlError> {
+        let optional = [&event.user, &event.instance, &event.session, &event.trace];
+        let [user, instance, session, trace] = optional.map(|value| value.as_deref());
+        let values: [&dyn ToSql; COLUMNS.len()] = [
+            &event.id,
+            &event.ts,
+            &event.node,
+            &event.role,
+            &event.kind,
+            &event.severity,
+            &user,
+            &instance,
+            &session,
+            &trace,
+            &event.fields.get(),
+        ];
+        let prepared = self.database.connection.prepare_cached(&self.text);
+        let holds = prepared.and_then(|mut statement| statement.exists(&values[..]));
+        holds.map_err(|error| SqlError::Question(plain(&error)))
+    }
+}
+
+/// A view of a kind, with its fields as columns.
+fn view<'a>(kind: &str, fields: impl Iterator<Item = &'a str>) -> String {
+    let name = |text: &str| text.replace('"', "\"\"");
+    let value = |text: &str| text.replace('\'', "''");
+    let mut text = format!(
+        "create view \"{}\" as select id, ts, node, role, severity, user, instance, session, trace",
+        name(kind)
+    );
+    for field in fields.filter(|field| !COLUMNS.contains(field)) {
+        // A name with a quote in it can't be said in a path.
+        let path = field.replace('"', "");
+        write!(text, ", fields->>'$.\"{}\"' as \"{}\"", value(&path), name(field))
+            .expect("writing to a text");
+    }
+    write!(text, " from events where kind = '{}';", value(kind)).expect("writing to a text");
+    text
+}
+
+/// Whoever asks may read, and nothing else: no file is opened, nothing is written, no setting is changed.
+fn authorize(context: AuthContext<'_>) -> Authorization {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what is not named here is not allowed")]
+    match context.action {
+        AuthAction::Select | AuthAction::Read { .. } | AuthAction::Recursive => {
+            Authorization::Allow
+        }
+        AuthAction::Function { function_name } if function_name != "load_extension" => {
+            Authorization::Allow
+        }
+        _ => Authorization::Deny,
+    }
+}
+
+/// What SQLite says, in words.
+fn plain(error: &rusqlite::Error) -> String {
+    if matches!(error, rusqlite::Error::MultipleStatement) {
+        return "one question at a time: leave out what stands after the `;`".into();
+    }
+    let text = match error {
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the others say what they are")]
+        other => other.to_string(),
+    };
+    if text.contains("not authorized") || text.contains("authorization denied") {
+        return "events can only be read: `select` and `with` are possible; `attach`, `pragma` and whatever writes \
+                are not"
+            .into();
+    }
+    text
+}
+
+impl std::convert::From<ValueRef<'_>> for Cell {
+    fn from(value: ValueRef<'_>) -> Self {
+        match value {
+            ValueRef::Null => Self::Null,
+            ValueRef::Integer(value) => Self::Integer(value),
+            ValueRef::Real(value) => Self::Real(value),
+            ValueRef::Text(text) | ValueRef::Blob(text) => {
+                Self::Text(String::from_utf8_lossy(text).into_owned())
+            }
+        }
+    }
+}
+
+impl Cell {
+    /// As it is shown: nothing in it that a terminal takes for more than text.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Null => String::new(),
+            Self::Integer(value) => value.to_string(),
+            Self::Real(value) => value.to_string(),
+            Self::Text(text) => crate::event::harmless(text),
+        }
+    }
+}
+
+impl Answer {
+    /// As comma-separated values, RFC 4180.
+    pub fn csv(&self) -> String {
+        let quoted = |text: String| match text.contains([',', '"', '\n']) {
+            true => format!("\"{}\"", text.replace('"', "\"\"")),
+            false => text,
+        };
+        let mut out = String::new();
+        let names = self.columns.iter().map(|name| quoted(crate::event::harmless(name)));
+        out.push_str(&names.collect::<Vec<_>>().join(","));
+        for row in &self.rows {
+            out.push('\n');
+            out.push_str(
+                &row.iter().map(|cell| quoted(cell.shown())).collect::<Vec<_>>().join(","),
+            );
+        }
+        out.push('\n');
+        out
+    }
+
+    /// One JSON object a line.
+    pub fn json(&self) -> String {
+        let mut out = Vec::new();
+        for row in &self.rows {
+            out.push(b'{');
+            for (n, (name, cell)) in self.columns.iter().zip(row).enumerate() {
+                if n > 0 {
+                    out.push(b',');
+                }
+                crate::event::whole_text(&mut out, name);
+                out.push(b':');
+                match cell {
+                    Cell::Real(value) if value.is_finite() => {
+                        out.extend_from_slice(value.to_string().as_bytes());
+                    }
+                    Cell::Null | Cell::Real(_) => out.extend_from_slice(b"null"),
+                    Cell::Integer(value) => out.extend_from_slice(value.to_string().as_bytes()),
+                    Cell::Text(text) => crate::event::whole_text(&mut out, text),
+                }
+            }
+            out.extend_from_slice(b"}\n");
+        }
+        String::from_utf8_lossy(&out).into_owned()
+    }
+}
+
+/// A kind as the reference has it: its name, and what is known of its events.
+pub fn about(kind: &Kind) -> String {
+    let names = kind.about.iter().copied().chain(kind.fields.iter().map(|field| field.name));
+    names.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,210 @@
+//! Questions over a log on disk.
+
+use std::{path::Path, time::Duration};
+
+use greenroom_logs::{
+    LogWriter, LogsConfig, Stamp,
+    kinds::{CheckIn, DirectoryJoin, EventsLost, InstanceClosed, SessionEnded},
+    report::{REPORTS, Report},
+    sql::{Cell, Database},
+};
+use greenroom_protocol::{InstanceId, KindName, Seat, ServerName, SessionId, UserId};
+
+/// 2026-11-28 12:00 UTC.
+const NOON: u64 = 1_795_867_200_000;
+const NASTY: &str = "<script>\u{1b}[31m\"'; drop table events; --";
+
+fn stamp(seconds: u64, n: u128) -> Stamp {
+    Stamp { ms: NOON + seconds * 1_000, distinct: n }
+}
+
+/// Three users come, two play a duel, one leaves and comes again a day later; one event is told by two masters.
+fn story(folder: &Path) {
+    let names = ["master-1", "master-2"];
+    let [first, second] =
+        names.map(|name| LogWriter::start(&LogsConfig::default(), folder, name).unwrap());
+    let logs = first.logs().of("master-1", "master");
+    let server = || ServerName::new("session-1").unwrap();
+    let user = |n: u64| UserId::new(format!("user-{n}")).unwrap();
+    for n in 1..=3 {
+        let name = if n == 3 { NASTY.into() } else { format!("number {n}").into() };
+        let event = CheckIn { user: user(n), session: SessionId(n), name, server: server() };
+        logs.emit_stamped(stamp(n, u128::from(n)), &event);
+        if n == 2 {
+            second.logs().of("master-2", "master").emit_stamped(stamp(n, 2), &event);
+        }
+    }
+    let duel = || KindName::new("duel").unwrap();
+    for n in 1..=2 {
+        let join = DirectoryJoin {
+            user: user(n),
+            instance: InstanceId(9),
+            session: SessionId(n),
+            instance_kind: duel(),
+            seat: Seat(0),
+        };
+        logs.emit_stamped(stamp(4, 10 + u128::from(n)), &join);
+    }
+    let code = "closed".into();
+    let lived_ms = Duration::from_millis(61_500);
+    let closed = InstanceClosed { instance: InstanceId(9), instance_kind: duel(), code, lived_ms };
+    logs.emit_stamped(stamp(66, 20), &closed);
+    let ended =
+        SessionEnded { user: user(1), session: SessionId(1), code: "session_expired".into() };
+    logs.emit_stamped(stamp(70, 21), &ended);
+    let again =
+        CheckIn { user: user(1), session: SessionId(7), name: "number 1".into(), server: server() };
+    logs.emit_stamped(stamp(86_400, 22), &again);
+    logs.emit(&EventsLost { events: 5 });
+    first.stop();
+    second.stop();
+}
+
+fn loaded() -> (tempfile::TempDir, Database) {
+    let folder = tempfile::tempdir().unwrap();
+    story(folder.path());
+    let database = Database::load(folder.path(), None, |_| {}).unwrap();
+    (folder, database)
+}
+
+fn rows(database: &Database, question: &str) -> String {
+    database.ask(question).unwrap().csv()
+}
+
+fn refusal(database: &Database, question: &str) -> String {
+    database.ask(question).unwrap_err().to_string()
+}
+
+#[test]
+fn events_are_counted_once_however_many_told_them() {
+    let (_folder, database) = loaded();
+    assert_eq!(database.loaded().doubled, 1);
+    let counts = rows(&database, "select kind, count(*) from events group by kind");
+    let expected = "kind,count(*)\ncheck_in,4\ndirectory_join,2\nevents_lost,1\ninstance_closed,1\nsession_ended,1\n";
+    assert_eq!(counts, expected);
+}
+
+#[test]
+fn each_kind_is_a_view_with_its_fields_as_columns() {
+    let (_folder, database) = loaded();
+    let text = "select user, name, server, ts from check_in where session like '%1' order by ts";
+    assert_eq!(
+        rows(&database, text),
+        "user,name,server,ts\nuser-1,number 1,session-1,2026-11-28T12:00:01.000Z\n"
+    );
+    let text = "select instance_kind, lived_ms from instance_closed";
+    let row = database.ask(text).unwrap().rows.remove(0);
+    assert_eq!(row, [Cell::Text("duel".into()), Cell::Real(61_500.0)]);
+}
+
+#[test]
+fn nothing_can_be_written_attached_or_set() {
+    let (folder, database) = loaded();
+    let file = folder.path().join("stolen");
+    for question in [
+        "delete from events".to_owned(),
+        "insert into events(id) values ('x')".into(),
+        "drop table events".into(),
+        "create table t(x)".into(),
+        format!("attach '{}' as other", file.display()),
+        "pragma journal_mode = wal".into(),
+        "select load_extension('x')".into(),
+        format!("vacuum into '{}'", file.display()),
+        "begin".into(),
+    ] {
+        let text = refusal(&database, &question);
+        assert!(text.contains("events can only be read"), "{question}: {text}");
+    }
+    assert!(!file.exists());
+    assert_eq!(rows(&database, "select count(*) from events"), "count(*)\n9\n");
+}
+
+#[test]
+fn what_is_wrong_with_a_question_is_said_in_words_with_its_place() {
+    let (_folder, database) = loaded();
+    let text = refusal(&database, "select usr from events");
+    assert!(text.contains("no such column: usr") && text.contains("\n         ^"), "{text}");
+    assert!(text.contains("user, instance") && text.contains("logs kinds"), "{text}");
+    let text = refusal(&database, "select * from checkins");
+    assert!(text.contains("no such table: checkins") && text.contains("check_in,"), "{text}");
+    let text = refusal(&database, "select 1; select 2");
+    assert!(text.contains("one question at a time"), "{text}");
+    assert!(refusal(&database, "selec 1").contains("syntax error"));
+    let text = Database::filter("kind = ").unwrap_err().to_string();
+    assert!(text.contains("--where kind = "), "{text}");
+}
+
+#[test]
+fn a_time_leaves_out_what_was_before() {
+    let folder = tempfile::tempdir().unwrap();
+    story(folder.path());
+    let database = Database::load(folder.path(), Some(NOON + 60_000), |_| {}).unwrap();
+    let counts =
+        rows(&database, "select kind, count(*) from events where kind <> 'events_lost' group by 1");
+    assert_eq!(counts, "kind,count(*)\ncheck_in,1\ninstance_closed,1\nsession_ended,1\n");
+    let none = Database::load(folder.path(), Some(u64::MAX >> 20), |_| {}).unwrap();
+    assert_eq!(none.loaded().events, 0);
+}
+
+#[test]
+fn a_condition_chooses_events_as_sql_does() {
+    let (folder, _) = loaded();
+    let filter = Database::filter("kind = 'check_in' and fields->>'name' like 'number%'").unwrap();
+    let mut reader = greenroom_logs::read::Reader::open(folder.path(), Default::default()).unwrap();
+    let mut held = 0;
+    while let Some(record) = reader.next_record().unwrap() {
+        held += u32::from(filter.holds(&record.event()).unwrap());
+    }
+    assert_eq!(held, 4, "three of one master, one of the other");
+}
+
+#[test]
+fn no_name_reaches_a_terminal_or_a_page_as_more_than_text() {
+    let (_folder, database) = loaded();
+    let answer = database.ask("select name from check_in where user = 'user-3'").unwrap();
+    assert_eq!(answer.rows[0][0], Cell::Text(NASTY.into()), "it is there as it was");
+    for text in [answer.csv(), answer.json(), answer.rows[0][0].shown()] {
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
+    let json: serde_json::Value = serde_json::from_str(answer.json().trim()).unwrap();
+    assert_eq!(json["name"], NASTY);
+    let report = Report::named("kinds").unwrap();
+    let page = report.html(&answer);
+    assert!(!page.contains("<script") && page.contains("&lt;script&gt;"), "{page}");
+}
+
+#[test]
+fn every_report_answers_the_story() {
+    let (_folder, database) = loaded();
+    let answer = |name: &str| Report::named(name).unwrap().answer(&database).unwrap();
+    let csv = |name: &str| answer(name).csv();
+    assert_eq!(
+        csv("players"),
+        "minute,online\n2026-11-28T12:00,3\n2026-11-28T12:01,2\n2026-11-29T12:00,3\n"
+    );
+    assert_eq!(
+        csv("retention"),
+        "day,days_later,users,percent\n2026-11-28,0,3,100\n2026-11-28,1,1,33.3\n"
+    );
+    assert_eq!(
+        csv("match-length"),
+        "instance_kind,p50_s,p95_s,max_s,instances\nduel,61.5,61.5,61.5,1\n"
+    );
+    assert_eq!(csv("wait"), "instance_kind,p50_ms,p95_ms,max_ms,sessions\nduel,2000,2000,3000,2\n");
+    assert_eq!(
+        csv("funnel"),
+        "step,users\nchecked in,3\nhad a seat,2\nhad seats in two instances,0\n"
+    );
+    let losses = answer("losses").rows.remove(0);
+    assert_eq!(
+        losses[1..4],
+        [Cell::Text("events_lost".into()), Cell::Integer(1), Cell::Integer(5)]
+    );
+    for report in REPORTS {
+        let answer =
+            report.answer(&database).unwrap_or_else(|error| panic!("{}: {error}", report.name));
+        assert!(!answer.columns.is_empty() && report.html(&answer).contains("</html>"));
+        let has_picture = report.shape.is_some() && !answer.rows.is_empty();
+        assert_eq!(report.svg(&answer).is_some(), has_picture, "{}", report.name);
+    }
+}
