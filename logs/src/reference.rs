@@ -13,7 +13,8 @@ Every event is one line of JSON:
 
 ```json
 {\"id\":\"01KB5XJ0YF0000000000001M00\",\"ts\":\"2026-11-28T12:00:01.000Z\",\"node\":\"master-1\",\"role\":\"master\",
- \"kind\":\"check_in\",\"v\":1,\"severity\":\"info\",\"user\":\"ann\",\"session\":\"0000000000001\",\"fields\":{\"name\":\"Ann\"}}
+ \"kind\":\"check_in\",\"v\":1,\"severity\":\"info\",\"user\":\"ann\",\"session\":\"0000000000001\",
+ \"fields\":{\"name\":\"Ann\",\"server\":\"session-1\"}}
 ```
 
 | Key | Is |
