@@ -1,4 +1,5 @@
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ecow::EcoString;
@@ -29,6 +30,25 @@ pub struct StorageConfig {
     /// How long an operation may take, e.g. "5s".
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
+    /// Who logs in to Couchbase.
+    pub couchbase_user: EcoString,
+    /// With which password.
+    pub couchbase_password: EcoString,
+    /// File (PEM) with the issuer of the certificate of `couchbases://`; empty for those that the SDK trusts.
+    pub couchbase_certificate: PathBuf,
+    /// The bucket.
+    pub couchbase_bucket: EcoString,
+    /// The scope in it, which is ours alone.
+    pub couchbase_scope: EcoString,
+    /// How safe a write is before it is answered: `none`, `majority`, `majority_and_persist_active` or
+    /// `persist_to_majority`, and behind it exceptions: `majority,snapshots=none`.
+    pub couchbase_durability: EcoString,
+    /// How long connecting may take, e.g. "10s".
+    #[serde(with = "humantime_serde")]
+    pub couchbase_connect_timeout: Duration,
+    /// How long one request may take before its outcome is looked up, e.g. "1s": less than `deadline`.
+    #[serde(with = "humantime_serde")]
+    pub couchbase_request_timeout: Duration,
 }
 
 impl Default for StorageConfig {
@@ -44,6 +64,14 @@ impl Default for StorageConfig {
             queue_bytes_max: 256 * 1024 * 1024,
             document_bytes_max: DOCUMENT_BYTES_MAX,
             deadline: Duration::from_secs(5),
+            couchbase_user: "greenroom".into(),
+            couchbase_password: EcoString::new(),
+            couchbase_certificate: PathBuf::new(),
+            couchbase_bucket: "greenroom".into(),
+            couchbase_scope: "greenroom".into(),
+            couchbase_durability: "majority".into(),
+            couchbase_connect_timeout: Duration::from_secs(10),
+            couchbase_request_timeout: Duration::from_secs(1),
         }
     }
 }

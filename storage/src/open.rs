@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::backend::Backend;
+#[cfg(feature = "couchbase")]
+use crate::backend::couchbase::Couchbase;
 use crate::backend::memory::Memory;
 use crate::backend::sqlite::Sqlite;
 use crate::handle::scheme;
@@ -25,6 +27,15 @@ pub fn open(config: &StorageConfig, schema: Schema) -> Result<Storage, OpenError
                 Ok(Arc::new(Sqlite::open(&file, Clock::system())?) as Arc<dyn Backend>)
             })
         }
+        #[cfg(feature = "couchbase")]
+        "couchbase" | "couchbases" => {
+            let opened = config.clone();
+            Storage::start(config, schema, async move || {
+                Ok(Arc::new(Couchbase::open(&opened).await?) as Arc<dyn Backend>)
+            })
+        }
+        #[cfg(not(feature = "couchbase"))]
+        "couchbase" | "couchbases" => Err(OpenError::NoCouchbase { url }),
         _ => Err(OpenError::BadUrl { url }),
     }
 }

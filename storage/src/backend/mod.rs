@@ -1,5 +1,7 @@
 //! What a store must do for the actor, and the stores that do it.
 
+#[cfg(feature = "couchbase")]
+pub mod couchbase;
 pub mod memory;
 pub mod sqlite;
 

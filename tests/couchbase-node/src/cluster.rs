@@ -80,6 +80,8 @@ pub struct Cluster {
     shared: Arc<Shared>,
     tls: Option<TlsAcceptor>,
     running: Mutex<BTreeMap<usize, Running>>,
+    /// Of the runtime that it was started in, where its nodes run.
+    runtime: tokio::runtime::Handle,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -169,7 +171,8 @@ impl Cluster {
             map_changes: tokio::sync::watch::Sender::new(()),
             seeds: options.seed.into(),
         });
-        let cluster = Self { shared, tls, running: Mutex::default() };
+        let runtime = tokio::runtime::Handle::current();
+        let cluster = Self { shared, tls, running: Mutex::default(), runtime };
         for (node, listeners) in listeners.into_iter().enumerate() {
             cluster.run(node, listeners);
         }
@@ -181,7 +184,8 @@ impl Cluster {
         let accept = |listener: TcpListener, tls: Option<TlsAcceptor>, kind: Kind| {
             let shared = Arc::clone(&self.shared);
             let (stop, tasks) = (running.stop.clone(), running.tasks.clone());
-            running.tasks.spawn(accept_all(listener, tls, kind, node, shared, stop, tasks));
+            let accepting = accept_all(listener, tls, kind, node, shared, stop, tasks);
+            running.tasks.spawn_on(accepting, &self.runtime);
         };
         accept(listeners.kv, None, Kind::KeyValue);
         accept(listeners.http, None, Kind::Http);
@@ -266,6 +270,7 @@ impl Cluster {
     /// When somebody else has taken its ports.
     pub fn start_node(&self, node: usize) -> io::Result<()> {
         let ports = self.shared.lock().nodes[node].ports;
+        let _entered = self.runtime.enter();
         let listeners = Listeners::bind(ports, self.tls.is_some())?;
         self.shared.change(|state| state.return_of(node));
         self.run(node, listeners);
@@ -300,6 +305,65 @@ impl Cluster {
     pub async fn stop(self) {
         for node in 0..self.ports().len() {
             self.stop_node(node).await;
+        }
+    }
+}
+
+/// A cluster on a thread of its own, for tests that block theirs. Dropped, it is stopped.
+#[derive(Debug)]
+pub struct Background {
+    cluster: Arc<Cluster>,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Background {
+    /// Starts the nodes; they take connections when this returns.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`]; when a thread cannot be started.
+    pub fn start(options: Options) -> io::Result<Self> {
+        let (ready, started) = std::sync::mpsc::sync_channel(1);
+        let stop = CancellationToken::new();
+        let until = stop.clone();
+        let body = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let cluster = runtime.and_then(|runtime| {
+                let cluster = runtime.block_on(async { Cluster::start(options) })?;
+                Ok((runtime, Arc::new(cluster)))
+            });
+            match cluster {
+                Ok((runtime, cluster)) => {
+                    let told = ready.send(Ok(cluster));
+                    if told.is_ok() {
+                        runtime.block_on(until.cancelled());
+                    }
+                }
+                // Nobody waits for it any more when this fails.
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        };
+        let thread = std::thread::Builder::new().name("couchbase-node".into()).spawn(body)?;
+        let cluster = started.recv().map_err(io::Error::other)??;
+        Ok(Self { cluster, stop, thread: Some(thread) })
+    }
+}
+
+impl std::ops::Deref for Background {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of the nodes has panicked");
         }
     }
 }

@@ -28,7 +28,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 pub use clock::Clock;
-pub use cluster::{Cluster, Options, Tls};
+pub use cluster::{Background, Cluster, Options, Tls};
 pub use config::Ports;
 pub use faults::{Fault, Faults, Misbehaviour, Requests};
 pub use state::{DOCUMENT_BYTES_MAX, Right, User};
