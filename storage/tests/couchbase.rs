@@ -64,3 +64,188 @@ fn start(schema: Schema) -> Remote {
 mod on_couchbase {
     greenroom_storage::contract_tests!(super::start(super::schema()));
 }
+
+/// What only our nodes do: going wrong on command.
+mod when_it_goes_wrong {
+    use greenroom_couchbase_node::{Background, Fault, Misbehaviour, Options, Requests};
+    use greenroom_storage::contract::schema;
+    use greenroom_storage::{
+        Body, Collection, Expiry, Key, Owner, Storage, StorageConfig, StorageError, Write, open,
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    fn start(deadline: Duration, request: Duration) -> (Background, Storage) {
+        let cluster = Background::start(Options::nodes(3)).unwrap();
+        let config = StorageConfig {
+            deadline,
+            couchbase_request_timeout: request,
+            ..super::config(&cluster.connection_string())
+        };
+        let storage = open(&config, schema()).unwrap();
+        (cluster, storage)
+    }
+
+    fn key(id: &str) -> Key {
+        Key::new(Collection::Documents, id).unwrap()
+    }
+
+    /// Under every kind of misbehaviour at once, each counter is what was acknowledged, and each key keeps its order.
+    #[tokio::test]
+    async fn nothing_is_lost_nothing_happens_twice_and_the_order_stays() {
+        const KEYS: usize = 8;
+        const ROUNDS: i64 = 25;
+        let (cluster, storage) = start(Duration::from_secs(60), Duration::from_millis(250));
+        for what in [
+            Misbehaviour::AnswerSwallowed,
+            Misbehaviour::AmbiguousApplied,
+            Misbehaviour::AmbiguousLost,
+            Misbehaviour::RequestSwallowed,
+            Misbehaviour::TemporaryFailure,
+            Misbehaviour::Locked,
+            Misbehaviour::SyncWriteInProgress,
+            Misbehaviour::NotMyVbucket,
+            // Applied when it has long been given up: by then the document has another version.
+            Misbehaviour::Slow(400),
+            Misbehaviour::Late(400),
+        ] {
+            cluster.faults().add(Fault::new(what).probability(0.02));
+        }
+        for what in [Misbehaviour::HalfAnswer, Misbehaviour::CutAfter, Misbehaviour::CutBefore] {
+            cluster.faults().add(Fault::new(what).probability(0.005));
+        }
+        let busy = Fault::new(Misbehaviour::Busy).on(Requests::Reads);
+        cluster.faults().add(busy.probability(0.02));
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..KEYS {
+            let storage = storage.clone();
+            tasks.spawn(async move {
+                let (counted, ordered) =
+                    (key(&format!("count {number}")), key(&format!("order {number}")));
+                let mut last = None;
+                for round in 1..=ROUNDS {
+                    assert_eq!(storage.count(counted.clone(), 1).await.unwrap(), round);
+                    let body = Body::of(&json!({ "round": round })).unwrap();
+                    last =
+                        Some(storage.submit(Write::upsert(ordered.clone(), body)).await.unwrap());
+                }
+                last.unwrap().await.unwrap();
+                let read = storage.get(ordered).await.unwrap().unwrap();
+                assert_eq!(read.body.decode::<serde_json::Value>().unwrap()["round"], ROUNDS);
+            });
+        }
+        while let Some(task) = tasks.join_next().await {
+            task.unwrap();
+        }
+        assert!(cluster.faults().happened() > 20, "{} went wrong", cluster.faults().happened());
+        // What wandered about is applied by now, if it could be; and still nothing has changed.
+        cluster.faults().clear();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let stored = cluster.documents("greenroom", "greenroom", "documents");
+        for number in 0..KEYS {
+            assert_eq!(stored[&format!("count {number}")]["count"], ROUNDS);
+            assert_eq!(stored[&format!("order {number}")]["round"], ROUNDS);
+        }
+        storage.close().await;
+    }
+
+    /// A removal whose insert still wanders about stays a removal.
+    #[tokio::test]
+    async fn a_late_insert_does_not_bring_back_what_was_removed() {
+        let (cluster, storage) = start(Duration::from_secs(20), Duration::from_millis(200));
+        cluster.faults().add(Fault::new(Misbehaviour::Slow(1_000)).key("late").times(1));
+        let body = Body::of(&json!({})).unwrap();
+        storage.insert(key("late"), body).await.unwrap();
+        storage.remove(key("late"), None).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        assert_eq!(storage.get(key("late")).await.unwrap(), None);
+    }
+
+    /// An answer that never comes is told as undecided, and by the id in the document it is decided later.
+    #[tokio::test]
+    async fn what_nobody_knows_at_the_deadline_is_undecided() {
+        let (cluster, storage) = start(Duration::from_secs(1), Duration::from_millis(200));
+        cluster
+            .faults()
+            .add(Fault::new(Misbehaviour::RequestSwallowed).key("silent").on(Requests::All));
+        let body = Body::of(&json!({})).unwrap();
+        let told = storage.upsert(key("silent"), body.clone()).await;
+        assert!(matches!(told, Err(StorageError::Unavailable(_))), "{told:?}");
+        cluster.faults().clear();
+        cluster.faults().add(Fault::new(Misbehaviour::AnswerSwallowed).key("half"));
+        cluster
+            .faults()
+            .add(Fault::new(Misbehaviour::RequestSwallowed).key("half").on(Requests::Reads));
+        let told = storage.insert(key("half"), body).await;
+        assert!(matches!(told, Err(StorageError::Undecided { .. })), "{told:?}");
+        cluster.faults().clear();
+        assert!(storage.get(key("half")).await.unwrap().is_some());
+    }
+
+    /// After stale authentication the SDK's connection is wedged for ever: ours is made anew.
+    #[tokio::test]
+    async fn a_wedged_connection_is_made_anew() {
+        let (cluster, storage) = start(Duration::from_secs(30), Duration::from_millis(300));
+        tokio::time::sleep(Duration::from_millis(2_100)).await;
+        cluster.faults().add(Fault::new(Misbehaviour::StaleAuthentication).times(1));
+        for number in 0..20 {
+            let body = Body::of(&json!({ "number": number })).unwrap();
+            storage.upsert(key(&format!("wedge {number}")), body).await.unwrap();
+        }
+    }
+
+    /// The whole cluster goes and comes back on its ports: what is asked meanwhile waits, and is stored once.
+    #[tokio::test]
+    async fn a_cluster_that_goes_and_comes_back_is_written_to_again() {
+        let (cluster, storage) = start(Duration::from_secs(60), Duration::from_millis(500));
+        for node in 0..3 {
+            cluster.stop_node(node).await;
+        }
+        let asked = {
+            let owner = Owner::Instance { incarnation: 1, n: 1 };
+            let body = Body::of(&json!({ "result": "won" })).unwrap();
+            storage.submit(Write::owned(key("match"), owner, body)).await.unwrap()
+        };
+        let short = storage.with_deadline(Duration::from_millis(300));
+        let told = short.touch(key("other"), Expiry::Never).await;
+        assert!(matches!(told, Err(StorageError::Unavailable(_))), "{told:?}");
+        for node in 0..3 {
+            cluster.start_node(node).unwrap();
+        }
+        asked.await.unwrap();
+        assert_eq!(
+            cluster.documents("greenroom", "greenroom", "documents")["match"]["result"],
+            "won"
+        );
+    }
+
+    /// Each wrong setting is told in words that say what to do.
+    #[tokio::test]
+    async fn what_is_wrong_is_said_in_words() {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let tls = greenroom_couchbase_node::Tls {
+            certificate: made.cert.pem(),
+            key: made.signing_key.serialize_pem(),
+        };
+        let cluster = Background::start(Options { tls: Some(tls), ..Options::nodes(1) }).unwrap();
+        let right = StorageConfig {
+            couchbase_connect_timeout: Duration::from_secs(2),
+            ..super::config(&cluster.connection_string())
+        };
+        let said =
+            |config: StorageConfig| open(&config, schema()).map(|_| ()).unwrap_err().to_string();
+        let wrong = said(StorageConfig { couchbase_password: "guess".into(), ..right.clone() });
+        assert!(wrong.contains("couchbase_password is wrong"), "{wrong}");
+        let wrong = said(StorageConfig { couchbase_bucket: "nowhere".into(), ..right.clone() });
+        assert!(wrong.contains("there is no bucket \"nowhere\""), "{wrong}");
+        let wrong =
+            said(StorageConfig { store: "couchbase://127.0.0.1:9".into(), ..right.clone() });
+        assert!(wrong.contains("can't be reached"), "{wrong}");
+        let wrong =
+            said(StorageConfig { store: cluster.tls_connection_string().into(), ..right.clone() });
+        assert!(wrong.contains("does not verify"), "{wrong}");
+        let wrong = said(StorageConfig { couchbase_durability: "most".into(), ..right });
+        assert!(wrong.contains("\"most\" is no durability"), "{wrong}");
+    }
+}

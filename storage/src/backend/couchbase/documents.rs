@@ -195,7 +195,7 @@ impl Inner {
             let expiry = match put.expiry {
                 // A marker's own time is not the document's.
                 Expiry::Keep if !was_there => Expiry::Never,
-                other => other,
+                Expiry::Never | Expiry::After(_) | Expiry::Keep => put.expiry,
             };
             Ok(Step::Write { bytes, envelope, expiry })
         };

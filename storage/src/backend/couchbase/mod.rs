@@ -83,6 +83,10 @@ impl CouchbaseConfig {
     }
 }
 
+/// How long before its deadline an operation is given up: who asked hears what is known, and not only that time is
+/// over.
+const EARLY: Duration = Duration::from_millis(50);
+
 /// A store in a Couchbase cluster.
 #[derive(Debug)]
 pub struct Couchbase {
@@ -124,7 +128,8 @@ impl Inner {
     }
 
     async fn run(&self, job: Job) {
-        let deadline = job.deadline();
+        let now = tokio::time::Instant::now();
+        let deadline = job.deadline().checked_sub(EARLY).unwrap_or(now).max(now);
         let answer = match job.operation() {
             Operation::Get { key } => self.get(key, deadline).await,
             Operation::Put(put) => self.put(put, deadline).await,
