@@ -101,8 +101,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("storage", "couchbase_bucket", Text, "greenroom", "The bucket"),
     setting("storage", "couchbase_scope", Text, "greenroom", "The scope in it, which is the store's alone"),
     setting("storage", "couchbase_durability", Text, "majority",
-        "How safe a write is before it is answered: none, majority, majority_and_persist_active or persist_to_majority, \
-         and behind it exceptions: majority,snapshots=none"),
+        "How safe a write is before it is answered: none, majority, majority_and_persist_active or \
+         persist_to_majority, and behind it exceptions: majority,snapshots=none"),
     setting("storage", "couchbase_connect_timeout", Text, "10s", "How long connecting to Couchbase may take"),
     setting("storage", "couchbase_request_timeout", Text, "1s",
         "How long one request to Couchbase may take before its outcome is looked up: less than the deadline"),

@@ -12,8 +12,8 @@ use crate::text::{in_url, shown};
 
 /// Only what this port serves may run or be shown, and nothing that stands in the page itself: a name that got through
 /// as markup would still be dead.
-pub(crate) const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+pub(crate) const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+     img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// The places that the head leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
