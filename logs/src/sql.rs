@@ -207,7 +207,7 @@ impl Database {
     pub fn ask(&self, question: &str) -> Result<Answer, SqlError> {
         let answer = || -> rusqlite::Result<Answer> {
             let mut statement = self.connection.prepare(question)?;
-            let columns: Vec<_> = statement.column_names().into_iter().map(str::to_owned).collect();
+            let columns: Vec<_> = statement.column_names().map(str::to_owned).collect();
             let mut found = statement.query([])?;
             let mut rows = Vec::new();
             while let Some(row) = found.next()? {
@@ -337,10 +337,10 @@ fn plain(error: &rusqlite::Error) -> String {
     if matches!(error, rusqlite::Error::MultipleStatement) {
         return "one question at a time: leave out what stands after the `;`".into();
     }
-    let text = match error {
-        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
-        #[expect(clippy::wildcard_enum_match_arm, reason = "the others say what they are")]
-        other => other.to_string(),
+    let text = if let rusqlite::Error::SqlInputError { msg, .. } = error {
+        msg.clone()
+    } else {
+        error.to_string()
     };
     if text.contains("not authorized") || text.contains("authorization denied") {
         return "events can only be read: `select` and `with` are possible; `attach`, `pragma` and whatever writes \
