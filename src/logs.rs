@@ -262,13 +262,9 @@ fn line(text: &str, event: &Entry<'_>, wanted: &Wanted) -> String {
     let fields: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(event.fields.get()).unwrap_or_default();
     for (name, value) in &fields {
-        let value = match value {
-            serde_json::Value::String(text) if !text.contains(' ') && !text.is_empty() => {
-                shown(text)
-            }
-            // As JSON has it, with quotes.
-            other => shown(&other.to_string()),
-        };
+        let plain = value.as_str().filter(|text| !text.contains(' ') && !text.is_empty());
+        // Everything else as JSON has it, with quotes.
+        let value = plain.map_or_else(|| shown(&value.to_string()), shown);
         out.push_str(&format!(" {}={value}", shown(name)));
     }
     out.push('\n');
