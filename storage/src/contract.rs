@@ -1,5 +1,5 @@
 //! What every store must do, as tests: memory, SQLite and Couchbase run the same ones, the last against a real cluster
-//! too. [`contract_tests!`] makes a test of each.
+//! too. `contract_tests!` makes a test of each.
 //!
 //! A store under test need not be empty: each test writes under keys of its own and asks for its own documents.
 
