@@ -56,7 +56,7 @@ impl Failure {
             ErrorKind::BucketNotFound
             | ErrorKind::ScopeNotFound
             | ErrorKind::CollectionNotFound => Self::Final(eco_format!(
-                "{}; `greenroom store init` makes what is missing",
+                "{}; a server that may make scopes, collections and indexes makes what is missing when it starts",
                 error.kind()
             )),
             ErrorKind::ValueTooLarge

@@ -44,7 +44,8 @@ impl Unanswered {
             | ErrorKind::ScopeNotFound
             | ErrorKind::CollectionNotFound
             | ErrorKind::BucketNotFound => Self::Final(StorageError::Backend(eco_format!(
-                "{}: {error}; `greenroom store init` makes what is missing",
+                "{}: {error}; a server that may make scopes, collections and indexes makes what is missing when it \
+                 starts",
                 error.kind()
             ))),
             ErrorKind::AuthenticationFailure => Self::Final(StorageError::Backend(eco_format!(

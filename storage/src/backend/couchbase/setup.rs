@@ -116,7 +116,7 @@ async fn make(keeper: &Keeper, connection: &Connection, schema: &Schema) -> Resu
     let manager = connection.bucket.collections();
     let missing = |what: String, why: EcoString| {
         eco_format!(
-            "{what} is missing and can't be made: {why}; run `greenroom store init` as an administrator"
+            "{what} is missing and can't be made: {why}; start once with the rights of an administrator"
         )
     };
     let mut is_new = false;
@@ -199,7 +199,7 @@ pub(super) async fn findings(keeper: &Keeper, schema: &Schema) -> Vec<EcoString>
             return findings;
         }
     };
-    let init = "`greenroom store init` makes it";
+    let init = "a server that may makes it when it starts";
     if !there.has_scope {
         findings.push(eco_format!("the scope {scope:?} is missing: {init}"));
     }
