@@ -21,8 +21,8 @@ use service::Service;
 
 use crate::read::Lines;
 
-/// Reads the events of a stream since a time, in milliseconds since 1970. `take` gets the text of each, and gives
-/// whether it wants more. An event that is there twice comes twice: by its id it is one.
+/// Reads the events of a stream since a time, in milliseconds since 1970. `take` gets the text of each. An
+/// event that is there twice comes twice: by its id it is one.
 ///
 /// # Errors
 /// When there is no such stream, it can't be reached, or these credentials may not read it.
