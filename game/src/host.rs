@@ -742,6 +742,13 @@ impl Host {
     pub(crate) fn take_chores(&mut self) -> Vec<Chore> {
         std::mem::take(&mut self.chores)
     }
+    /// Whether it has made as many steps since its last snapshot as its kind allows.
+    fn is_to_save(&self, at: usize) -> bool {
+        let Some(Hosted { core, durable: Some(kept), .. }) = self.instances.get(at) else {
+            return false;
+        };
+        core.tick_number().0.saturating_sub(kept.taken) >= u64::from(kept.every)
+    }
     /// Takes a snapshot, if none is under way.
     fn save(&mut self, at: usize) {
         let Some(hosted) = self.instances.get_mut(at) else { return };
@@ -808,6 +815,8 @@ impl Host {
                 let running = self.instances[at].core.running();
                 self.upward.push(&running.into());
             }
+            // Steps made meanwhile: of a kind that steps when it is spoken to, no other may come for long.
+            Kept::Said if self.is_to_save(at) => self.save(at),
             Kept::Said => {}
             Kept::HandingOver => {
                 let Some(durable) = &self.instances[at].durable else { return };
@@ -1245,11 +1254,6 @@ impl Host {
         }
         hosted.core.handle(now, input, &mut self.effects);
         let is_closed = hosted.core.is_closed();
-        let tick = hosted.core.tick_number().0;
-        let is_to_save = hosted
-            .durable
-            .as_ref()
-            .is_some_and(|kept| tick.saturating_sub(kept.taken) >= u64::from(kept.every));
         // Taken out while they are performed; both keep their memory.
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.items.drain(..) {
@@ -1266,7 +1270,7 @@ impl Host {
             return;
         }
         self.schedule(at);
-        if is_to_save {
+        if self.is_to_save(at) {
             self.save(at);
         }
     }
