@@ -13,6 +13,7 @@ mod machine;
 mod measure;
 mod report;
 mod servers;
+mod store;
 mod syscalls;
 mod visits;
 mod wire;
@@ -125,6 +126,8 @@ enum Name {
     W4,
     /// The master's core alone: memory of a million records, searches, verbs, ranks, live searches, a standby.
     Directory,
+    /// Durable writes through the storage actor on SQLite, beside the bare library.
+    Store,
 }
 
 /// What this program is to its own children.
@@ -212,7 +215,9 @@ struct Plan {
 impl Plan {
     fn new(arguments: Arguments) -> anyhow::Result<Self> {
         let or_all = |names: &[Name]| match names {
-            [] => vec![Name::W1, Name::W2, Name::W3, Name::W4, Name::Directory],
+            [] => {
+                vec![Name::W1, Name::W2, Name::W3, Name::W4, Name::Directory, Name::Store]
+            }
             some => some.to_vec(),
         };
         let names = or_all(&arguments.names);
@@ -241,8 +246,12 @@ impl Plan {
         let most =
             if self.names.contains(&Name::W2) { most.max(self.arguments.search_max) } else { most };
         machine::allow_files(most as u64 + OTHER_FILES)?;
-        machine::pin(self.arguments.generator_core)?;
         let mut summaries = BTreeMap::new();
+        // The store's threads are those of this process: they come before it stays on one core.
+        if self.names.contains(&Name::Store) {
+            summaries.insert("store", self.store()?);
+        }
+        machine::pin(self.arguments.generator_core)?;
         for &name in &self.names {
             let sizes = self.sizes(name);
             let (bench, summary) = match name {
@@ -251,6 +260,7 @@ impl Plan {
                 Name::W3 => ("w3", self.rows(&Method::W3, &sizes, 10_000)?),
                 Name::W4 => ("w4", self.w4()?),
                 Name::Directory => ("directory", self.directory()?),
+                Name::Store => continue,
             };
             summaries.insert(bench, summary);
         }
@@ -277,7 +287,7 @@ impl Plan {
             // What "held" is compared with.
             Name::W2 => [&[PLAYERS_REFERENCE], &self.arguments.players[..]].concat(),
             Name::W4 => vec![self.arguments.workers],
-            Name::Directory => Vec::new(),
+            Name::Directory | Name::Store => Vec::new(),
         };
         sizes.sort_unstable();
         sizes.dedup();
@@ -380,6 +390,31 @@ impl Plan {
             }
         }
         summary.insert("bench".to_owned(), "directory".into());
+        Ok(summary)
+    }
+
+    /// The storage actor: a line for each figure, or a row as JSON.
+    fn store(&self) -> anyhow::Result<Map<String, Value>> {
+        let Arguments { runs, seconds, json, .. } = self.arguments;
+        let mut summary = Map::new();
+        let mut show = |part: String, figures: Figures| -> anyhow::Result<()> {
+            let mut row = Map::new();
+            row.insert("bench".to_owned(), "store".into());
+            row.insert("part".to_owned(), part.clone().into());
+            for (name, value) in figures {
+                if !json {
+                    print(&format!("store, {part}: {name:24} {value:>14.2}"))?;
+                }
+                row.insert(name.to_owned(), value.into());
+                summary.insert(format!("{name}_{part}"), value.into());
+            }
+            if json { print(&Value::Object(row).to_string()) } else { Ok(()) }
+        };
+        show("queue".to_owned(), store::queue()?)?;
+        for size in store::SIZES {
+            show(size.to_string(), store::upserts(size, runs, seconds)?)?;
+        }
+        summary.insert("bench".to_owned(), "store".into());
         Ok(summary)
     }
 
