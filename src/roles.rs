@@ -423,7 +423,7 @@ pub(crate) fn game(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let settings = Settings::read(matches)?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
-    let storage = store::open(&settings)?;
+    let storage = store::open_with_spool(&settings)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
     let log = ProcessLog::start(&settings, "game")?;
     let game = start_game(&settings, &key, app.registry, &storage, &telemetry, log.logs(), &stop)?;

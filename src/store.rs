@@ -3,11 +3,11 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Read as _, Seek as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
-use greenroom_storage::{Schema, Storage, StorageConfig};
+use greenroom_storage::{OpenError, Schema, Storage, StorageConfig};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::settings::Settings;
@@ -21,9 +21,36 @@ pub(crate) fn config(settings: &Settings) -> Result<StorageConfig> {
     Ok(config)
 }
 
+/// Game servers without names that may have one data folder.
+const SPOOLS_MAX: u32 = 64;
+
 /// Opens the store.
 pub(crate) fn open(settings: &Settings) -> Result<Storage> {
-    greenroom_storage::open(&config(settings)?, Schema::default()).context("opening the store")
+    let config = StorageConfig { spool: PathBuf::new(), ..config(settings)? };
+    greenroom_storage::open(&config, Schema::default()).context("opening the store")
+}
+
+/// Opens the store for a game server, whose snapshots wait on this machine's disk while the store is away.
+pub(crate) fn open_with_spool(settings: &Settings) -> Result<Storage> {
+    let mut config = config(settings)?;
+    let folder = match config.spool.as_os_str().is_empty() {
+        true => settings.data()?.join("spool"),
+        false => config.spool.clone(),
+    };
+    let name = settings.text("game.name").filter(|name| !name.is_empty());
+    let name = name.unwrap_or_else(|| "game".into());
+    // A name is any text; a folder's is not.
+    let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-', "_");
+    // A server takes up what it left under its name. Where several have one, or none, the next free number.
+    let mut number = 1;
+    loop {
+        config.spool =
+            folder.join(if number == 1 { name.clone() } else { format!("{name}.{number}") });
+        match greenroom_storage::open(&config, Schema::default()) {
+            Err(OpenError::SpoolInUse { .. }) if number < SPOOLS_MAX => number += 1,
+            opened => return opened.context("opening the store"),
+        }
+    }
 }
 
 /// Waits until everything that was taken is stored, or has its refusal.

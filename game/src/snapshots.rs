@@ -41,7 +41,7 @@ fn key(instance: InstanceId) -> Key {
         .expect("an id is 26 letters and digits")
 }
 
-/// Writes a snapshot.
+/// Writes a snapshot, to the store or, while that is away, to this machine's disk.
 ///
 /// # Errors
 /// As the store; [`StorageError::Deposed`] when the instance goes on in a later life.
@@ -49,7 +49,8 @@ pub(crate) async fn save(storage: &Storage, save: Save) -> Result<(), StorageErr
     let Save { instance, incarnation, n, kind, tick, state } = save;
     let stored = Stored { kind: kind.into(), tick, state: Blob(state.into()) };
     let owner = Owner::Instance { incarnation: incarnation.0, n };
-    storage.ask(Write::owned(key(instance), owner, Body::of(&stored)?)).await.map(drop)
+    // Behind: while the store is away it waits on this machine's disk, and is refused if the instance has gone on.
+    storage.behind(Write::owned(key(instance), owner, Body::of(&stored)?)).await.map(drop)
 }
 
 /// Reads what was stored of an instance last, if something was.

@@ -27,6 +27,11 @@ pub struct StorageConfig {
     pub queue_bytes_max: usize,
     /// Bytes of one document, at most 20 MiB.
     pub document_bytes_max: usize,
+    /// Folder where owners' writes are kept while the store is away. Empty: a folder of this server's in the data
+    /// folder, which whoever reads the settings fills in; a storage without one has no spool.
+    pub spool: PathBuf,
+    /// Bytes of the spool, at most.
+    pub spool_bytes_max: u64,
     /// How long an operation may take, e.g. "5s".
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
@@ -63,6 +68,8 @@ impl Default for StorageConfig {
             queue_count_max: count(100_000),
             queue_bytes_max: 256 * 1024 * 1024,
             document_bytes_max: DOCUMENT_BYTES_MAX,
+            spool: PathBuf::new(),
+            spool_bytes_max: 256 * 1024 * 1024,
             deadline: Duration::from_secs(5),
             couchbase_user: "greenroom".into(),
             couchbase_password: EcoString::new(),

@@ -160,6 +160,12 @@ pub enum OpenError {
         /// What is wrong, and what to do.
         why: EcoString,
     },
+    /// Somebody else keeps writes there.
+    #[error("another process has the spool {}: end that one, or give this server another name", folder.display())]
+    SpoolInUse {
+        /// Which folder.
+        folder: PathBuf,
+    },
     /// The store refuses.
     #[error("opening the store: {0}")]
     Backend(EcoString),

@@ -17,8 +17,9 @@ use crate::lane::{Lane, LaneConfig, Reply, Submitted};
 use crate::metrics::Metrics;
 use crate::query::{Page, Query, RawQuery};
 use crate::request::{
-    Count, Get, Merge, Outcome, Remove, Request, Ticket, Touch, Update, Work, Write,
+    Count, Get, Kept, Merge, Outcome, Remove, Request, Ticket, Touch, Update, Work, Write,
 };
+use crate::spool::{self, Spool};
 use crate::{
     Body, Change, Document, Expiry, Key, OpenError, Owner, Schema, StorageConfig, StorageError,
     Version, WriteId,
@@ -71,6 +72,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     schema: Schema,
     backend: Arc<dyn Backend>,
+    spool: Option<Spool>,
     stop: CancellationToken,
     over: CancellationToken,
 }
@@ -240,6 +242,29 @@ impl Storage {
         self.ask(Write::owned(key, owner, body)).await
     }
 
+    /// Writes an owner's document, which need not be in the store at once: while that is away, it is kept on this
+    /// machine's disk, from where it goes to the store when that is back, unless a newer owner has written by then. A
+    /// write without an owner has nothing to fence it: it is asked as any other.
+    ///
+    /// # Errors
+    /// As every write; [`StorageError::Unavailable`] when the spool, too, can't take it.
+    pub async fn behind(&self, write: Write) -> Result<Kept, StorageError> {
+        let spool = self.shared.spool.as_ref().zip(write.for_the_spool());
+        let Some((spool, kept)) = spool else { return self.ask(write).await.map(Kept::Stored) };
+        if !spool.is_away() {
+            match self.ask(write).await {
+                // One that is undecided may have happened: then the spool's is a resend.
+                Err(
+                    StorageError::Unavailable(_)
+                    | StorageError::Busy { .. }
+                    | StorageError::Undecided { .. },
+                ) => {}
+                answer => return answer.map(Kept::Stored),
+            }
+        }
+        spool.keep(&kept).await.map(|()| Kept::Spooled)
+    }
+
     /// Removes an owner's document; see [`Write::owned_removal`].
     ///
     /// # Errors
@@ -405,6 +430,17 @@ async fn run<F>(
         document_bytes_max: config.document_bytes_max,
         under_way_max: config.lane_under_way_max.get(),
     };
+    let spool = match config.spool.as_os_str().is_empty() {
+        true => None,
+        false => match spool::open(&config.spool, config.spool_bytes_max, metrics.clone()) {
+            Ok(spool) => Some(spool),
+            Err(error) => {
+                drop(ready.send(Err(error)));
+                return;
+            }
+        },
+    };
+    let (spool, keeper) = spool.unzip();
     let queue_count_max = config.queue_count_max.get();
     let lanes = (0..config.lanes.get()).map(|_| {
         let (lane, mailbox) = mpsc::channel(queue_count_max);
@@ -424,11 +460,18 @@ async fn run<F>(
             metrics,
             schema,
             backend: backend.clone(),
-            stop,
+            spool,
+            stop: stop.clone(),
             over: over.clone(),
         }),
         deadline: config.deadline,
     };
+    if let Some(keeper) = keeper {
+        // It ends when nobody has a handle any more, of which it must not be one.
+        let (shared, deadline) = (Arc::downgrade(&storage.shared), config.deadline);
+        let handle = move || Some(Storage { shared: shared.upgrade()?, deadline });
+        tasks.spawn(keeper.run(Box::new(handle), stop));
+    }
     let _end = over.drop_guard();
     if ready.send(Ok(storage)).is_err() {
         tracing::debug!("nobody waits for the storage");

@@ -21,6 +21,7 @@ mod open;
 mod owner;
 pub mod query;
 mod request;
+mod spool;
 
 pub use clock::{Clock, Hand};
 pub use config::StorageConfig;
@@ -32,6 +33,6 @@ pub use metrics::Metrics;
 pub use open::open;
 pub use owner::{Owner, Verdict};
 pub use query::{Cursor, Index, Page, Query, RawPage, RawQuery, Schema};
-pub use request::{Change, Count, Get, Merge, Remove, Request, Ticket, Touch, Update, Write};
+pub use request::{Change, Count, Get, Kept, Merge, Remove, Request, Ticket, Touch, Update, Write};
 
 use handle::WriteIds;

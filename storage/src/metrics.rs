@@ -39,6 +39,14 @@ counters! {
     undecided,
     /// Writes of owners that a newer one has deposed: each is logged.
     deposed,
+    /// Writes that were kept on this machine's disk while the store was away.
+    spooled,
+    /// Writes that the spool did not take: it was full, or its disk.
+    spool_refused,
+    /// Files of the spool that were damaged: what could be read is stored, the file is set aside.
+    spool_damaged,
+    /// Writes that went from the spool to the store.
+    drained,
     /// Operations that failed for another reason.
     failed,
 }

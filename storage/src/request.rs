@@ -195,6 +195,41 @@ impl Write {
     }
 }
 
+/// An owner's write by itself: what the spool keeps.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnedWrite {
+    pub(crate) key: Key,
+    pub(crate) owner: Owner,
+    /// None for a removal.
+    pub(crate) body: Option<Body>,
+    pub(crate) expiry: Expiry,
+}
+
+impl Write {
+    /// What the spool would keep; none for a write that has no owner to fence it.
+    pub(crate) fn for_the_spool(&self) -> Option<OwnedWrite> {
+        let owner = self.owner.filter(|_| self.condition == Condition::Owner)?;
+        let Self { key, body, expiry, .. } = self.clone();
+        Some(OwnedWrite { key, owner, body, expiry })
+    }
+}
+
+impl From<OwnedWrite> for Write {
+    fn from(write: OwnedWrite) -> Self {
+        let OwnedWrite { key, owner, body, expiry } = write;
+        Self { owner: Some(owner), expiry, ..Self::new(key, body, Condition::Owner) }
+    }
+}
+
+/// Where a write is that need not be in the store at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// In the store, as this version.
+    Stored(Version),
+    /// On this machine's disk: it goes to the store when that is back.
+    Spooled,
+}
+
 /// Removes a document; else [`StorageError::Missing`] or [`StorageError::VersionMismatch`].
 #[derive(Clone, Debug)]
 pub struct Remove {

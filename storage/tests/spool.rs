@@ -1,0 +1,287 @@
+//! Owners' writes while the store is away: kept on the disk, stored when it is back, fenced by their owners' numbers.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use greenroom_storage::backend::memory::Memory;
+use greenroom_storage::backend::{Backend, Boxed, Job};
+use greenroom_storage::{
+    Body, Clock, Collection, Kept, Key, OpenError, Owner, Schema, Storage, StorageConfig,
+    StorageError, Write,
+};
+
+const CHILD: &str = "GREENROOM_STORAGE_TEST_CHILD";
+
+/// Memory that can be away, and outlives the storage on it.
+#[derive(Debug)]
+struct Away {
+    store: Memory,
+    is_away: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Shared(Arc<Away>);
+
+impl Backend for Shared {
+    fn name(&self) -> &'static str {
+        "away"
+    }
+    fn begin(&self, jobs: Vec<Job>) {
+        if self.0.is_away.load(Ordering::SeqCst) {
+            for job in jobs {
+                job.answer(Err(StorageError::Unavailable("away".into())));
+            }
+        } else {
+            self.0.store.begin(jobs);
+        }
+    }
+    fn prepare<'a>(&'a self, schema: &'a Schema) -> Boxed<'a, Result<(), OpenError>> {
+        self.0.store.prepare(schema)
+    }
+    fn health(&self) -> Boxed<'_, Result<(), StorageError>> {
+        self.0.store.health()
+    }
+    fn close(&self) -> Boxed<'_, ()> {
+        self.0.store.close()
+    }
+}
+
+fn away() -> Arc<Away> {
+    Arc::new(Away { store: Memory::new(Clock::system()), is_away: AtomicBool::new(true) })
+}
+
+fn start(store: &Arc<Away>, folder: &Path, spool_bytes_max: u64) -> Storage {
+    let config = StorageConfig {
+        spool: folder.join("spool"),
+        spool_bytes_max,
+        deadline: Duration::from_millis(200),
+        ..StorageConfig::default()
+    };
+    let shared = Shared(store.clone());
+    Storage::start(&config, Schema::default(), async move || {
+        Ok(Arc::new(shared) as Arc<dyn Backend>)
+    })
+    .unwrap()
+}
+
+fn key(id: &str) -> Key {
+    Key::new(Collection::Snapshots, id).unwrap()
+}
+
+fn write(id: &str, incarnation: u64, n: u64) -> Write {
+    let body = Body::of(&serde_json::json!({ "n": n })).unwrap();
+    Write::owned(key(id), Owner::Instance { incarnation, n }, body)
+}
+
+/// The owner of what is stored.
+async fn owner(storage: &Storage, id: &str) -> Option<(u64, u64)> {
+    let storage = storage.with_deadline(Duration::from_secs(60));
+    match storage.get(key(id)).await.unwrap()?.owner? {
+        Owner::Instance { incarnation, n } => Some((incarnation, n)),
+        Owner::Master { .. } => None,
+    }
+}
+
+/// Waits until the spool's files are gone.
+async fn drained(folder: &Path) {
+    let files = || {
+        let names = std::fs::read_dir(folder.join("spool")).unwrap();
+        names
+            .filter(|name| name.as_ref().unwrap().path().extension() == Some("log".as_ref()))
+            .count()
+    };
+    while files() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_while_the_store_is_away_is_stored_when_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = away();
+    let storage = start(&store, folder.path(), 1 << 20);
+    for n in 1..=20 {
+        assert_eq!(storage.behind(write("a", 1, n)).await.unwrap(), Kept::Spooled);
+        assert_eq!(storage.behind(write(&format!("b{n}"), 1, n)).await.unwrap(), Kept::Spooled);
+    }
+    assert_eq!(
+        storage
+            .behind(Write::owned_removal(key("b3"), Owner::Instance { incarnation: 1, n: 4 }))
+            .await
+            .unwrap(),
+        Kept::Spooled
+    );
+    // What has no owner, and what is to be durable at once, is refused.
+    let blind = Write::upsert(key("blind"), Body::new("{}").unwrap());
+    let error = storage.behind(blind).await.unwrap_err();
+    assert!(matches!(error, StorageError::Unavailable(_)), "{error}");
+    assert!(storage.ask(write("c", 1, 1)).await.unwrap_err().is_temporary());
+    store.is_away.store(false, Ordering::SeqCst);
+    drained(folder.path()).await;
+    assert_eq!(owner(&storage, "a").await, Some((1, 20)));
+    for n in (1..=20).filter(|n| *n != 3) {
+        assert_eq!(owner(&storage, &format!("b{n}")).await, Some((1, n)));
+    }
+    for none in ["b3", "blind", "c"] {
+        assert_eq!(owner(&storage, none).await, None, "{none}");
+    }
+    // And then the store is asked again.
+    while storage.behind(write("a", 1, 21)).await.unwrap() == Kept::Spooled {}
+    assert_eq!(owner(&storage, "a").await, Some((1, 21)));
+}
+
+#[tokio::test]
+async fn what_is_drained_late_is_fenced_by_what_was_stored_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = away();
+    let storage = start(&store, folder.path(), 1 << 20);
+    assert_eq!(storage.behind(write("moved", 1, 9)).await.unwrap(), Kept::Spooled);
+    assert_eq!(storage.behind(write("stayed", 1, 9)).await.unwrap(), Kept::Spooled);
+    storage.close().await;
+    drop(storage);
+    // Another server goes on with the instance while this one is down.
+    store.is_away.store(false, Ordering::SeqCst);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = start(&store, elsewhere.path(), 1 << 20);
+    assert!(matches!(other.behind(write("moved", 2, 1)).await.unwrap(), Kept::Stored(_)));
+    let storage = start(&store, folder.path(), 1 << 20);
+    drained(folder.path()).await;
+    assert_eq!(owner(&storage, "moved").await, Some((2, 1)));
+    assert_eq!(owner(&storage, "stayed").await, Some((1, 9)));
+    assert_eq!(storage.metrics().deposed.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_full_spool_says_so_and_has_room_when_it_is_drained() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = away();
+    let storage = start(&store, folder.path(), 4_000);
+    let mut kept = 0;
+    let error = loop {
+        match storage.behind(write("a", 1, kept + 1)).await {
+            Ok(_) => kept += 1,
+            Err(error) => break error.to_string(),
+        }
+        assert!(kept < 1_000, "the spool has no bound");
+    };
+    assert!(kept > 10 && error.contains("storage.spool_bytes_max = 4000"), "{kept}: {error}");
+    store.is_away.store(false, Ordering::SeqCst);
+    drained(folder.path()).await;
+    assert_eq!(owner(&storage, "a").await, Some((1, kept)));
+    store.is_away.store(true, Ordering::SeqCst);
+    assert_eq!(storage.behind(write("a", 1, kept + 1)).await.unwrap(), Kept::Spooled);
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_set_aside_and_what_stands_before_the_damage_is_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = away();
+    let storage = start(&store, folder.path(), 1 << 20);
+    for id in ["a", "b", "c"] {
+        assert_eq!(storage.behind(write(id, 1, 1)).await.unwrap(), Kept::Spooled);
+    }
+    storage.close().await;
+    drop(storage);
+    let files = || {
+        let names = std::fs::read_dir(folder.path().join("spool")).unwrap();
+        let mut files: Vec<_> = names.map(|name| name.unwrap().path()).collect();
+        files.retain(|file| file.extension() == Some("log".as_ref()));
+        files.sort();
+        files
+    };
+    // All frames in one file, the last of them damaged.
+    let (first, others) =
+        files().split_first().map(|(first, others)| (first.clone(), others.to_vec())).unwrap();
+    let mut bytes = std::fs::read(&first).unwrap();
+    for other in others {
+        bytes.extend_from_slice(&std::fs::read(&other).unwrap()[8..]);
+        std::fs::remove_file(other).unwrap();
+    }
+    let last = bytes.len() - 3;
+    bytes[last] ^= 1;
+    std::fs::write(&first, &bytes).unwrap();
+    store.is_away.store(false, Ordering::SeqCst);
+    let storage = start(&store, folder.path(), 1 << 20);
+    drained(folder.path()).await;
+    assert_eq!(
+        (owner(&storage, "a").await, owner(&storage, "b").await),
+        (Some((1, 1)), Some((1, 1)))
+    );
+    assert_eq!(owner(&storage, "c").await, None);
+    assert!(std::fs::read(first.with_extension("damaged")).unwrap() == bytes);
+    assert_eq!(storage.metrics().spool_damaged.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_spool_belongs_to_one_process_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = start(&away(), folder.path(), 1 << 20);
+    let config = StorageConfig {
+        spool: folder.path().join("spool"),
+        store: "memory".into(),
+        ..StorageConfig::default()
+    };
+    let error = greenroom_storage::open(&config, Schema::default()).unwrap_err().to_string();
+    assert!(error.contains("another process has the spool"), "{error}");
+    storage.close().await;
+}
+
+/// What was said to be kept survives `kill -9`, and goes to the store at the next start.
+///
+/// Method: a child whose store is away keeps writes and says so, a line each; it is killed in the middle; then a
+/// storage on its folder, whose store is there, drains.
+#[test]
+fn what_is_kept_survives_the_death_of_its_process() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if let Ok(folder) = std::env::var(CHILD) {
+        let storage = start(&away(), Path::new(&folder), 1 << 30);
+        runtime.block_on(async {
+            for n in 1.. {
+                assert_eq!(storage.behind(write("a", 1, n)).await.unwrap(), Kept::Spooled);
+                assert_eq!(
+                    storage.behind(write(&format!("b{n}"), 1, n)).await.unwrap(),
+                    Kept::Spooled
+                );
+                let mut out = std::io::stdout().lock();
+                writeln!(out, "kept {n}").unwrap();
+                out.flush().unwrap();
+            }
+        });
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "what_is_kept_survives_the_death_of_its_process", "--nocapture"])
+        .env(CHILD, folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut kept = 0;
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        if let Some(n) = line.unwrap().strip_prefix("kept ").and_then(|n| n.parse::<u64>().ok()) {
+            kept = n;
+        }
+        if kept == 40 {
+            child.kill().unwrap();
+        }
+    }
+    child.wait().unwrap();
+    assert!(kept >= 40, "{kept}");
+    let store = away();
+    store.is_away.store(false, Ordering::SeqCst);
+    runtime.block_on(async {
+        let storage = start(&store, folder.path(), 1 << 30);
+        drained(folder.path()).await;
+        let (_, n) = owner(&storage, "a").await.unwrap();
+        assert!((kept..=kept + 1).contains(&n), "{kept} kept, {n} stored");
+        for n in 1..=kept {
+            assert_eq!(owner(&storage, &format!("b{n}")).await, Some((1, n)));
+        }
+    });
+}
