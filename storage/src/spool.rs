@@ -1,10 +1,10 @@
 //! The spool: owners' writes on this machine's disk while the store is away, and their way into it when it is back.
 //!
 //! A file begins with [`MAGIC`]. Frames follow: length u32, CRC-32 u32 of what follows, then that many bytes: the
-//! length of a head (u32), the head as JSON (key, owner, expiry), and the document. A write is kept when its frame is on the
-//! disk. Files are drained oldest first and removed when everything in them is stored, or has been refused by the store
-//! because somebody newer wrote: the owner's numbers fence, so that draining one twice, or after newer writes, changes
-//! nothing. A torn end was never said to be kept, and is left out.
+//! length of a head (u32), the head as JSON (key, owner, expiry), and the document. A write is kept when its frame is
+//! on the disk. Files are drained oldest first and removed when everything in them is stored, or has been refused by
+//! the store because somebody newer wrote: the owner's numbers fence, so that draining one twice, or after newer
+//! writes, changes nothing. A torn end was never said to be kept, and is left out; a damaged file is set aside.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions, TryLockError};
