@@ -763,7 +763,9 @@ impl Host {
                 durable.n += 1;
                 durable.is_under_way = true;
                 let (n, tick, kind) = (durable.n, durable.taken, core.kind_name());
-                let save = Save { instance, incarnation, n, kind, tick, state };
+                // What others go on from, or are told of, is in the store first.
+                let may_wait = durable.stage == Kept::Said;
+                let save = Save { instance, incarnation, n, may_wait, kind, tick, state };
                 self.chores.push(Chore::Save(save));
             }
             Ok(None) => {}
@@ -777,14 +779,15 @@ impl Host {
     pub(crate) fn saved(
         &mut self,
         (instance, incarnation): (InstanceId, Incarnation),
-        result: Result<(), StorageError>,
+        result: Result<greenroom_storage::Kept, StorageError>,
     ) {
         let Some(at) = self.running(instance, incarnation) else { return };
+        let is_in_store = matches!(result, Ok(greenroom_storage::Kept::Stored(_)));
         let Some(durable) = &mut self.instances[at].durable else { return };
         durable.is_under_way = false;
         let stage = durable.stage;
         match result {
-            Ok(()) => Metrics::add(&self.metrics.snapshots, 1),
+            Ok(_) => Metrics::add(&self.metrics.snapshots, 1),
             Err(error @ StorageError::Deposed { .. }) => {
                 Metrics::add(&self.metrics.snapshots_deposed, 1);
                 tracing::warn!(%instance, %error, "an instance goes on elsewhere and is stopped here");
@@ -820,7 +823,7 @@ impl Host {
             Kept::Said => {}
             Kept::HandingOver => {
                 let Some(durable) = &self.instances[at].durable else { return };
-                if durable.taken == self.instances[at].core.tick_number().0 {
+                if is_in_store && durable.taken == self.instances[at].core.tick_number().0 {
                     self.upward.push(&HandedOver { instance, incarnation }.into());
                     self.let_go(at);
                 } else {

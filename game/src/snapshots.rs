@@ -5,7 +5,7 @@
 
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::{Incarnation, InstanceId};
-use greenroom_storage::{Blob, Body, Collection, Key, Owner, Storage, StorageError, Write};
+use greenroom_storage::{Blob, Body, Collection, Kept, Key, Owner, Storage, StorageError, Write};
 use serde::{Deserialize, Serialize};
 
 /// A snapshot that is to be stored.
@@ -15,6 +15,8 @@ pub(crate) struct Save {
     pub(crate) incarnation: Incarnation,
     /// Counts the snapshots of this life, from 1.
     pub(crate) n: u64,
+    /// It may wait on this machine's disk while the store is away: nobody goes on from it yet.
+    pub(crate) may_wait: bool,
     pub(crate) kind: &'static str,
     pub(crate) tick: u64,
     pub(crate) state: Vec<u8>,
@@ -41,16 +43,19 @@ fn key(instance: InstanceId) -> Key {
         .expect("an id is 26 letters and digits")
 }
 
-/// Writes a snapshot, to the store or, while that is away, to this machine's disk.
+/// Writes a snapshot, to the store or, while that is away and it may wait, to this machine's disk.
 ///
 /// # Errors
 /// As the store; [`StorageError::Deposed`] when the instance goes on in a later life.
-pub(crate) async fn save(storage: &Storage, save: Save) -> Result<(), StorageError> {
-    let Save { instance, incarnation, n, kind, tick, state } = save;
+pub(crate) async fn save(storage: &Storage, save: Save) -> Result<Kept, StorageError> {
+    let Save { instance, incarnation, n, may_wait, kind, tick, state } = save;
     let stored = Stored { kind: kind.into(), tick, state: Blob(state.into()) };
     let owner = Owner::Instance { incarnation: incarnation.0, n };
-    // Behind: while the store is away it waits on this machine's disk, and is refused if the instance has gone on.
-    storage.behind(Write::owned(key(instance), owner, Body::of(&stored)?)).await.map(drop)
+    let write = Write::owned(key(instance), owner, Body::of(&stored)?);
+    match may_wait {
+        true => storage.behind(write).await,
+        false => storage.ask(write).await.map(Kept::Stored),
+    }
 }
 
 /// Reads what was stored of an instance last, if something was.
@@ -92,5 +97,6 @@ pub(crate) async fn remove(
     (instance, incarnation): (InstanceId, Incarnation),
 ) -> Result<(), StorageError> {
     let owner = Owner::Instance { incarnation: incarnation.0, n: u64::MAX };
-    storage.ask(Write::owned_removal(key(instance), owner)).await.map(drop)
+    // Behind, as the snapshots: one that waits there would come back after its removal.
+    storage.behind(Write::owned_removal(key(instance), owner)).await.map(drop)
 }

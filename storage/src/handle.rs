@@ -251,7 +251,7 @@ impl Storage {
     pub async fn behind(&self, write: Write) -> Result<Kept, StorageError> {
         let spool = self.shared.spool.as_ref().zip(write.for_the_spool());
         let Some((spool, kept)) = spool else { return self.ask(write).await.map(Kept::Stored) };
-        if !spool.is_away() {
+        if !spool.is_in_use() {
             match self.ask(write).await {
                 // One that is undecided may have happened: then the spool's is a resend.
                 Err(

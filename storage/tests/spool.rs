@@ -5,16 +5,17 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use greenroom_storage::backend::memory::Memory;
-use greenroom_storage::backend::{Backend, Boxed, Job};
+use greenroom_storage::backend::{Backend, Boxed, Job, Operation};
 use greenroom_storage::{
     Body, Clock, Collection, Kept, Key, OpenError, Owner, Schema, Storage, StorageConfig,
     StorageError, Write,
 };
+use tokio::task::JoinSet;
 
 const CHILD: &str = "GREENROOM_STORAGE_TEST_CHILD";
 
@@ -23,6 +24,8 @@ const CHILD: &str = "GREENROOM_STORAGE_TEST_CHILD";
 struct Away {
     store: Memory,
     is_away: AtomicBool,
+    /// Owners' writes in the order in which they came while it was there.
+    written: Mutex<Vec<(String, Owner)>>,
 }
 
 #[derive(Debug)]
@@ -38,6 +41,15 @@ impl Backend for Shared {
                 job.answer(Err(StorageError::Unavailable("away".into())));
             }
         } else {
+            let puts = jobs.iter().filter_map(|job| match job.operation() {
+                Operation::Put(put) => Some((put.key.id().to_owned(), put.owner?)),
+                Operation::Get { .. }
+                | Operation::Remove { .. }
+                | Operation::Touch { .. }
+                | Operation::Query(_)
+                | Operation::Raw(_) => None,
+            });
+            self.0.written.lock().unwrap().extend(puts);
             self.0.store.begin(jobs);
         }
     }
@@ -53,7 +65,11 @@ impl Backend for Shared {
 }
 
 fn away() -> Arc<Away> {
-    Arc::new(Away { store: Memory::new(Clock::system()), is_away: AtomicBool::new(true) })
+    Arc::new(Away {
+        store: Memory::new(Clock::system()),
+        is_away: AtomicBool::new(true),
+        written: Mutex::default(),
+    })
 }
 
 fn start(store: &Arc<Away>, folder: &Path, spool_bytes_max: u64) -> Storage {
@@ -96,7 +112,9 @@ async fn drained(folder: &Path) {
             .filter(|name| name.as_ref().unwrap().path().extension() == Some("log".as_ref()))
             .count()
     };
+    let begun = Instant::now();
     while files() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the spool is not drained");
         tokio::task::yield_now().await;
     }
 }
@@ -134,6 +152,46 @@ async fn what_is_kept_while_the_store_is_away_is_stored_when_it_is_back() {
     // And then the store is asked again.
     while storage.behind(write("a", 1, 21)).await.unwrap() == Kept::Spooled {}
     assert_eq!(owner(&storage, "a").await, Some((1, 21)));
+}
+
+/// Method: keys are written all the time, one write after the other; the store comes back in the middle, and what it is
+/// given is compared with what was written.
+#[tokio::test]
+async fn what_comes_while_the_spool_is_drained_reaches_the_store_in_its_order() {
+    const WRITES: u64 = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let store = away();
+    let storage = start(&store, folder.path(), 1 << 20);
+    let mut writers = JoinSet::new();
+    for id in ["a", "b", "c"] {
+        let (storage, store) = (storage.clone(), store.clone());
+        writers.spawn(async move {
+            for n in 1..=WRITES {
+                if n == WRITES / 3 {
+                    store.is_away.store(false, Ordering::SeqCst);
+                }
+                storage.behind(write(id, 1, n)).await.unwrap();
+            }
+        });
+    }
+    while let Some(writer) = writers.join_next().await {
+        writer.unwrap();
+    }
+    drained(folder.path()).await;
+    let written = store.written.lock().unwrap();
+    for id in ["a", "b", "c"] {
+        let of_it: Vec<u64> = written
+            .iter()
+            .filter(|(key, _)| key == id)
+            .map(|(_, owner)| match owner {
+                Owner::Instance { n, .. } => *n,
+                Owner::Master { .. } => panic!("nobody wrote that"),
+            })
+            .collect();
+        assert!(of_it.is_sorted(), "{id}: {of_it:?}");
+        assert_eq!(of_it.last(), Some(&WRITES), "{id}: {of_it:?}");
+    }
+    assert_eq!(storage.metrics().deposed.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
@@ -230,6 +288,71 @@ async fn a_spool_belongs_to_one_process_at_a_time() {
     let error = greenroom_storage::open(&config, Schema::default()).unwrap_err().to_string();
     assert!(error.contains("another process has the spool"), "{error}");
     storage.close().await;
+}
+
+/// A disk without room says so, loses nothing that was kept, and is written to again once there is room.
+///
+/// Method: a child that may make no file larger than 128 KiB keeps writes until one is refused, more than a file has
+/// room for; then the limit goes, and what was said to be kept is stored.
+#[test]
+fn a_full_disk_says_so_and_loses_nothing_that_was_kept() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if let Ok(folder) = std::env::var(CHILD) {
+        let folder = Path::new(&folder);
+        let store = away();
+        let storage = start(&store, folder, 1 << 30);
+        let large = |id: &str, n: u64| {
+            let body =
+                Body::of(&serde_json::json!({ "n": n, "text": "x".repeat(20_000) })).unwrap();
+            Write::owned(key(id), Owner::Instance { incarnation: 1, n }, body)
+        };
+        let huge = || {
+            let body = Body::of(&serde_json::json!({ "text": "x".repeat(200_000) })).unwrap();
+            Write::owned(key("huge"), Owner::Instance { incarnation: 1, n: 1 }, body)
+        };
+        runtime.block_on(async {
+            let mut kept = Vec::new();
+            let mut refused = 0;
+            for n in 1..=20 {
+                match storage.behind(large(&format!("k{n}"), n)).await {
+                    Ok(_) => kept.push(n),
+                    Err(error) => {
+                        assert!(error.is_temporary(), "{error}");
+                        assert!(error.to_string().contains("can't be written"), "{error}");
+                        refused += 1;
+                    }
+                }
+            }
+            assert!(refused > 0 && kept.len() > 5, "{refused} refused, kept {kept:?}");
+            assert!(storage.behind(huge()).await.unwrap_err().is_temporary());
+            let limit = getrlimit(Resource::Fsize);
+            setrlimit(Resource::Fsize, Rlimit { current: limit.maximum, ..limit }).unwrap();
+            assert_eq!(storage.behind(huge()).await.unwrap(), Kept::Spooled);
+            store.is_away.store(false, Ordering::SeqCst);
+            drained(folder).await;
+            for n in kept {
+                assert_eq!(owner(&storage, &format!("k{n}")).await, Some((1, n)));
+            }
+            assert_eq!(owner(&storage, "huge").await, Some((1, 1)));
+            assert_eq!(storage.metrics().spool_damaged.load(Ordering::SeqCst), 0);
+        });
+        println!("a full disk was left behind");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // Without the trap the first write over the limit would end the child. The limit counts blocks of 512 bytes.
+    let script = "trap '' XFSZ; ulimit -S -f 256; exec \"$0\" \"$@\"";
+    let out = Command::new("sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "a_full_disk_says_so_and_loses_nothing_that_was_kept", "--nocapture"])
+        .env(CHILD, folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    assert!(said.contains("a full disk was left behind"), "{said}");
 }
 
 /// What was said to be kept survives `kill -9`, and goes to the store at the next start.
