@@ -133,6 +133,7 @@ pub(crate) fn start_master(
     settings: &Settings,
     key: ClusterKey,
     placement: Arc<dyn greenroom_master::Placement>,
+    storage: &Storage,
     telemetry: &Telemetry,
     logs: &Logs,
     stop: &CancellationToken,
@@ -142,12 +143,12 @@ pub(crate) fn start_master(
     config.cluster = cluster.name;
     config.folder = cluster.data.join(config.name.as_str());
     let (counted, who) = (telemetry.registry.clone(), Who::new("master", config.name.as_str()));
-    let tracer = telemetry.tracer(who.clone());
+    let (tracer, storage) = (telemetry.tracer(who.clone()), storage.clone());
     config.logs = logs.clone();
     Role::start("master", stop, async move |ready, stop| {
         let master = async {
             let master = Master::bind(&config, key, placement).await?;
-            let master = master.traced(tracer);
+            let master = master.traced(tracer).stored_in(storage)?;
             counted.add(who, master.metrics());
             let facts = MasterFacts { address: master.address(), handle: master.handle() };
             ready.send(facts).context("nobody waits for the master")?;
@@ -378,7 +379,8 @@ pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let storage = store::open(&settings)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
     let log = ProcessLog::start(&settings, "master")?;
-    let master = start_master(&settings, key, app.placement, &telemetry, log.logs(), &stop)?;
+    let master =
+        start_master(&settings, key, app.placement, &storage, &telemetry, log.logs(), &stop)?;
     let admin = start_admin(&settings, &master.facts.handle, &telemetry, &stop)?;
     ready(&format!("master {} admin http://{}", master.facts.address, admin.facts))?;
     wait_for_the_end(is_child(matches), || master.is_over())?;

@@ -73,7 +73,8 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let log = ProcessLog::start(&settings, "up")?;
     let logs = log.logs();
     let additions = app.session_additions();
-    let master = start_master(&settings, key.clone(), app.placement, &telemetry, logs, &stop)?;
+    let master =
+        start_master(&settings, key.clone(), app.placement, &storage, &telemetry, logs, &stop)?;
     let address = master.facts.address.to_string();
     settings.or("session.masters", &address)?;
     settings.or("game.masters", &address)?;

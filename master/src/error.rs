@@ -64,7 +64,7 @@ pub enum MasterError {
     #[error(transparent)]
     Witness(#[from] WitnessError),
     /// The system starts no more threads.
-    #[error("starting the thread that asks the witness")]
+    #[error("starting a thread of the master")]
     Thread(#[source] io::Error),
     /// The system has no randomness to give.
     #[error("drawing random bits for this master")]

@@ -5,13 +5,15 @@
 //! the whole batch. It runs on one thread, in a `LocalSet`, as links do.
 //!
 //! *Takes*: links from session servers, game servers and the other master; questions and actions of operators.
-//! *Gives*: each server its stream and its answers; operators the cluster's status, searches and placements.
+//! *Gives*: each server its stream and its answers; operators the cluster's status, searches and placements; the store
+//! its profiles, instances and scores.
 //! *Owns*: the sockets, the clock, the log and checkpoints on the disk, and the way to the witness.
 //! *Never*: decides anything; passes game traffic; lets an effect out before its command is committed.
 
 mod config;
 mod connections;
 mod disk;
+mod documents;
 mod error;
 mod handle;
 mod inbox;

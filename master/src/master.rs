@@ -13,6 +13,7 @@ use greenroom_master_core::{ClusterSecret, Placement, State};
 use greenroom_protocol::wire::master_standby::Pairing;
 use greenroom_protocol::wire::master_witness::Side;
 use greenroom_protocol::wire::server_server::{Identity, Role};
+use greenroom_storage::Storage;
 use greenroom_telemetry::Tracer;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{MasterConfig, WitnessAt};
 use crate::disk::{Disk, Found};
+use crate::documents::DocumentWriter;
 use crate::error::MasterError;
 use crate::handle::{MasterHandle, QUESTIONS_MAX};
 use crate::inbox::Inbox;
@@ -123,6 +125,16 @@ impl Master {
     pub fn traced(mut self, tracer: Tracer) -> Self {
         self.sequencer.traces.tracer = tracer;
         self
+    }
+
+    /// Has it write profiles, instances that stay and boards to a store. Without one none of them is stored.
+    ///
+    /// # Errors
+    /// When the system starts no more threads.
+    pub fn stored_in(mut self, storage: Storage) -> Result<Self, MasterError> {
+        let writer = DocumentWriter::start(storage, self.metrics()).map_err(MasterError::Thread)?;
+        self.sequencer.documents = Some(writer);
+        Ok(self)
     }
 
     /// What it counts.

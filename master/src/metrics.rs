@@ -33,13 +33,25 @@ greenroom_telemetry::instruments! {
     gauge instances = "greenroom.master.instance.count", "instance";
     /// Things that are wrong with this master now; its status names them.
     gauge troubles = "greenroom.master.trouble.count", "trouble";
+    /// Profiles, instances and scores that wait for the store or are being written.
+    gauge documents_waiting = "greenroom.master.document.waiting", "document";
+    /// Profiles, instances and scores that were stored.
+    counter documents_stored = "greenroom.master.document.stored", "document";
+    /// How often the store did not take one, and it was put off.
+    counter documents_retried = "greenroom.master.document.retried", "document";
+    /// Those that the store refused, since a later master has written there.
+    counter documents_refused = "greenroom.master.document.refused", "document";
+    /// Those that the store can't take; each is logged.
+    counter documents_failed = "greenroom.master.document.failed", "document";
+    /// Those that were left out, because too many waited; logged.
+    counter documents_left_out = "greenroom.master.document.left_out", "document";
     /// What servers said that they may not say: 0 unless one is broken.
     counter illegal = "greenroom.master.message.illegal", "message";
 }
 
 impl Metrics {
     pub(crate) fn add(counter: &AtomicU64, more: u64) {
-        // One thread writes, so a plain store is enough and costs no locked instruction.
+        // One thread writes each, so a plain store is enough and costs no locked instruction.
         counter.store(counter.load(Relaxed) + more, Relaxed);
     }
     pub(crate) fn set(counter: &AtomicU64, value: u64) {

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connections::Connections;
 use crate::disk::{Disk, Done};
+use crate::documents::DocumentWriter;
 use crate::handle::Question;
 use crate::inbox::{Inbox, Input, LinkNumber};
 use crate::metrics::{Appended, Metrics};
@@ -113,6 +114,8 @@ pub(crate) struct Sequencer {
     requests: Requests,
     logs: Logs,
     told: Told,
+    /// None without a store.
+    pub(crate) documents: Option<DocumentWriter>,
     pub(crate) traces: Traces,
 }
 
@@ -160,6 +163,7 @@ impl Sequencer {
             appended: Appended::default(),
             requests: Requests::default(),
             told: Told::new(logs.clone()),
+            documents: None,
             logs,
             traces: Traces::default(),
         }
@@ -231,10 +235,18 @@ impl Sequencer {
         if let Some((_, outgoing)) = &self.peer {
             outgoing.close();
         }
+        if let Some(documents) = self.documents.take() {
+            documents.close().await;
+        }
     }
 
     /// Shows where this master stands.
-    fn gauge(&self) {
+    fn gauge(&mut self) {
+        let trouble = self.documents.as_ref().and_then(DocumentWriter::trouble);
+        match trouble {
+            Some(trouble) => drop(self.troubles.insert("store", trouble)),
+            None => drop(self.troubles.remove("store")),
+        }
         let set = |gauge, value| Metrics::set(gauge, value);
         let (last, metrics) = (self.core.last().lsn, &self.metrics);
         set(&metrics.active, u64::from(self.serving));
@@ -677,6 +689,9 @@ impl Sequencer {
             self.traces.committed(commit);
             self.connections.release(self.core.state(), last, commit, &mut self.traces);
             self.told.tell(self.core.state().facts(), commit);
+            if let Some(documents) = &mut self.documents {
+                documents.tell(self.core.state().documents(), commit);
+            }
         }
     }
 
@@ -831,6 +846,9 @@ impl Sequencer {
         self.serving = true;
         self.logs.emit(&MasterEpoch { epoch: at });
         self.told.begin(self.core.state().facts());
+        if let Some(documents) = &mut self.documents {
+            documents.begin(self.core.state().documents());
+        }
         self.troubles.remove("role");
         self.takeover.announces(at);
         // The log's time goes on where it was, whatever this machine's clock says.

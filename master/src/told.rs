@@ -49,12 +49,12 @@ impl Told {
     }
 }
 
-fn emit(logs: &Logs, placed: &Placed) {
-    let Placed { at_ms, lsn, index, fact } = placed;
+fn emit(logs: &Logs, placed: &Placed<Fact>) {
+    let Placed { at_ms, epoch: _, lsn, index, what } = placed;
     // No two commands of a cluster have the same number and time.
     let distinct = u128::from(*lsn) << 16 | u128::from(*index);
     let stamp = Stamp { ms: *at_ms, distinct };
-    match fact.clone() {
+    match what.clone() {
         Fact::SessionBegan { user, session, name, server } => {
             logs.emit_stamped(stamp, &CheckIn { user, session, name, server });
         }

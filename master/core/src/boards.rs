@@ -120,6 +120,12 @@ impl Boards {
         true
     }
 
+    /// A user's place on a board.
+    pub(crate) fn member(&self, board: &EcoString, user: &UserId) -> Option<&Member> {
+        let board = self.boards.get(board)?;
+        Some(&board.members[board.find(user)? as usize])
+    }
+
     /// How many members a board has; none if there is no such board.
     pub(crate) fn members(&self, board: &EcoString) -> Option<usize> {
         self.boards.get(board).map(|board| board.members.len())

@@ -299,6 +299,10 @@ impl Instance {
     pub(crate) fn durable(&self) -> bool {
         self.rare().durable
     }
+    /// Its record stays in the store for as long as it is there.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.durable || rare.key.is_some())
+    }
     /// Says so of an instance that is not in the directory yet.
     pub(crate) fn durable_set(&mut self, durable: bool) {
         self.rare_mut().durable = durable;

@@ -14,12 +14,14 @@ use greenroom_protocol::wire::session_master::{
 };
 use greenroom_protocol::{
     Code, Generation, Incarnation, InstanceId, KindName, Refusal, Seat, ServerName, SessionId,
+    UserId,
 };
 
 use crate::boards::NotRanked;
 use crate::command::{Effect, Event, Origin};
 use crate::deadlines::{Due, NEVER};
 use crate::directory::{At, Instance, SeatRecord, SeatStage, Stage, Waiter, Wants};
+use crate::documents::{Document, RankedMember};
 use crate::facts::{Asker, Fact};
 use crate::restore::is_of_the_server;
 use crate::search::Packed;
@@ -345,6 +347,7 @@ impl State {
         let name = self.game_servers.get(server).peer.name.clone();
         let meta = self.said(step, &name, at, &held.meta);
         self.edit_meta(at, meta, |_| {});
+        self.keep(at);
         self.game_servers.get_mut(server).add(held.instance, weight);
         for seat in &held.seats {
             self.adopt_seat(at, seat);
@@ -638,21 +641,38 @@ impl State {
             return step.illegal(Role::Game, &origin.server, BOARD_NAMES);
         }
         let name = if name.len() > SHOWN_BYTES_MAX { &EcoString::new() } else { name };
-        match score {
+        let before = self.boards.member(board, user).cloned();
+        let out = match score {
             None => {
                 self.boards.remove(&mut self.ledger, board, user);
+                None
             }
             Some(score) => match self.boards.set(&mut self.ledger, board, user, name, *score) {
-                Ok(_) => {}
+                Ok(out) => out,
                 Err(NotRanked::BoardsFull) => {
                     let fault =
                         eco_format!("the board {board:?}: there are as many as there may be");
-                    step.illegal(Role::Game, &origin.server, fault);
+                    return step.illegal(Role::Game, &origin.server, fault);
                 }
                 // That is what a bound on a board means.
-                Err(NotRanked::BelowLast) => {}
+                Err(NotRanked::BelowLast) => return,
             },
+        };
+        match self.boards.member(board, user) {
+            Some(member) if Some(member) != before.as_ref() => {
+                let ranked = RankedMember::of(board, member);
+                self.documents.push(Document::Ranked(ranked));
+            }
+            None if before.is_some() => self.unranked(board, user.clone()),
+            Some(_) | None => {}
         }
+        if let Some(user) = out {
+            self.unranked(board, user);
+        }
+    }
+
+    fn unranked(&mut self, board: &EcoString, user: UserId) {
+        self.documents.push(Document::Unranked { board: board.clone(), user });
     }
 
     fn seat_changed(&mut self, step: &mut Step<'_>, origin: &Origin, at: At, change: &SeatChanged) {

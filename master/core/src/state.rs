@@ -21,7 +21,8 @@ use crate::changes::{Ledger, RowKey, Rows, Touched, Tracked};
 use crate::command::{Command, Effect, Effects, Header, Origin};
 use crate::deadlines::{Deadlines, Due, NEVER};
 use crate::directory::{At, Directory, Instance, SeatRecord, SeatStage, Stage, Wants};
-use crate::facts::{Asker, Fact, Facts};
+use crate::documents::{self, Document, Documents};
+use crate::facts::{self, Asker, Fact, Facts};
 use crate::mint::{ClusterSecret, Mint};
 use crate::placement::{Placement, Weighted};
 use crate::rejoin::Rejoin;
@@ -200,6 +201,7 @@ pub struct State {
     pub(crate) twins: u64,
     pub(crate) ledger: Ledger,
     pub(crate) facts: Facts,
+    pub(crate) documents: Documents,
     /// A command is being applied; or one was not applied to its end, and then nothing here can be relied on.
     pub(crate) is_torn: bool,
 }
@@ -242,7 +244,8 @@ impl State {
             announced: Vec::new(),
             twins: 0,
             ledger: Ledger::new(secret),
-            facts: Facts::default(),
+            facts: Facts::kept_for(facts::AGE_MS),
+            documents: Documents::kept_for(documents::AGE_MS),
             is_torn: false,
         }
     }
@@ -258,7 +261,8 @@ impl State {
         self.lsn = header.lsn;
         self.epoch = self.epoch.max(header.epoch);
         self.now_ms = self.now_ms.max(header.now_ms);
-        self.facts.begin(self.lsn, self.now_ms);
+        self.facts.begin(header.epoch, self.lsn, self.now_ms);
+        self.documents.begin(header.epoch, self.lsn, self.now_ms);
         self.begin_rejoin();
         self.tidy_changes();
         let mut step = Step { mint: Mint::new(&self.secret, header), effects };
@@ -709,6 +713,9 @@ impl State {
         for seat in held {
             self.set_seat(at, seat, SeatRecord::FREE);
         }
+        if self.directory.get(at).is_kept() {
+            self.documents.push(Document::Over(id));
+        }
         let touched = self.touch(at);
         let instance = self.directory.remove(&touched);
         self.game_servers.get_mut(server).take(id, weight);
@@ -754,8 +761,13 @@ impl State {
         meta: Option<Packed>,
         change: impl FnOnce(&mut Instance) -> R,
     ) -> R {
+        let (noted, says_more) = (self.noted(at), meta.is_some());
         let touched = self.touch(at);
-        self.directory.edit(&touched, meta, change)
+        let result = self.directory.edit(&touched, meta, change);
+        if noted.is_some() && (says_more || noted != self.noted(at)) {
+            self.keep(at);
+        }
+        result
     }
 
     /// Tells a session server what must not be lost.

@@ -21,6 +21,7 @@ use greenroom_protocol::{
 use crate::command::{Effect, Origin};
 use crate::deadlines::NEVER;
 use crate::directory::{At, Instance, SeatRecord, SeatStage, Stage, Waiter, Wants};
+use crate::documents::{CheckedIn, Document};
 use crate::facts::{Asker, Fact};
 use crate::rejoin::Waiting;
 use crate::report::{BOARD_NAMES, is_board};
@@ -106,6 +107,8 @@ impl State {
             name: bind.name.clone(),
             server: self.session_server_name(server).clone(),
         });
+        let (user, name) = (bind.user.clone(), bind.name.clone());
+        self.documents.push(Document::CheckedIn(CheckedIn { user, name }));
         let session = Session::new(id, Some(bind.session_key), Generation(1));
         let slot = self.users.insert(&mut self.ledger, session, &bind.user, bind.name.clone());
         self.rebind(slot, server);
@@ -124,6 +127,8 @@ impl State {
         *generation = Generation(generation.0.saturating_add(1).max(seconds));
         self.rebind(slot, server);
         self.resumed(slot);
+        let (user, name) = (bind.user.clone(), bind.name.clone());
+        self.documents.push(Document::CheckedIn(CheckedIn { user, name }));
         slot
     }
 
@@ -538,6 +543,7 @@ impl State {
             self.meets.insert((kind.clone(), filter.clone()), instance);
         }
         let at = self.directory.insert(&mut self.ledger, kind, record);
+        self.keep(at);
         let name = self.game_servers.get(server).peer.name.clone();
         self.facts.push(Fact::Granted(instance, kind.clone(), name, incarnation));
         self.game_servers.get_mut(server).add(instance, weight);
