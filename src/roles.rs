@@ -32,7 +32,7 @@ use crate::{
     App,
     keys::{Missing, admin_token, admin_token_file, cluster_key},
     operator::print,
-    process_log::ProcessLog,
+    process_log::{self, ProcessLog},
     settings::{ClusterConfig, Settings},
     store,
     telemetry::Telemetry,
@@ -170,9 +170,10 @@ pub(crate) fn start_admin(
     let data = settings.data()?;
     let token: AdminToken = admin_token(&data, Missing::Make)?;
     let place = admin_token_file(&data).display().to_string();
+    let logs = process_log::folder(settings)?;
     let asked = Asked(master.clone(), telemetry.registry.clone());
     Role::start("admin", stop, async move |ready, stop| {
-        let console = Console::bind(&config, asked, token, place).await?;
+        let console = Console::bind(&config, asked, token, place, logs).await?;
         ready.send(console.address()).context("nobody waits for the admin port")?;
         console.run(stop).await?;
         Ok(())

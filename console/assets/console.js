@@ -154,6 +154,61 @@ async function follow() {
   document.addEventListener("visibilitychange", () => document.hidden || redraw());
 }
 
+// --- the log's tail ----------------------------------------------------------------------------------------------
+
+/** Rows of the log that a page keeps, and that wait while it is held. */
+const ROWS_MAX = 1000;
+
+function tail(rows) {
+  const waiting = [];
+  let isPaused = false;
+  // Whoever reads further down, or has marked something, must not lose it under their eyes.
+  const isHeld = () => isPaused || rows.closest(".scroll").scrollTop > 4 || String(getSelection()) !== "";
+  function show() {
+    if (!isHeld() && waiting.length > 0) {
+      rows.prepend(...waiting.splice(0));
+      while (rows.children.length > ROWS_MAX) rows.lastElementChild.remove();
+      rows.closest(".scroll").hidden = false;
+      $("#nothing")?.remove();
+    }
+    $("#hold").textContent = isPaused ? "Go on" : "Pause";
+    $("#hold").setAttribute("aria-pressed", String(isPaused));
+    const more = waiting.length === ROWS_MAX ? `${ROWS_MAX} or more` : waiting.length;
+    $("#held").textContent = waiting.length > 0 ? `${more} newer wait${isPaused ? "" : ": scroll up to see them"}` : "";
+  }
+  function listen() {
+    const events = new EventSource(rows.dataset.tail);
+    events.addEventListener("rows", (event) => {
+      connection.ok();
+      const parsed = new DOMParser().parseFromString(`<table><tbody>${event.data}</tbody></table>`, "text/html");
+      waiting.unshift(...$$("tr", parsed));
+      waiting.length = Math.min(waiting.length, ROWS_MAX);
+      show();
+    });
+    events.addEventListener("beat", () => {
+      connection.ok();
+      $("#tail-trouble").hidden = true;
+    });
+    events.addEventListener("trouble", (event) => {
+      $("#tail-trouble").textContent = event.data;
+      $("#tail-trouble").hidden = false;
+    });
+    events.addEventListener("error", () => {
+      connection.lost();
+      // A browser gives up on an answer that is none, and with it forgets what it heard last.
+      if (events.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 3000);
+    });
+  }
+  $("#hold").addEventListener("click", () => {
+    isPaused = !isPaused;
+    if (!isPaused) rows.closest(".scroll").scrollTop = 0;
+    show();
+  });
+  rows.closest(".scroll").addEventListener("scroll", show);
+  document.addEventListener("selectionchange", show);
+  listen();
+}
+
 // --- tables that stay fresh --------------------------------------------------------------------------------------
 
 async function refresh() {
@@ -167,8 +222,11 @@ async function reload() {
   try {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
     const parsed = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const [fresh, scroll] = [$("#content", parsed), $(".scroll")?.scrollLeft ?? 0];
-    if (fresh) $("#content").replaceChildren(...fresh.childNodes);
+    // A page that is told of something by itself says which part of it is asked for again.
+    const part = $("#fresh") ? "#fresh" : "#content";
+    const [fresh, scroll] = [$(part, parsed), $(".scroll")?.scrollLeft ?? 0];
+    if (fresh) $(part).replaceChildren(...fresh.childNodes);
+    else location.reload();
     if ($(".scroll")) $(".scroll").scrollLeft = scroll;
     connection.ok();
   } catch {
@@ -256,10 +314,12 @@ $("#confirm").addEventListener("submit", (event) => {
   act();
 });
 
+const followed = $("[data-tail]");
+if (followed) tail(followed);
 if ("live" in document.body.dataset) {
   follow();
 } else {
-  connection.ok();
+  if (!followed) connection.ok();
   const every = Number(document.body.dataset.refresh);
   if (every > 0) setInterval(refresh, every);
 }

@@ -5,10 +5,9 @@
 //! `{"code": …, "message": …}`. `GET /` is for people: pages that show the same and act by the same routes, kept up to
 //! date over one stream of events.
 //!
-//! *Takes*: HTTP requests; a [`Cluster`] to ask.
+//! *Takes*: HTTP requests; a [`Cluster`] to ask; this machine's event log to read.
 //! *Gives*: the cluster's status, as data and as pages; to the command line, answers or a [`ClientError`] that says
-//! what
-//! to do.
+//! what to do.
 //! *Owns*: the admin port's socket, the check of its token, and how the cluster was in the past hour.
 //! *Never*: decides anything about the cluster; imports a server; prints the token.
 
@@ -18,6 +17,7 @@ mod config;
 mod diagram;
 mod error;
 mod instance;
+mod logs;
 mod monitor;
 mod overview;
 mod page;

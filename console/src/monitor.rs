@@ -2,11 +2,11 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -17,15 +17,24 @@ use greenroom_protocol::{InstanceId, KindName};
 use maud::{Markup, html};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::{task, time};
+use tokio_util::sync::CancellationToken;
 
+use crate::logs::Tail;
 use crate::page::{Fresh, Head, Place, page, respond};
 use crate::server::Admin;
 use crate::tables::{Answer, Asked, busiest_kind};
+use crate::text::shown;
 use crate::watch::{SERIES, Sample, Seen};
-use crate::{assets, instance, overview, tables};
+use crate::{assets, instance, logs, overview, tables};
 
 /// How often the content of a table is asked for again.
 const REFRESH_MS: u32 = 3_000;
+/// How often the content of one instance is.
+const WATCH_MS: u32 = 1_000;
+/// How often the log's tail is looked at for a page, and how often one hears of it that nothing is new.
+const LOOK: Duration = Duration::from_millis(200);
+const BEAT: Duration = Duration::from_secs(1);
 /// When a browser tries to hear again after it lost the stream.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -36,6 +45,8 @@ pub(crate) fn routes() -> Router<Arc<Admin>> {
         .route("/instances", get(instances))
         .route("/instances/{id}", get(one_instance))
         .route("/servers", get(servers))
+        .route("/logs", get(event_log))
+        .route("/logs/tail", get(tail))
         .route("/past", get(past))
         .route("/events", get(events))
         .route("/assets/{name}", get(assets::asset))
@@ -110,8 +121,38 @@ async fn one_instance(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -
         return page(&head, Place::Elsewhere, "No instance", Fresh::Never, &content);
     };
     let answer = admin.cluster.instance(id).await;
-    let content = instance::instance(id, &answer);
-    page(&head, Place::Instances, &id.to_string(), Fresh::Every(REFRESH_MS), &content)
+    let asked = logs::Asked::about(id.to_string());
+    let events = read_log(&admin, &asked, false).await;
+    let content = html! {
+        div #fresh { (instance::instance(id, &answer)) }
+        (logs::about(&asked, &events))
+    };
+    page(&head, Place::Instances, &id.to_string(), Fresh::Every(WATCH_MS), &content)
+}
+
+async fn event_log(
+    State(admin): State<Arc<Admin>>,
+    asked: Result<Query<logs::Asked>, QueryRejection>,
+) -> Response {
+    let seen = admin.watch.now().await;
+    let asked = match asked {
+        Ok(Query(asked)) => asked,
+        Err(rejection) => return misread(&admin, &seen, &rejection),
+    };
+    let read = read_log(&admin, &asked, true).await;
+    let content = logs::logs(&admin.logs, &asked, &read);
+    page(&head(&admin, &seen), Place::Logs, "Event log", Fresh::Never, &content)
+}
+
+/// Reads the log beside what the port answers meanwhile: a disk may take its time.
+async fn read_log(
+    admin: &Admin,
+    asked: &logs::Asked,
+    is_whole: bool,
+) -> Result<greenroom_logs::back::Page, String> {
+    let (folder, asked) = (admin.logs.clone(), asked.clone());
+    let read = task::spawn_blocking(move || logs::read(&folder, &asked, is_whole));
+    read.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 fn head<'a>(admin: &'a Admin, seen: &'a Seen) -> Head<'a> {
@@ -162,7 +203,7 @@ async fn past(State(admin): State<Arc<Admin>>) -> Response {
 /// One viewer of the stream.
 struct Viewer {
     seen: tokio::sync::watch::Receiver<Option<Arc<Seen>>>,
-    closing: tokio_util::sync::CancellationToken,
+    closing: CancellationToken,
     /// What it was not sent yet of the second that it was told of last.
     next: Option<Event>,
     _place: OwnedSemaphorePermit,
@@ -189,16 +230,81 @@ impl Viewer {
 }
 
 async fn events(State(admin): State<Arc<Admin>>) -> Response {
-    let Ok(place) = Arc::clone(&admin.viewers).try_acquire_owned() else {
-        let text = "as many pages as this port keeps up to date are open already: close some";
-        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
-    };
+    let Ok(place) = Arc::clone(&admin.viewers).try_acquire_owned() else { return too_many() };
     // Without a first second there is nothing to tell; afterwards the newest is told at once.
     admin.watch.now().await;
     let mut seen = admin.watch.follow();
     seen.mark_changed();
     let viewer = Viewer { seen, closing: admin.closing.clone(), next: None, _place: place };
     Sse::new(stream::unfold(viewer, Viewer::next)).into_response()
+}
+
+/// One page that is told of the log's tail.
+struct Listener {
+    /// Away while it looks.
+    tail: Option<Tail>,
+    closing: CancellationToken,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Listener {
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+        let began = Instant::now();
+        loop {
+            let mut tail = self.tail.take()?;
+            let look = task::spawn_blocking(move || (tail.look(), tail));
+            let (found, tail) = self.closing.run_until_cancelled(look).await?.ok()?;
+            let event = match found {
+                Ok(found) if !found.is_empty() => {
+                    let rows = found.rows().into_string().replace(['\r', '\n'], " ");
+                    Event::default().event("rows").id(tail.place()).data(rows).retry(RETRY)
+                }
+                Ok(found) if found.is_cut || began.elapsed() < BEAT => {
+                    self.tail = Some(tail);
+                    if !found.is_cut {
+                        self.closing.run_until_cancelled(time::sleep(LOOK)).await?;
+                    }
+                    continue;
+                }
+                Ok(_) => {
+                    // A browser passes over an event without data.
+                    Event::default().event("beat").id(tail.place()).data("quiet")
+                }
+                Err(problem) => Event::default().event("trouble").data(shown(&problem)),
+            };
+            self.tail = Some(tail);
+            return Some((Ok(event), self));
+        }
+    }
+}
+
+async fn tail(
+    State(admin): State<Arc<Admin>>,
+    headers: HeaderMap,
+    asked: Result<Query<logs::Asked>, QueryRejection>,
+) -> Response {
+    let Ok(place) = Arc::clone(&admin.viewers).try_acquire_owned() else { return too_many() };
+    let asked = match asked {
+        Ok(Query(asked)) => asked,
+        Err(rejection) => return (StatusCode::BAD_REQUEST, rejection.body_text()).into_response(),
+    };
+    // A browser that lost the stream says what it heard last.
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let folder = admin.logs.clone();
+    let open = task::spawn_blocking(move || Tail::open(&folder, &asked, last.as_deref()));
+    match open.await.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(tail) => {
+            let listener =
+                Listener { tail: Some(tail), closing: admin.closing.clone(), _place: place };
+            Sse::new(stream::unfold(listener, Listener::next)).into_response()
+        }
+        Err(problem) => (StatusCode::BAD_REQUEST, problem).into_response(),
+    }
+}
+
+fn too_many() -> Response {
+    let text = "as many pages as this port keeps up to date are open already: close some";
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 /// What a browser is shown where there is nothing.

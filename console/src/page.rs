@@ -22,14 +22,16 @@ pub(crate) enum Place {
     Users,
     Instances,
     Servers,
+    Logs,
     Elsewhere,
 }
 
-const PLACES: [(Place, &str, &str); 4] = [
+const PLACES: [(Place, &str, &str); 5] = [
     (Place::Overview, "/", "Overview"),
     (Place::Users, "/users", "Users"),
     (Place::Instances, "/instances", "Instances"),
     (Place::Servers, "/servers", "Servers"),
+    (Place::Logs, "/logs", "Log"),
 ];
 
 /// Who is asked, and who else could be: the same on every page.
@@ -187,11 +189,10 @@ pub(crate) fn action(
 /// A state as a small sign, whose colour says whether somebody has to look.
 pub(crate) fn state(state: &str) -> Markup {
     let kind = match state {
-        "up" | "active" | "standby" | "running" | "taken" | "online" => "good",
-        "suspect" | "learner" | "recovering" | "blocked" | "away" | "draining" | "restoring" => {
-            "warn"
-        }
-        "down" => "bad",
+        "up" | "active" | "standby" | "running" | "taken" | "online" | "info" => "good",
+        "suspect" | "learner" | "recovering" | "blocked" | "away" | "draining" | "restoring"
+        | "warn" => "warn",
+        "down" | "error" => "bad",
         _ => "plain",
     };
     html! { span class={ "state " (kind) } { (shown(state)) } }

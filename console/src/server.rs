@@ -1,6 +1,7 @@
 //! The admin port.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub(crate) struct Admin {
     token_place: String,
     /// The other master's admin port; empty for none.
     pub(crate) other: String,
+    /// Where this machine's processes have their event logs.
+    pub(crate) logs: PathBuf,
     pub(crate) watch: Watch,
     /// Places for pages that are kept up to date.
     pub(crate) viewers: Arc<Semaphore>,
@@ -89,7 +92,8 @@ impl std::fmt::Debug for Admin {
 }
 
 impl Console {
-    /// Listens. `token_place` says where operators find the token; it is part of what a refused one is told.
+    /// Listens. `token_place` says where operators find the token; it is part of what a refused one is told. `logs` is
+    /// the folder in which this machine's processes have their event logs, whether or not it is there.
     ///
     /// # Errors
     /// [`ConsoleError::Listen`] when the address can't be listened on.
@@ -98,6 +102,7 @@ impl Console {
         cluster: impl Cluster,
         token: AdminToken,
         token_place: impl Into<String>,
+        logs: PathBuf,
     ) -> Result<Self, ConsoleError> {
         let failed = |source| ConsoleError::Listen { address: config.listen.clone(), source };
         let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
@@ -110,6 +115,7 @@ impl Console {
             token,
             token_place: token_place.into(),
             other: config.other.clone(),
+            logs,
             watch: Watch::default(),
             viewers: Arc::new(Semaphore::new(VIEWERS_MAX)),
             closing: CancellationToken::new(),

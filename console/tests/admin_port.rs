@@ -108,7 +108,9 @@ async fn beside_a_port<F: Future<Output = ()>>(
 ) {
     let (cluster, token) = (Empty::default(), AdminToken::generate().unwrap());
     let place = "/var/greenroom/admin.token";
-    let bound = Console::bind(&on_a_free_port(), cluster.clone(), token.clone(), place).await;
+    let bound =
+        Console::bind(&on_a_free_port(), cluster.clone(), token.clone(), place, "no-logs".into())
+            .await;
     let console = bound.unwrap();
     let (address, stop) = (console.address(), CancellationToken::new());
     let story = async {
@@ -260,7 +262,8 @@ async fn another_service_at_the_address_is_not_taken_for_a_cluster() {
 async fn a_port_in_use_is_named_with_what_to_do() {
     beside_a_port(async |address, token, cluster| {
         let config = ConsoleConfig { listen: address.to_string(), ..ConsoleConfig::default() };
-        let failed = Console::bind(&config, cluster, token, "nowhere").await.unwrap_err();
+        let failed =
+            Console::bind(&config, cluster, token, "nowhere", "no-logs".into()).await.unwrap_err();
         assert!(matches!(failed, ConsoleError::Listen { .. }));
         assert!(failed.to_string().contains("[console] listen"), "{failed}");
     })

@@ -2,11 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use greenroom_console::{AdminToken, Cluster, Console, ConsoleConfig, Reply};
+use greenroom_logs::kinds::{CheckIn, InstanceFailed};
+use greenroom_logs::{LogWriter, LogsConfig};
 use greenroom_protocol::search::{Explain, Filter};
 use greenroom_protocol::wire::admin_master::{
     Action, Find, GameStatus, InstanceStatus, KindStatus, MasterStatus, Placement, Promote, Row,
@@ -16,7 +19,7 @@ use greenroom_protocol::wire::client_session::{Meta, MetaValue};
 use greenroom_protocol::wire::master_game::GameCounts;
 use greenroom_protocol::wire::session_master::SessionCounts;
 use greenroom_protocol::{
-    Code, Incarnation, InstanceId, KindName, Refusal, Seat, ServerName, UserId,
+    Code, Incarnation, InstanceId, KindName, Refusal, Seat, ServerName, SessionId, UserId,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -193,10 +196,18 @@ async fn beside_a_port<F: Future<Output = ()>>(
     other: &str,
     story: impl FnOnce(SocketAddr, Staged) -> F,
 ) {
+    beside_a_port_with_logs("no-logs".into(), other, story).await;
+}
+
+async fn beside_a_port_with_logs<F: Future<Output = ()>>(
+    logs: PathBuf,
+    other: &str,
+    story: impl FnOnce(SocketAddr, Staged) -> F,
+) {
     let cluster = Staged::default();
     let config = ConsoleConfig { listen: "127.0.0.1:0".into(), other: other.into() };
     let token = AdminToken::generate().unwrap();
-    let console = Console::bind(&config, cluster.clone(), token, "nowhere").await.unwrap();
+    let console = Console::bind(&config, cluster.clone(), token, "nowhere", logs).await.unwrap();
     let (address, stop) = (console.address(), CancellationToken::new());
     let story = async {
         story(address, cluster).await;
@@ -230,6 +241,7 @@ async fn every_page_is_there_and_says_what_it_is_of() {
             ("/instances", "/instances/"),
             ("/servers", "game-1"),
             (&format!("/instances/{INSTANCE}"), "session-1"),
+            ("/logs", "There is no event log here"),
             ("/instances/nonsense", "26 characters"),
             (&format!("/instances/{}", InstanceId(8)), "instance_unknown"),
         ] {
@@ -312,8 +324,13 @@ async fn a_search_is_in_the_words_of_find_and_goes_on_where_the_page_before_ende
 
 /// The stream as lines.
 async fn stream(address: SocketAddr) -> BufReader<TcpStream> {
+    stream_of(address, "/events", "").await
+}
+
+async fn stream_of(address: SocketAddr, path: &str, headers: &str) -> BufReader<TcpStream> {
     let mut socket = TcpStream::connect(address).await.unwrap();
-    socket.write_all(b"GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
     BufReader::new(socket)
 }
 
@@ -432,11 +449,133 @@ async fn on_loopback_the_port_has_no_other_names() {
             assert!(get_as(address, "/users", host).await.starts_with("HTTP/1.1 200"), "{host}");
         }
         for host in ["evil.example", "localhost.evil.example:4080", "", "127.0.0.1.evil.example"] {
-            for path in ["/users", "/status", "/events"] {
+            for path in ["/users", "/status", "/events", "/logs", "/logs/tail"] {
                 let answer = get_as(address, path, host).await;
                 assert!(answer.starts_with("HTTP/1.1 421"), "{host} {path}: {answer}");
             }
         }
+    })
+    .await;
+}
+
+/// An event log with a check-in of somebody with an evil name for each number, and a failure.
+fn log(folder: &std::path::Path, count: u64) -> LogWriter {
+    let writer = LogWriter::start(&LogsConfig::default(), folder, "up").unwrap();
+    (0..count).for_each(|n| check_in(&writer, n));
+    let failure = InstanceFailed {
+        instance: INSTANCE,
+        instance_kind: "arena".into(),
+        what: format!("boom {EVIL}").into(),
+    };
+    writer.logs().of("game-1", "game").emit(&failure);
+    assert!(writer.logs().flush(Duration::from_secs(60)));
+    writer
+}
+
+fn check_in(writer: &LogWriter, n: u64) {
+    let (user, session) = (UserId::new(format!("user-{n}")).unwrap(), SessionId(n));
+    let server = ServerName::new("session-1").unwrap();
+    let event = CheckIn { user, session, name: format!("Ann{n} {EVIL}").into(), server };
+    writer.logs().of("session-1", "session").emit(&event);
+}
+
+/// What an address in a page says after this word.
+fn link<'a>(page: &'a str, before: &str) -> &'a str {
+    let (_, rest) = page.split_once(before).unwrap_or_else(|| panic!("{before} is in {page}"));
+    rest.split('"').next().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn the_log_is_paged_back_and_asked_for_what_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let _writer = log(folder.path(), 250);
+    beside_a_port_with_logs(folder.path().into(), "", async |address, _| {
+        let mut pages = vec![get(address, "/logs").await];
+        while pages.last().unwrap().contains("rel=\"next\"") {
+            let older = link(pages.last().unwrap(), "rel=\"next\" href=\"").to_owned();
+            pages.push(get(address, &older).await);
+        }
+        let rows: Vec<_> = pages.iter().map(|page| page.matches("<tr><td").count()).collect();
+        assert_eq!(rows, [100, 100, 51], "each event is on one page");
+        for n in 0..250 {
+            let of = format!(">user-{n}<");
+            assert_eq!(pages.iter().filter(|page| page.contains(&of)).count(), 1, "{n}");
+        }
+        assert!(pages[0].contains("data-tail") && !pages[1].contains("data-tail"));
+        for (asked, says, rows) in [
+            ("severity=error", "boom", 1),
+            ("role=session&user=user-7", "Ann7 ", 1),
+            ("q=ANN24%20%3Cimg", "user-24", 1),
+            ("kind=instance_failed&role=game", "game-1", 1),
+            (&format!("instance={INSTANCE}"), "boom", 1),
+            ("user=nobody", "Nothing like this has happened yet", 0),
+        ] {
+            let page = get(address, &format!("/logs?{asked}")).await;
+            assert_eq!(page.matches("<tr><td").count(), rows, "{asked}: {page}");
+            assert!(page.contains(says), "{asked}: {page}");
+        }
+        for wrong in ["severity=loud", "before=zz", "before=ff"] {
+            let page = get(address, &format!("/logs?{wrong}")).await;
+            assert!(page.contains("The log can't be shown"), "{wrong}: {page}");
+        }
+        let one = get(address, &format!("/instances/{INSTANCE}")).await;
+        assert!(one.contains("boom") && one.matches("instance_failed").count() == 2, "{one}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_event_says_is_text_on_the_page_and_in_its_tail() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = log(folder.path(), 3);
+    beside_a_port_with_logs(folder.path().into(), "", async |address, _| {
+        let page = get(address, "/logs").await;
+        let mut tail =
+            stream_of(address, &link(&page, "data-tail=\"").replace("&amp;", "&"), "").await;
+        check_in(&writer, 9);
+        let rows = event(&mut tail, "rows").await;
+        for body in [page.split_once("\r\n\r\n").unwrap().1, &rows] {
+            assert!(!body.contains("<img src=x") && body.contains("&lt;img src=x"), "{body}");
+            assert!(!body.contains(['\u{1b}', '\u{202e}']) && body.contains("\\u{202e}"), "{body}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_tail_gives_what_is_wanted_once_also_to_a_page_that_lost_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = log(folder.path(), 3);
+    beside_a_port_with_logs(folder.path().into(), "", async |address, _| {
+        let page = get(address, "/logs?user=user-9").await;
+        let path = link(&page, "data-tail=\"").replace("&amp;", "&");
+        check_in(&writer, 8);
+        check_in(&writer, 9);
+        let mut tail = stream_of(address, &path, "").await;
+        let (mut id, mut rows) = (String::new(), None);
+        while id.is_empty() || rows.is_none() {
+            let mut line = String::new();
+            assert!(tail.read_line(&mut line).await.unwrap() > 0, "the tail ended");
+            if let Some(data) = line.strip_prefix("data: ").filter(|data| data.contains("<tr>")) {
+                rows = Some(data.to_owned());
+            }
+            if let Some(of) = line.strip_prefix("id: ") {
+                id = of.trim().to_owned();
+            }
+        }
+        let rows = rows.unwrap();
+        assert!(rows.contains("user-9") && !rows.contains("user-8"), "{rows}");
+        // That nothing is new is said too, with data: browsers pass over an event without.
+        assert_eq!(event(&mut tail, "beat").await, "quiet");
+        drop(tail);
+        // Where a browser says what it heard last, nothing of before is said again.
+        check_in(&writer, 9);
+        let header = format!("last-event-id: {id}\r\n");
+        let mut again = stream_of(address, &path, &header).await;
+        let rows = event(&mut again, "rows").await;
+        assert_eq!(rows.matches("<tr>").count(), 1, "{rows}");
+        let refused = get(address, "/logs/tail?after=zz").await;
+        assert!(refused.starts_with("HTTP/1.1 400"), "{refused}");
     })
     .await;
 }

@@ -5,6 +5,7 @@
 //! *Owns*: the schema of events, the segments, and the shipper's position in them.
 //! *Never*: holds up a tick; prints a secret; loses an event without counting it.
 
+pub mod back;
 mod config;
 mod error;
 mod event;

@@ -4,7 +4,8 @@ use std::{
     borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
-    fmt, fs,
+    fmt,
+    fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
     str::FromStr,
@@ -18,7 +19,7 @@ use crate::{
     LogsError,
     event::LINE_BYTES_MAX,
     id::{ID_CHARS, time_of_id},
-    segment::{self, Segment},
+    segment::{self, Segment, whole_lines},
 };
 
 /// What is read at once.
@@ -268,6 +269,14 @@ impl Stream {
         }
     }
 
+    /// Reads on from the end of what a process has written.
+    pub(crate) fn at_end(logs: &Path, process: &str) -> Result<Self, LogsError> {
+        let start = Position { process: process.into(), segment: 1, offset: 0 };
+        let mut stream = Self::open(logs, start);
+        stream.skip_to_end()?;
+        Ok(stream)
+    }
+
     /// Where it is: behind the last line that it gave, or that it skipped.
     pub fn position(&self) -> Position {
         match &self.current {
@@ -384,7 +393,10 @@ impl Stream {
         if let Some(last) = self.list()?.last() {
             let (segment, offset) = match last.is_closed {
                 true => (last.number + 1, 0),
-                false => (last.number, whole_lines(last)),
+                false => (
+                    last.number,
+                    File::open(&last.file).and_then(|file| whole_lines(&file)).unwrap_or(0),
+                ),
             };
             self.next = Position { process: self.process.clone(), segment, offset };
             self.lines = Lines::starting_at(offset);
@@ -405,12 +417,6 @@ impl Stream {
         }
         Ok(())
     }
-}
-
-/// Bytes of the lines in a segment that is written to, up to the end of the last whole one.
-fn whole_lines(segment: &Segment) -> u64 {
-    let bytes = fs::read(&segment.file).unwrap_or_default();
-    bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at as u64 + 1)
 }
 
 /// Where to begin.

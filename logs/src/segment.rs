@@ -89,9 +89,17 @@ pub(crate) fn recover(folder: &Path) -> io::Result<(u64, u64)> {
 
 /// Cuts off what stands after the last end of a line; gives how many bytes that were.
 fn cut_torn_line(path: &Path) -> io::Result<u64> {
-    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-    let len = file.metadata()?.len();
-    let mut whole = len;
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let (whole, len) = (whole_lines(&file)?, file.metadata()?.len());
+    if whole < len {
+        file.set_len(whole)?;
+    }
+    Ok(len - whole)
+}
+
+/// Bytes of a plain segment up to the end of its last whole line.
+pub(crate) fn whole_lines(mut file: &File) -> io::Result<u64> {
+    let mut whole = file.metadata()?.len();
     let mut chunk = vec![0; CHUNK_BYTES];
     while whole > 0 {
         let from = whole.saturating_sub(CHUNK_BYTES as u64);
@@ -99,17 +107,11 @@ fn cut_torn_line(path: &Path) -> io::Result<u64> {
         file.seek(SeekFrom::Start(from))?;
         file.read_exact(&mut chunk[..size])?;
         match chunk[..size].iter().rposition(|&byte| byte == b'\n') {
-            Some(at) => {
-                whole = from + at as u64 + 1;
-                break;
-            }
+            Some(at) => return Ok(from + at as u64 + 1),
             None => whole = from,
         }
     }
-    if whole < len {
-        file.set_len(whole)?;
-    }
-    Ok(len - whole)
+    Ok(0)
 }
 
 /// Compresses a segment that is written to no more.
