@@ -19,7 +19,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("link", &["protocol"]),
     ("telemetry", &["protocol"]),
     ("logs", &["protocol"]),
-    ("storage", &["protocol"]),
+    ("storage", &["protocol", "telemetry"]),
     ("client", &["protocol", "link", "delta", "telemetry"]),
     ("session-core", &["protocol"]),
     ("session", &["session-core", "protocol", "link", "logs", "telemetry"]),

@@ -11,6 +11,7 @@ use greenroom_storage::{
     Body, Collection, Count, Get, Key, Merge, Remove, Request, Storage, StorageError, Ticket,
     Version, Write,
 };
+use greenroom_telemetry::Parent;
 
 /// What becomes of one order.
 pub(crate) type Outcome = Result<Stored, StoreRefusal>;
@@ -32,18 +33,26 @@ impl Documents {
     /// Hands an order to the store. What it answers at once, or that it has it.
     ///
     /// When its queue is full, the newest of a document's upserts waits here, one for each document, and everything
-    /// else is refused.
-    pub(crate) fn perform(self: &Rc<Self>, order: StoreOrder) -> Result<UnderWay, StoreRefusal> {
+    /// else is refused. What the store does is a part of this trace, if there is one.
+    pub(crate) fn perform(
+        self: &Rc<Self>,
+        order: StoreOrder,
+        trace: Option<Parent>,
+    ) -> Result<UnderWay, StoreRefusal> {
+        let storage = match trace {
+            Some(parent) => &self.storage.within(parent),
+            None => &self.storage,
+        };
         let key = Key::new(Collection::Documents, order.key.clone());
         let key = key.map_err(|_| StoreRefusal::KeyInvalid)?;
         if self.dirty.borrow().contains_key(&key) {
             let StoreAct::Upsert(json) = order.act else { return Err(StoreRefusal::Busy) };
             let body = body(json)?;
             self.dirty.borrow_mut().insert(key.clone(), body);
-            return Ok(Box::pin(Rc::clone(self).write_dirty(key)));
+            return Ok(Box::pin(Rc::clone(self).write_dirty(storage.clone(), key)));
         }
         match order.act {
-            StoreAct::Get => self.submit(Get(key.clone()), move |document| match document {
+            StoreAct::Get => submit(storage, Get(key.clone()), move |document| match document {
                 None => Stored::Absent,
                 Some(found) => Stored::Found(Document {
                     key: key.id().into(),
@@ -51,12 +60,13 @@ impl Documents {
                     json: found.body.bytes().to_vec(),
                 }),
             }),
-            StoreAct::Insert(json) => self.submit(Write::insert(key, body(json)?), written),
+            StoreAct::Insert(json) => submit(storage, Write::insert(key, body(json)?), written),
             StoreAct::Replace(DocumentVersion(version), json) => {
-                self.submit(Write::replace(key, body(json)?, Version(version)), written)
+                submit(storage, Write::replace(key, body(json)?, Version(version)), written)
             }
             StoreAct::Remove => {
-                let removed = self.submit(Remove { key, version: None }, |()| Stored::Removed);
+                let remove = Remove { key, version: None };
+                let removed = submit(storage, remove, |()| Stored::Removed);
                 removed.map(|under_way| -> UnderWay {
                     Box::pin(async {
                         match under_way.await {
@@ -69,43 +79,45 @@ impl Documents {
             }
             StoreAct::Count(by) => {
                 let expiry = Default::default();
-                self.submit(Count { key, by, expiry }, Stored::Counted)
+                submit(storage, Count { key, by, expiry }, Stored::Counted)
             }
             StoreAct::Upsert(json) => {
                 let body = body(json)?;
                 let write = Write::upsert(key.clone(), body.clone()).merge(Merge::Allowed);
-                match self.submit(write, written) {
+                match submit(storage, write, written) {
                     Err(StoreRefusal::Busy) => {
                         self.dirty.borrow_mut().insert(key.clone(), body);
-                        Ok(Box::pin(Rc::clone(self).write_dirty(key)) as UnderWay)
+                        let write = Rc::clone(self).write_dirty(storage.clone(), key);
+                        Ok(Box::pin(write) as UnderWay)
                     }
                     taken => taken,
                 }
             }
         }
     }
-    fn submit<R: Request + 'static>(
-        &self,
-        request: R,
-        stored: impl FnOnce(R::Answer) -> Stored + 'static,
-    ) -> Result<UnderWay, StoreRefusal> {
-        let ticket: Ticket<R> = self.storage.try_submit(request).map_err(refusal)?;
-        Ok(Box::pin(async move { ticket.await.map(stored).map_err(refusal) }))
-    }
     /// Writes the newest value of a document once there is room.
-    async fn write_dirty(self: Rc<Self>, key: Key) -> Outcome {
+    async fn write_dirty(self: Rc<Self>, storage: Storage, key: Key) -> Outcome {
         let Some(body) = self.dirty.borrow().get(&key).cloned() else {
             // Somebody who waited before wrote it; what is there is as new as this.
-            let found = self.storage.get(key).await.map_err(refusal)?;
+            let found = storage.get(key).await.map_err(refusal)?;
             return Ok(found.map_or(Stored::Absent, |found| written(found.version)));
         };
         let write = Write::upsert(key.clone(), body.clone()).merge(Merge::Allowed);
-        let taken = self.storage.submit(write).await;
+        let taken = storage.submit(write).await;
         if self.dirty.borrow().get(&key) == Some(&body) {
             self.dirty.borrow_mut().remove(&key);
         }
         taken.map_err(refusal)?.await.map(written).map_err(refusal)
     }
+}
+
+fn submit<R: Request + 'static>(
+    storage: &Storage,
+    request: R,
+    stored: impl FnOnce(R::Answer) -> Stored + 'static,
+) -> Result<UnderWay, StoreRefusal> {
+    let ticket: Ticket<R> = storage.try_submit(request).map_err(refusal)?;
+    Ok(Box::pin(async move { ticket.await.map(stored).map_err(refusal) }))
 }
 
 const fn written(version: Version) -> Stored {

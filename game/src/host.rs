@@ -28,7 +28,7 @@ use greenroom_protocol::{
     TraceContext, UpHeader, Verdict, ViewId, Word, encode,
 };
 use greenroom_storage::StorageError;
-use greenroom_telemetry::{SpanKind, Tracer};
+use greenroom_telemetry::{Parent, Sampler, Span, SpanKind, Tracer};
 use slab::Slab;
 
 use crate::Metrics;
@@ -87,6 +87,8 @@ pub(crate) struct Host {
     logs: Logs,
     pub(crate) metrics: Arc<Metrics>,
     tracer: Tracer,
+    /// Of snapshots that no request led to.
+    sampler: Sampler,
     spans: Spans,
     /// The order to make this instance, which comes next, is for a request that is sampled.
     traced_order: Option<(InstanceId, TraceContext)>,
@@ -241,6 +243,8 @@ pub(crate) struct Ordered {
     pub(crate) instance: InstanceId,
     pub(crate) incarnation: Incarnation,
     pub(crate) order: StoreOrder,
+    /// What it is a part of, if that is sampled.
+    pub(crate) trace: Option<Parent>,
 }
 
 /// What a game server is, beside what it runs.
@@ -289,6 +293,7 @@ impl Host {
             counted: [0; 3],
             logs: settings.logs,
             metrics,
+            sampler: settings.tracer.sampler(),
             tracer: settings.tracer,
             spans: Spans::default(),
             traced_order: None,
@@ -400,6 +405,9 @@ impl Host {
             span.set("greenroom.kind", hosted.core.kind_name());
         }
         span.set("greenroom.seat", u64::from(seat.0));
+        if !self.is_ticking(instance) {
+            self.spans.causes(span.parent());
+        }
         self.spans.begin(instance, seat, (kind, number), span);
     }
     fn is_ticking(&self, instance: usize) -> bool {
@@ -464,7 +472,13 @@ impl Host {
             generation,
             options: &attach.options,
         };
+        if let Some(span) = &span {
+            self.spans.causes(span.parent());
+        }
         self.tell_asked(at, input, Some(Asking { to, generation }));
+        if span.is_some() {
+            self.spans.done();
+        }
     }
     fn refuse_unknown(&self, key: LinkKey, member: MemberId) {
         let text = "this server does not run the instance: join or create another";
@@ -675,7 +689,14 @@ impl Host {
         if self.running(instance, incarnation).is_some() {
             return; // The stream brings each order once; this would be a master that repeats itself.
         }
-        if let Err(refusal) = self.try_create(order) {
+        if let Some(span) = &span {
+            self.spans.causes(span.parent());
+        }
+        let made = self.try_create(order);
+        if span.is_some() {
+            self.spans.done();
+        }
+        if let Err(refusal) = made {
             Metrics::add(&self.metrics.create_refused, 1);
             if let Some(span) = &mut span {
                 span.fail(&refusal);
@@ -765,7 +786,8 @@ impl Host {
                 let (n, tick, kind) = (durable.n, durable.taken, core.kind_name());
                 // What others go on from, or are told of, is in the store first.
                 let may_wait = durable.stage == Kept::Said;
-                let save = Save { instance, incarnation, n, may_wait, kind, tick, state };
+                let span = self.snapshot_span(instance, tick);
+                let save = Save { instance, incarnation, n, may_wait, kind, tick, state, span };
                 self.chores.push(Chore::Save(save));
             }
             Ok(None) => {}
@@ -774,6 +796,21 @@ impl Host {
                 tracing::error!(%instance, %fault, "an instance can't be stored");
             }
         }
+    }
+    /// The span of a snapshot: of what led to it, if that is sampled, or sampled for itself.
+    #[inline]
+    fn snapshot_span(&self, instance: InstanceId, tick: u64) -> Option<Span> {
+        let mut span = match self.spans.cause() {
+            Some(cause) => cause.child("snapshot", SpanKind::Internal),
+            None if self.sampler.is_due() => {
+                self.sampler.sampled();
+                self.tracer.root("snapshot", SpanKind::Internal)?
+            }
+            None => return None,
+        };
+        span.set("greenroom.instance", instance.to_string());
+        span.set("greenroom.tick", tick);
+        Some(span)
     }
     /// A snapshot is stored, or not.
     pub(crate) fn saved(
@@ -920,7 +957,8 @@ impl Host {
                 }
                 Effect::Store(order) => {
                     let (instance, incarnation) = (core.instance(), core.incarnation());
-                    self.orders.push(Ordered { instance, incarnation, order: *order });
+                    let order = *order;
+                    self.orders.push(Ordered { instance, incarnation, order, trace: None });
                 }
                 Effect::Log { text, .. } => tracing::info!(instance = %core.instance(), "{text}"),
                 // Nobody is connected.
@@ -1099,6 +1137,9 @@ impl Host {
                     given_up: ticks,
                 });
             }
+            if !self.spans.is_empty() {
+                self.spans.steps(at);
+            }
             self.tell(at, Input::Tick);
             if !self.spans.is_empty() {
                 self.spans.stepped(at);
@@ -1224,10 +1265,16 @@ impl Host {
         (instance, incarnation): (InstanceId, Incarnation),
         ticket: StoreTicket,
         outcome: Result<Stored, StoreRefusal>,
+        trace: Option<Parent>,
     ) {
-        if let Some(at) = self.running(instance, incarnation) {
-            self.tell(at, Input::Stored { ticket, outcome });
+        let Some(at) = self.running(instance, incarnation) else { return };
+        match trace {
+            Some(trace) if self.is_ticking(at) => self.spans.outcome(at, trace),
+            Some(trace) => self.spans.causes(trace),
+            None => {}
         }
+        self.tell(at, Input::Stored { ticket, outcome });
+        self.spans.done();
     }
 
     fn all(&self) -> Vec<usize> {
@@ -1333,7 +1380,8 @@ impl Host {
             Effect::Store(order) => {
                 let core = &self.instances[at].core;
                 let (instance, incarnation) = (core.instance(), core.incarnation());
-                self.orders.push(Ordered { instance, incarnation, order: *order });
+                let trace = self.spans.cause();
+                self.orders.push(Ordered { instance, incarnation, order: *order, trace });
             }
             Effect::Log { level, text } => self.log(at, level, &text),
         }

@@ -15,7 +15,7 @@ use greenroom_link::{
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::{Incarnation, MasterLink, ServerName};
 use greenroom_storage::Storage;
-use greenroom_telemetry::Tracer;
+use greenroom_telemetry::{Span, SpanKind, Tracer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
@@ -278,17 +278,26 @@ impl Shell {
     }
     /// Hands what an instance asked to the store, in the order in which it was asked, and tells it the answer.
     fn store(self: &Rc<Self>, ordered: Ordered) {
-        let Ordered { instance, incarnation, order } = ordered;
+        let Ordered { instance, incarnation, order, trace } = ordered;
         let (of, ticket) = ((instance, incarnation), order.ticket);
+        let mut span = trace.as_ref().map(|trace| trace.child("store", SpanKind::Internal));
+        if let Some(span) = &mut span {
+            span.set("greenroom.key", order.key.as_str());
+        }
+        let parent = span.as_ref().map(Span::parent);
         let documents = self.documents.as_ref().ok_or(StoreRefusal::Unavailable);
-        let taken = documents.and_then(|documents| documents.perform(order));
+        let taken = documents.and_then(|documents| documents.perform(order, parent));
         let shell = Rc::clone(self);
         self.spawn(async move {
             let outcome = match taken {
                 Ok(under_way) => under_way.await,
                 Err(refusal) => Err(refusal),
             };
-            shell.with_host(|host| host.stored(of, ticket, outcome));
+            if let (Some(span), Err(refusal)) = (&mut span, &outcome) {
+                span.fail(refusal);
+            }
+            drop(span);
+            shell.with_host(|host| host.stored(of, ticket, outcome, trace));
         });
     }
     /// Waits until a link that was full has room, and sends its members what they missed.

@@ -6,6 +6,7 @@
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::{Incarnation, InstanceId};
 use greenroom_storage::{Blob, Body, Collection, Kept, Key, Owner, Storage, StorageError, Write};
+use greenroom_telemetry::Span;
 use serde::{Deserialize, Serialize};
 
 /// A snapshot that is to be stored.
@@ -20,6 +21,8 @@ pub(crate) struct Save {
     pub(crate) kind: &'static str,
     pub(crate) tick: u64,
     pub(crate) state: Vec<u8>,
+    /// Until it is stored, if it is sampled.
+    pub(crate) span: Option<Span>,
 }
 
 /// As it stands in the store.
@@ -48,14 +51,22 @@ fn key(instance: InstanceId) -> Key {
 /// # Errors
 /// As the store; [`StorageError::Deposed`] when the instance goes on in a later life.
 pub(crate) async fn save(storage: &Storage, save: Save) -> Result<Kept, StorageError> {
-    let Save { instance, incarnation, n, may_wait, kind, tick, state } = save;
+    let Save { instance, incarnation, n, may_wait, kind, tick, state, mut span } = save;
     let stored = Stored { kind: kind.into(), tick, state: Blob(state.into()) };
     let owner = Owner::Instance { incarnation: incarnation.0, n };
+    let storage = match &span {
+        Some(span) => &storage.within(span.parent()),
+        None => storage,
+    };
     let write = Write::owned(key(instance), owner, Body::of(&stored)?);
-    match may_wait {
+    let saved = match may_wait {
         true => storage.behind(write).await,
         false => storage.ask(write).await.map(Kept::Stored),
+    };
+    if let (Some(span), Err(error)) = (&mut span, &saved) {
+        span.fail(error);
     }
+    saved
 }
 
 /// Reads what was stored of an instance last, if something was.

@@ -1,10 +1,11 @@
-//! Frames of seats that are sampled: from their arrival to the step that took them, or to their answer.
+//! Frames of seats that are sampled: from their arrival to the step that took them, or to their answer; and what they
+//! have the store do.
 
 use greenroom_protocol::wire::client_instance::{
     CALL, QUERY, QUERY_REFUSED, QUERY_REPLY, REPLY, REPLY_REFUSED,
 };
 use greenroom_protocol::{MemberId, Seat, Seq, TraceContext};
-use greenroom_telemetry::Span;
+use greenroom_telemetry::{Parent, Span};
 
 use crate::host::LinkKey;
 
@@ -17,6 +18,11 @@ pub(crate) struct Spans {
     /// What comes next of this member is sampled.
     announced: Option<(LinkKey, MemberId, TraceContext)>,
     waiting: Vec<Waiting>,
+    /// What the instance does that is told something now is a part of this.
+    cause: Option<Parent>,
+    /// At a fixed rate, what the next step of an instance does is a part of this, too: it takes an outcome of the store
+    /// that a sampled frame led to.
+    outcomes: Vec<(usize, Parent)>,
 }
 
 #[derive(Debug)]
@@ -25,8 +31,10 @@ struct Waiting {
     seat: Seat,
     kind: u8,
     number: Seq,
+    /// At a fixed rate: a step took it, and it waits for its answer.
+    is_taken: bool,
     /// Ends when it is dropped.
-    _span: Span,
+    span: Span,
 }
 
 impl Spans {
@@ -51,12 +59,46 @@ impl Spans {
         if self.waiting.len() >= WAITING_MAX {
             self.waiting.remove(0);
         }
-        self.waiting.push(Waiting { instance, seat, kind, number, _span: span });
+        self.waiting.push(Waiting { instance, seat, kind, number, is_taken: false, span });
     }
 
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.is_empty() && self.cause.is_none() && self.outcomes.is_empty()
+    }
+
+    /// What an instance does from now on, until [`Self::done`], is a part of this.
+    pub(crate) fn causes(&mut self, cause: Parent) {
+        self.cause = Some(cause);
+    }
+
+    /// An instance has done what it was told.
+    pub(crate) fn done(&mut self) {
+        self.cause = None;
+    }
+
+    /// At a fixed rate: an outcome of the store waits for the next step of an instance.
+    pub(crate) fn outcome(&mut self, instance: usize, cause: Parent) {
+        if self.outcomes.len() < WAITING_MAX {
+            self.outcomes.push((instance, cause));
+        }
+    }
+
+    /// At a fixed rate, an instance makes a step: what it has the store do is a part of what is sampled and waits for
+    /// it, of the first if that is several things.
+    pub(crate) fn steps(&mut self, instance: usize) {
+        let is_next = |waiting: &&Waiting| waiting.instance == instance && !waiting.is_taken;
+        let frame = self.waiting.iter().find(is_next);
+        let outcome = self.outcomes.iter().find(|(of, _)| *of == instance);
+        self.cause = frame
+            .map(|waiting| waiting.span.parent())
+            .or_else(|| outcome.map(|(_, cause)| cause.clone()));
+    }
+
+    /// What the instance asks of the store now is a part of this.
+    #[inline]
+    pub(crate) fn cause(&self) -> Option<Parent> {
+        self.cause.clone()
     }
 
     /// A seat is told something; it may be the answer to what is sampled.
@@ -84,12 +126,17 @@ impl Spans {
 
     /// An instance has made a step: what was only told is done.
     pub(crate) fn stepped(&mut self, instance: usize) {
-        self.waiting
-            .retain(|waiting| waiting.instance != instance || matches!(waiting.kind, CALL | QUERY));
+        self.waiting.retain_mut(|waiting| {
+            waiting.is_taken |= waiting.instance == instance;
+            waiting.instance != instance || matches!(waiting.kind, CALL | QUERY)
+        });
+        self.outcomes.retain(|(of, _)| *of != instance);
+        self.cause = None;
     }
 
     /// An instance is gone.
     pub(crate) fn forget(&mut self, instance: usize) {
         self.waiting.retain(|waiting| waiting.instance != instance);
+        self.outcomes.retain(|(of, _)| *of != instance);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ecow::EcoString;
+use greenroom_telemetry::{Parent, SpanKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use crate::request::{
     Count, Get, Kept, Merge, Outcome, Remove, Request, Ticket, Touch, Update, Work, Write,
 };
 use crate::spool::{self, Spool};
+use crate::steps::Steps;
 use crate::{
     Body, Change, Document, Expiry, Key, OpenError, Owner, Schema, StorageConfig, StorageError,
     Version, WriteId,
@@ -56,6 +58,8 @@ impl WriteIds {
 pub struct Storage {
     shared: Arc<Shared>,
     deadline: Duration,
+    /// What is asked through this handle is a part of this.
+    parent: Option<Parent>,
 }
 
 struct Shared {
@@ -115,7 +119,14 @@ impl Storage {
     /// The same storage, with another deadline for what is asked through this handle.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { shared: self.shared.clone(), deadline }
+        Self { deadline, ..self.clone() }
+    }
+
+    /// The same storage, with what is asked through this handle as a part of this trace: its time in the queue, and each
+    /// time that the store has it, are spans.
+    #[must_use]
+    pub fn within(&self, parent: Parent) -> Self {
+        Self { parent: Some(parent), ..self.clone() }
     }
 
     /// What it counts.
@@ -262,7 +273,12 @@ impl Storage {
                 answer => return answer.map(Kept::Stored),
             }
         }
-        spool.keep(&kept).await.map(|()| Kept::Spooled)
+        let mut span = self.parent.as_ref().map(|parent| parent.child("spool", SpanKind::Internal));
+        let spooled = spool.keep(&kept).await;
+        if let (Some(span), Err(error)) = (&mut span, &spooled) {
+            span.fail(error);
+        }
+        spooled.map(|()| Kept::Spooled)
     }
 
     /// Removes an owner's document; see [`Write::owned_removal`].
@@ -351,7 +367,13 @@ impl Storage {
     ) -> Result<Ticket<R>, StorageError> {
         let (to, answer) = oneshot::channel::<Result<Outcome, StorageError>>();
         let lane = self.shared.lane(&work);
-        let reply = Reply { to: Some(to), deadline, patience: self.deadline, _place: place };
+        let reply = Reply {
+            to: Some(to),
+            deadline,
+            patience: self.deadline,
+            _place: place,
+            steps: self.parent.as_ref().map(Steps::queued),
+        };
         // A lane has room for as many as there are places in the whole queue, so this fails only when it is closed.
         Metrics::add(&self.shared.metrics.waiting, 1);
         if lane.try_send(Submitted { work, merge, reply, bytes }).is_err() {
@@ -465,11 +487,12 @@ async fn run<F>(
             over: over.clone(),
         }),
         deadline: config.deadline,
+        parent: None,
     };
     if let Some(keeper) = keeper {
         // It ends when nobody has a handle any more, of which it must not be one.
         let (shared, deadline) = (Arc::downgrade(&storage.shared), config.deadline);
-        let handle = move || Some(Storage { shared: shared.upgrade()?, deadline });
+        let handle = move || Some(Storage { shared: shared.upgrade()?, deadline, parent: None });
         tasks.spawn(keeper.run(Box::new(handle), stop));
     }
     let _end = over.drop_guard();

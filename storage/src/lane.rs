@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{Answer, Backend, Completion, Condition, Job, Operation, Put};
 use crate::metrics::Metrics;
 use crate::request::{Change, Decide, Merge, Outcome, Work};
+use crate::steps::Steps;
 use crate::{Document, Expiry, Key, Owner, StorageError, Version, WriteId, WriteIds};
 
 /// Operations and answers that a lane takes before it looks at the rest.
@@ -44,6 +45,8 @@ pub(crate) struct Reply {
     pub(crate) patience: Duration,
     /// Its place in the queue.
     pub(crate) _place: OwnedSemaphorePermit,
+    /// What it does here, if it is sampled.
+    pub(crate) steps: Option<Box<Steps>>,
 }
 
 /// An operation of a lane.
@@ -271,6 +274,7 @@ impl Lane {
                 }
             };
             entry.state = State::UnderWay;
+            entry.sampled().for_each(|steps| steps.begun(self.backend.name(), &operation));
             self.under_way += 1;
             jobs.push(Job::new(operation, entry.deadline(), slot, self.done.clone()));
         }
@@ -289,10 +293,10 @@ impl Lane {
         Metrics::sub(&self.metrics.under_way, 1);
         Metrics::add(&self.metrics.answered, 1);
         self.entries[slot].state = State::Waiting;
-        if let Err(StorageError::Unavailable(_)) = &result
+        if let Err(error @ StorageError::Unavailable(_)) = &result
             && self.rest(slot)
         {
-            return;
+            return self.entries[slot].sampled().for_each(|steps| steps.waits_again(Some(error)));
         }
         let entry = &mut self.entries[slot];
         let result = match &mut entry.task {
@@ -310,6 +314,7 @@ impl Lane {
             Task::Operation(_) | Task::Given => result.map(Outcome::Answer),
         };
         if let Err(error) = &result {
+            self.entries[slot].sampled().for_each(|steps| steps.failed(error));
             self.note(error);
         }
         // Its places in the queue are free before anybody hears of it, who may come back at once.
@@ -322,6 +327,7 @@ impl Lane {
         if self.entries[slot].replies.iter().all(|reply| reply.to.is_none()) {
             drop(self.finish(slot));
         } else {
+            self.entries[slot].sampled().for_each(|steps| steps.waits_again(None));
             self.ready.push_front(slot);
         }
     }
@@ -371,6 +377,9 @@ impl Lane {
             let is_undecided = matches!(error, StorageError::Undecided { .. });
             let metrics = &self.metrics;
             Metrics::add(if is_undecided { &metrics.undecided } else { &metrics.unavailable }, 1);
+            if let Some(mut steps) = reply.steps.take() {
+                steps.failed(&error);
+            }
             send(reply.to.take(), Err(error));
             if entry.state == State::Waiting && entry.replies.iter().all(|reply| reply.to.is_none())
             {
@@ -474,6 +483,11 @@ async fn until(moment: Option<Instant>) {
 }
 
 impl Entry {
+    /// Those who wait for it and are sampled.
+    fn sampled(&mut self) -> impl Iterator<Item = &mut Steps> {
+        self.replies.iter_mut().filter_map(|reply| reply.steps.as_deref_mut())
+    }
+
     /// When the last of those who wait stops waiting.
     fn deadline(&self) -> Instant {
         let deadlines = self.replies.iter().map(|reply| reply.deadline);

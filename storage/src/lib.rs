@@ -22,6 +22,7 @@ mod owner;
 pub mod query;
 mod request;
 mod spool;
+mod steps;
 
 pub use clock::{Clock, Hand};
 pub use config::StorageConfig;

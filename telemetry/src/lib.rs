@@ -29,4 +29,4 @@ pub use instruments::{Description, Kind, Source, Unit, Value};
 pub use process::Process;
 pub use prometheus::name as prometheus_name;
 pub use registry::{Registry, Who};
-pub use trace::{Attribute, Ended, Sampler, Span, SpanKind, Tracer};
+pub use trace::{Attribute, Ended, Parent, Sampler, Span, SpanKind, Tracer};

@@ -144,20 +144,33 @@ impl Tracer {
         name: Cow<'static, str>,
         kind: SpanKind,
     ) -> Option<Span> {
-        let on = Arc::clone(self.0.as_ref()?);
-        let context = TraceContext { trace, span: random() };
-        let ended = Ended {
-            who: Arc::clone(&on.who),
-            context,
-            parent,
-            name,
-            kind,
-            start_ns: now_ns(),
-            end_ns: 0,
-            attributes: Vec::new(),
-            error: None,
-        };
-        Some(Span(Box::new(Open { on, began: Instant::now(), ended: Some(ended), context })))
+        Some(Span::begin(Arc::clone(self.0.as_ref()?), trace, parent, name, kind))
+    }
+}
+
+/// What further spans are parts of: a span, which may have ended meanwhile. It can be kept and sent to other threads.
+#[derive(Clone)]
+pub struct Parent {
+    on: Arc<On>,
+    context: TraceContext,
+}
+
+impl fmt::Debug for Parent {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Parent({:?})", self.context)
+    }
+}
+
+impl Parent {
+    /// What goes on with whatever is sent within it.
+    pub const fn context(&self) -> TraceContext {
+        self.context
+    }
+
+    /// Begins a span within it, of the same server.
+    pub fn child(&self, name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Span {
+        let TraceContext { trace, span } = self.context;
+        Span::begin(Arc::clone(&self.on), trace, Some(span), name.into(), kind)
     }
 }
 
@@ -180,6 +193,33 @@ impl fmt::Debug for Span {
 }
 
 impl Span {
+    fn begin(
+        on: Arc<On>,
+        trace: [u8; 16],
+        parent: Option<[u8; 8]>,
+        name: Cow<'static, str>,
+        kind: SpanKind,
+    ) -> Self {
+        let context = TraceContext { trace, span: random() };
+        let ended = Ended {
+            who: Arc::clone(&on.who),
+            context,
+            parent,
+            name,
+            kind,
+            start_ns: now_ns(),
+            end_ns: 0,
+            attributes: Vec::new(),
+            error: None,
+        };
+        Self(Box::new(Open { on, began: Instant::now(), ended: Some(ended), context }))
+    }
+
+    /// For spans within it, wherever they begin.
+    pub fn parent(&self) -> Parent {
+        Parent { on: Arc::clone(&self.0.on), context: self.0.context }
+    }
+
     /// What goes on with whatever this span sends.
     pub fn context(&self) -> TraceContext {
         self.0.context

@@ -9,12 +9,14 @@ use std::{
 };
 
 use greenroom::client::{
-    Client,
+    Client, Event, Room, Seat,
     telemetry::{Export, Registry, TelemetryConfig, Who},
 };
+use greenroom_games::duel;
+use serde::Deserialize;
 
 use crate::{
-    harness::{Folder, Process, greenroom, run, status},
+    harness::{Folder, Process, event, greenroom, run, status},
     up::{Many, said},
 };
 
@@ -53,6 +55,58 @@ impl Collector {
         let process = Process::spawn(Command::new(program).arg("--config").arg(&config));
         process.err.wait("a collector that is ready", |line| line.contains("Everything is ready"));
         Self { process, endpoint: format!("http://127.0.0.1:{port}"), _folder: folder }
+    }
+
+    /// `up --processes` that sends to this collector; with its admin port, and the URL of a session server.
+    fn cluster(&self, many: &Many) -> (Process, String, String) {
+        let flags = ["--telemetry-endpoint", &self.endpoint, "--telemetry-interval", "1s"];
+        let (up, admin) = many.start_with(&flags);
+        crate::harness::wait_until("a standby that has everything", || {
+            let masters = status(&admin).masters;
+            masters.iter().any(|master| master.role == "standby" && master.in_sync)
+        });
+        let session = said(&up, "session");
+        let url = session.split_whitespace().find(|word| word.starts_with("tcp://")).unwrap();
+        (up, admin, url.to_owned())
+    }
+
+    /// For clients that have everything traced that they ask for.
+    fn export(&self) -> Export {
+        let endpoint = self.endpoint.clone();
+        let config = TelemetryConfig { endpoint, sample: 1.0, ..TelemetryConfig::default() };
+        Export::start(&config, &Registry::default()).unwrap()
+    }
+
+    /// What has arrived.
+    fn spans(&self) -> Vec<Span> {
+        spans(&self.process.err.so_far())
+    }
+}
+
+/// Sends what the export of clients still has.
+async fn sent(export: Export) {
+    tokio::task::spawn_blocking(move || export.stop(Duration::from_secs(10))).await.unwrap();
+}
+
+/// Keeps a trace for the documents, if it is wanted.
+fn keep(name: &str, trace: &[Span]) {
+    if let Some(folder) = std::env::var_os("GREENROOM_KEEP_TRACE") {
+        let folder = PathBuf::from(folder);
+        std::fs::write(folder.join(format!("{name}.svg")), waterfall(trace)).unwrap();
+        std::fs::write(folder.join(format!("{name}.txt")), printed(trace)).unwrap();
+    }
+}
+
+/// Asserts that each span begins after the one that led to it; the root is of this place.
+fn assert_nested(trace: &[Span], root: (&str, &str)) {
+    for span in trace {
+        match trace.iter().find(|outer| outer.id == span.parent) {
+            None => assert_eq!((span.place(), &*span.parent), (root, "")),
+            Some(outer) => {
+                let begins = nanoseconds(&span.start) >= nanoseconds(&outer.start);
+                assert!(begins, "{span:?} begins before {outer:?}");
+            }
+        }
     }
 }
 
@@ -162,22 +216,8 @@ const JOIN: &[(&str, &str)] = &[
 async fn one_join_is_one_trace_at_a_real_collector() {
     let collector = Collector::start();
     let many = Many::new();
-    let flags = ["--telemetry-endpoint", &collector.endpoint, "--telemetry-interval", "1s"];
-    let (up, admin) = many.start_with(&flags);
-    crate::harness::wait_until("a standby that has everything", || {
-        let masters = status(&admin).masters;
-        masters.iter().any(|master| master.role == "standby" && master.in_sync)
-    });
-    let session = said(&up, "session");
-    let url =
-        session.split_whitespace().find(|word| word.starts_with("tcp://")).unwrap().to_owned();
-
-    let config = TelemetryConfig {
-        endpoint: collector.endpoint.clone(),
-        sample: 1.0,
-        ..TelemetryConfig::default()
-    };
-    let export = Export::start(&config, &Registry::default()).unwrap();
+    let (up, _, url) = collector.cluster(&many);
+    let export = collector.export();
     let tracer = export.tracer(Who::new("client", "Ann"));
     let client =
         Client::builder().servers([url]).guest("Ann").trace(tracer).connect().await.unwrap();
@@ -187,11 +227,10 @@ async fn one_join_is_one_trace_at_a_real_collector() {
     let instance = room.instance().to_string();
     drop(room);
     client.close().await;
-    tokio::task::spawn_blocking(move || export.stop(Duration::from_secs(10))).await.unwrap();
+    sent(export).await;
 
-    let arrived = || spans(&collector.process.err.so_far());
     let of_join = || {
-        let arrived = arrived();
+        let arrived = collector.spans();
         let joins = arrived.iter().find(|span| span.place() == JOIN[0]);
         let trace = joins.map(|span| span.trace.clone()).unwrap_or_default();
         arrived.into_iter().filter(|span| span.trace == trace).collect::<Vec<_>>()
@@ -205,20 +244,9 @@ async fn one_join_is_one_trace_at_a_real_collector() {
         trace = of_join();
         missing(&trace).is_none()
     });
-    let mut masters = BTreeSet::new();
-    for span in &trace {
-        let outer = trace.iter().find(|outer| outer.id == span.parent);
-        match outer {
-            None => assert_eq!((span.place(), &*span.parent), (JOIN[0], "")),
-            Some(outer) => {
-                let begins = nanoseconds(&span.start) >= nanoseconds(&outer.start);
-                assert!(begins, "{span:?} begins before {outer:?}");
-            }
-        }
-        if span.service == "greenroom-master" {
-            masters.insert((span.server.as_str(), span.name.as_str()));
-        }
-    }
+    assert_nested(&trace, JOIN[0]);
+    let of_masters = trace.iter().filter(|span| span.service == "greenroom-master");
+    let masters: BTreeSet<_> = of_masters.map(|span| (&*span.server, &*span.name)).collect();
     let named = |name| masters.iter().find(|(_, of)| *of == name).map(|(server, _)| *server);
     assert_ne!(named("commit"), named("apply"), "the standby applies what the active commits");
     assert_eq!(named("commit"), named("join_or_create"));
@@ -227,7 +255,7 @@ async fn one_join_is_one_trace_at_a_real_collector() {
 
     // A call is a trace of its own, from the client over its session server to the game server.
     crate::harness::wait_until("the spans of the call", || {
-        let arrived = arrived();
+        let arrived = collector.spans();
         let calls: Vec<_> = arrived.iter().filter(|span| span.name == "call").collect();
         let services: BTreeSet<_> = calls.iter().map(|span| &*span.service).collect();
         let traces: BTreeSet<_> = calls.iter().map(|span| &*span.trace).collect();
@@ -242,11 +270,97 @@ async fn one_join_is_one_trace_at_a_real_collector() {
         let line = format!("-> Name: {metric}");
         collector.process.err.wait(metric, |printed| printed.trim() == line);
     }
-    if let Some(folder) = std::env::var_os("GREENROOM_KEEP_TRACE") {
-        let folder = PathBuf::from(folder);
-        std::fs::write(folder.join("join-trace.svg"), waterfall(&trace)).unwrap();
-        std::fs::write(folder.join("join-trace.txt"), printed(&trace)).unwrap();
+    keep("join-trace", &trace);
+    let (ended, text) = up.stop();
+    assert!(ended, "{text}");
+}
+
+/// The spans that the last card of a duel leads to: its result and the count of the winner's wins are stored, and a
+/// snapshot is.
+const RESULT: &[(&str, &str)] = &[
+    ("greenroom-client", "message"),
+    ("greenroom-session", "message"),
+    ("greenroom-game", "message"),
+    ("greenroom-game", "store"),
+    ("greenroom-game", "queued"),
+    ("greenroom-game", "insert documents"),
+    ("greenroom-game", "snapshot"),
+    ("greenroom-game", "put snapshots"),
+];
+
+/// What a player has to know of a duel.
+#[derive(Deserialize)]
+struct Table {
+    turn: Option<Seat>,
+    turns: u16,
+}
+
+/// Plays the first card of a hand whenever it is this player's turn, until the duel has a result that is stored; gives
+/// its key.
+async fn plays(mut room: Room) -> String {
+    let seat = room.seat();
+    let mut played = None;
+    event(&mut room, "the result", |room, event| {
+        if let Event::Message(message) = event {
+            if let duel::Out::Result(key, _) = message.decode().unwrap() {
+                return Some(key);
+            }
+        } else if let Event::State { .. } = event {
+            let Table { turn, turns } = room.state().unwrap();
+            if turn == Some(seat) && played.replace(turns) != Some(turns) {
+                room.send(&duel::In::Play(0)).unwrap();
+            }
+        }
+        None
+    })
+    .await
+}
+
+/// The card that ends a duel is followed from the client to the store, and what follows from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_card_of_a_duel_is_followed_to_the_store() {
+    let collector = Collector::start();
+    let many = Many::new();
+    let (up, _, url) = collector.cluster(&many);
+    let export = collector.export();
+    let player = |name: &str| {
+        let tracer = export.tracer(Who::new("client", name));
+        Client::builder().servers([url.clone()]).guest(name).trace(tracer).connect()
+    };
+    let (ann, bo) = (player("Ann").await.unwrap(), player("Bo").await.unwrap());
+    let hers = ann.join_or_create("duel").await.unwrap();
+    let his = bo.join(hers.instance()).await.unwrap();
+    let (key, same) = tokio::join!(plays(hers), plays(his));
+    assert_eq!(key, same);
+    for client in [ann, bo] {
+        client.close().await;
     }
+    sent(export).await;
+
+    let mut trace = Vec::new();
+    crate::harness::wait_until("the spans of the last card", || {
+        let arrived = collector.spans();
+        let stored = arrived.iter().find(|span| {
+            span.name == "store" && span.attributes.get("greenroom.key") == Some(&key)
+        });
+        let Some(of) = stored.map(|span| span.trace.clone()) else { return false };
+        trace = arrived.into_iter().filter(|span| span.trace == of).collect();
+        let places: BTreeSet<_> = trace.iter().map(Span::place).collect();
+        RESULT.iter().all(|place| places.contains(place))
+    });
+    assert_nested(&trace, RESULT[0]);
+    // The store has it within the order, and the order is of the call.
+    let of = |id: &str| trace.iter().find(|span| span.id == id).unwrap();
+    let inserted = trace.iter().find(|span| span.name == "insert documents").unwrap();
+    let known = |key: &str| inserted.attributes.get(key).map(String::as_str);
+    assert_eq!(
+        [known("db.system.name"), known("db.operation.name"), known("db.collection.name")],
+        [Some("sqlite"), Some("insert"), Some("documents")]
+    );
+    let order = of(&inserted.parent);
+    assert_eq!((order.place(), &order.attributes["greenroom.key"]), (RESULT[3], &key));
+    assert_eq!(of(&order.parent).place(), RESULT[2]);
+    keep("duel-trace", &trace);
     let (ended, text) = up.stop();
     assert!(ended, "{text}");
 }
