@@ -1,7 +1,7 @@
 //! `greenroom logs`: what happened, for people who ask.
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeMap,
     io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -10,6 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+#[cfg(feature = "kinesis")]
+use greenroom_logs::ship::{Place, Target, read_stream};
 use greenroom_logs::{
     kinds::KINDS,
     read::{self, Entry, From, Reader, Skipped},
@@ -38,7 +40,13 @@ pub(crate) fn command() -> Command {
             .value_parser(crate::bots::span)
             .help("Only what happened in this time until now, such as 1h")
     };
-    let folder = |command: Command| settings::flags(command, &["cluster", "logs"]);
+    let folder = |command: Command| {
+        let from = Arg::new("from")
+            .long("from")
+            .value_name("STREAM")
+            .help("Read kinesis://STREAM?region=REGION instead of this machine's log; &endpoint=URL if it is not AWS's");
+        settings::flags(command.arg(from), &["cluster", "logs"])
+    };
     let tail = Command::new("tail")
         .about("The newest events, one a line")
         .arg(
@@ -100,7 +108,7 @@ pub(crate) fn command() -> Command {
         .arg(since())
         .arg(format);
     Command::new("logs")
-        .about("What happened: the event log of this machine")
+        .about("What happened: the event log of this machine, or of a stream")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(folder(tail))
@@ -116,6 +124,31 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<ExitCode> {
         Some(("report", matches)) => report(matches),
         Some(("kinds", _)) => kinds(),
         _ => bail!("no such command; `greenroom logs help` lists them"),
+    }
+}
+
+/// Where events are read from.
+enum Source {
+    /// The folder of all logs on this machine.
+    Folder(PathBuf),
+    /// A stream that they were shipped to.
+    #[cfg(feature = "kinesis")]
+    Stream(Target),
+}
+
+impl Source {
+    fn of(matches: &ArgMatches) -> Result<Self> {
+        match matches.get_one::<String>("from") {
+            #[cfg(feature = "kinesis")]
+            Some(text) => Ok(Self::Stream(text.parse().context("--from")?)),
+            #[cfg(not(feature = "kinesis"))]
+            Some(text) => {
+                bail!(
+                    "--from {text}: this build reads nothing from Kinesis; build with --features kinesis"
+                )
+            }
+            None => folder(matches).map(Self::Folder),
+        }
     }
 }
 
@@ -188,7 +221,7 @@ impl Wanted {
 }
 
 fn tail(matches: &ArgMatches) -> Result<ExitCode> {
-    let folder = folder(matches)?;
+    let source = Source::of(matches)?;
     let condition = matches.get_one::<String>("where");
     let wanted = Wanted {
         condition: condition.map(|text| Database::filter(text)).transpose()?,
@@ -198,31 +231,79 @@ fn tail(matches: &ArgMatches) -> Result<ExitCode> {
         colours: std::io::stdout().is_terminal(),
     };
     let lines = *matches.get_one::<usize>("lines").context("it has a default")?;
-    let from = since(matches).map_or(From::Start, From::Time);
-    let mut reader = Reader::open(&folder, from)?;
-    let mut newest = VecDeque::new();
-    while let Some(record) = reader.next_record()? {
-        if wanted.holds(&record.event())? && lines > 0 {
-            if newest.len() == lines {
-                newest.pop_front();
+    let mut newest = Newest { lines, events: BTreeMap::new() };
+    match source {
+        Source::Folder(folder) => {
+            let from = since(matches).map_or(From::Start, From::Time);
+            let mut reader = Reader::open(&folder, from)?;
+            while let Some(record) = reader.next_record()? {
+                newest.take(&record.event(), &record.text, &wanted)?;
             }
-            newest.push_back(record);
+            newest.print(&wanted)?;
+            note_skipped(reader.skipped());
+            while matches.get_flag("follow") {
+                match reader.next_record()? {
+                    Some(record) if wanted.holds(&record.event())? => {
+                        print(&line(&record.text, &record.event(), &wanted))?;
+                    }
+                    Some(_) => {}
+                    None => std::thread::park_timeout(LOOK),
+                }
+            }
         }
-    }
-    for record in &newest {
-        print(&line(&record.text, &record.event(), &wanted))?;
-    }
-    note_skipped(reader.skipped());
-    while matches.get_flag("follow") {
-        match reader.next_record()? {
-            Some(record) if wanted.holds(&record.event())? => {
-                print(&line(&record.text, &record.event(), &wanted))?;
+        #[cfg(feature = "kinesis")]
+        Source::Stream(target) => {
+            if matches.get_flag("follow") {
+                bail!(
+                    "only the log of this machine is followed: leave out --follow, or --from {target}"
+                );
             }
-            Some(_) => {}
-            None => std::thread::park_timeout(LOOK),
+            let mut bar = Bar::new();
+            let mut read = 0;
+            let skipped = read_stream(&target, since(matches), |event, text, place| {
+                read += 1;
+                bar.at(read, || at(place));
+                newest.take(event, text, &wanted)
+            });
+            bar.clear();
+            newest.print(&wanted)?;
+            note_skipped(skipped?);
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The newest events, each once: a stream has them by its shards, and some twice.
+struct Newest {
+    lines: usize,
+    /// Their texts by their ids, which order as time does.
+    events: BTreeMap<String, String>,
+}
+
+impl Newest {
+    fn take(&mut self, event: &Entry<'_>, text: &str, wanted: &Wanted) -> Result<()> {
+        let is_full = self.events.len() >= self.lines;
+        let is_older = |oldest: &String| event.id.as_ref() < oldest.as_str();
+        if self.lines == 0 || is_full && self.events.keys().next().is_some_and(is_older) {
+            return Ok(());
+        }
+        if wanted.holds(event)? {
+            self.events.insert(event.id.to_string(), text.to_owned());
+            if self.events.len() > self.lines {
+                self.events.pop_first();
+            }
+        }
+        Ok(())
+    }
+
+    fn print(&self, wanted: &Wanted) -> Result<()> {
+        for text in self.events.values() {
+            if let Some(event) = Entry::parse(text) {
+                print(&line(text, &event, wanted))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One event on one line.
@@ -275,36 +356,93 @@ fn line(text: &str, event: &Entry<'_>, wanted: &Wanted) -> String {
 
 /// Loads the log, and shows how far it is when that takes long.
 fn load(matches: &ArgMatches) -> Result<Database> {
-    let folder = folder(matches)?;
     let since_ms = since(matches);
-    let (began, mut bar) = (Instant::now(), None::<ProgressBar>);
-    let bytes = read::bytes(&folder)?;
-    let is_shown = std::io::stderr().is_terminal();
-    let loaded = Database::load(&folder, since_ms, |events| {
-        if is_shown && began.elapsed() > QUIET {
-            bar.get_or_insert_with(|| progress(bytes)).set_position(events);
+    let mut bar = Bar::new();
+    let (loaded, why): (_, Box<dyn Fn() -> Result<String>>) = match Source::of(matches)? {
+        Source::Folder(folder) => {
+            let bytes = read::bytes(&folder)?;
+            let of = format!("{} MiB on disk", bytes >> 20);
+            let loaded = Database::load(&folder, since_ms, |events| bar.at(events, || of.clone()));
+            (loaded, Box::new(move || nothing(&folder, since_ms)))
         }
-    });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
+        #[cfg(feature = "kinesis")]
+        Source::Stream(target) => {
+            let look = |events, place| bar.at(events, || at(place));
+            let loaded = Database::load_stream(&target, since_ms, look);
+            (loaded, Box::new(move || Ok(nothing_in(&target, since_ms))))
+        }
+    };
+    bar.clear();
     let database = loaded?;
-    note_skipped(database.loaded().skipped);
-    if database.loaded().events == 0 {
-        note(&nothing(&folder, since_ms)?);
+    let loaded = database.loaded();
+    note_skipped(loaded.skipped);
+    // Two masters may tell one event; in a stream more is doubled, and whoever asks it otherwise should know.
+    if loaded.doubled > 0 && matches.contains_id("from") {
+        note(&format!(
+            "note: {} events are there more than once: each counts once",
+            loaded.doubled
+        ));
+    }
+    if loaded.events == 0 {
+        note(&why()?);
     }
     Ok(database)
 }
 
-fn progress(bytes: u64) -> ProgressBar {
+/// How far a scan is, on a terminal, once it takes long.
+struct Bar {
+    began: Instant,
+    is_shown: bool,
+    bar: Option<ProgressBar>,
+}
+
+impl Bar {
+    fn new() -> Self {
+        Self { began: Instant::now(), is_shown: std::io::stderr().is_terminal(), bar: None }
+    }
+
+    /// So many events were read; `of` says how far that is.
+    fn at(&mut self, events: u64, of: impl FnOnce() -> String) {
+        if self.is_shown && self.began.elapsed() > QUIET {
+            let bar = self.bar.get_or_insert_with(progress);
+            bar.set_message(of());
+            bar.set_position(events);
+        }
+    }
+
+    fn clear(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn progress() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let style =
         ProgressStyle::with_template("{spinner} reading the log: {pos} events of {msg}, {elapsed}");
     if let Ok(style) = style {
         bar.set_style(style);
     }
-    bar.set_message(format!("{} MiB on disk", bytes >> 20));
     bar
+}
+
+#[cfg(feature = "kinesis")]
+fn at(place: Place) -> String {
+    let Place { shard, shards, behind } = place;
+    let behind = humantime::format_duration(Duration::from_secs(behind.as_secs()));
+    format!("shard {shard} of {shards}, {behind} behind its newest")
+}
+
+/// What is said of a stream that has nothing of a time.
+#[cfg(feature = "kinesis")]
+fn nothing_in(target: &Target, since_ms: Option<u64>) -> String {
+    let since =
+        since_ms.map_or_else(String::new, |ms| format!(" since {}", greenroom_logs::time(ms)));
+    format!(
+        "note: there is no event{since} in {target}; a stream keeps what it has for a day, unless it was told to keep \
+         it for longer"
+    )
 }
 
 /// What is said of a time in which nothing happened.

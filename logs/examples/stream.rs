@@ -11,7 +11,7 @@ use std::{env, error::Error, io, path::Path, process::ExitCode, time::Duration};
 use greenroom_logs::{
     KinesisConfig, LogWriter, LogsConfig,
     kinds::CheckIn,
-    ship::{Shipper, Target, read_stream},
+    ship::{ShipError, Shipper, Target, read_stream},
 };
 use greenroom_protocol::{ServerName, SessionId, UserId};
 
@@ -75,6 +75,9 @@ fn ship(folder: &Path, process: &str, target: &Target, events: u64) -> Result<()
 }
 
 fn read(target: &Target) -> Result<(), Box<dyn Error>> {
-    read_stream(target, None, |text| println!("{text}"))?;
+    read_stream(target, None, |_, text, _| {
+        println!("{text}");
+        Ok::<(), ShipError>(())
+    })?;
     Ok(())
 }

@@ -39,6 +39,10 @@ pub enum SqlError {
     /// The events can't be read.
     #[error(transparent)]
     Logs(#[from] LogsError),
+    /// The stream can't be read.
+    #[cfg(feature = "kinesis")]
+    #[error(transparent)]
+    Stream(#[from] crate::ship::ShipError),
     /// The question is wrong; the text says where and what there is.
     #[error("{0}")]
     Question(String),
@@ -134,6 +138,31 @@ impl Database {
             }
         }
         database.loaded.skipped = reader.skipped();
+        database.finish()?;
+        Ok(database)
+    }
+
+    /// The events of a stream, from a time on, in milliseconds since 1970: the same as those of the folders that were
+    /// shipped to it. `look` is told now and then how many events were read, and how far that is.
+    ///
+    /// # Errors
+    /// When they can't be read or kept.
+    #[cfg(feature = "kinesis")]
+    pub fn load_stream(
+        target: &crate::ship::Target,
+        since_ms: Option<u64>,
+        mut look: impl FnMut(u64, crate::ship::Place),
+    ) -> Result<Self, SqlError> {
+        let mut database = Self::new()?;
+        let mut read = 0;
+        let skipped = crate::ship::read_stream(target, since_ms, |event, _, place| {
+            read += 1;
+            if read % STEP == 1 {
+                look(read, place);
+            }
+            database.add(event)
+        })?;
+        database.loaded.skipped = skipped;
         database.finish()?;
         Ok(database)
     }

@@ -7,9 +7,23 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+// Somebody else's Kinesis API, and the network before it that fails.
+#[cfg(feature = "kinesis")]
+#[path = "../../logs/tests/shipping/http.rs"]
+mod http;
+#[cfg(feature = "kinesis")]
+#[path = "../../logs/tests/shipping/moto.rs"]
+mod moto;
+#[cfg(feature = "kinesis")]
+#[path = "../../logs/tests/shipping/proxy.rs"]
+#[expect(dead_code, reason = "the tests of the shipper have more faults than the stories")]
+mod proxy;
+
 mod bad_input;
 mod directory;
 mod failover;
+#[cfg(feature = "kinesis")]
+mod kinesis;
 mod operators;
 mod players;
 mod races;

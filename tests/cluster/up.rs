@@ -2,6 +2,7 @@
 
 use std::{
     net::TcpListener,
+    process::Command,
     sync::atomic::{AtomicU16, Ordering::Relaxed},
 };
 
@@ -19,7 +20,11 @@ fn anywhere(folder: &Folder) -> Vec<&str> {
 }
 
 fn start(args: &[&str]) -> Process {
-    let process = Process::spawn(greenroom().args(args));
+    start_as(greenroom().args(args))
+}
+
+fn start_as(command: &mut Command) -> Process {
+    let process = Process::spawn(command);
     process.out.wait("its last line", |line| line.starts_with("Ctrl-C drains"));
     process
 }
@@ -84,6 +89,10 @@ impl Many {
     }
     /// With more flags.
     pub(crate) fn start_with(&self, flags: &[&str]) -> (Process, String) {
+        self.start_as(&mut greenroom(), flags)
+    }
+    /// With more flags, and surroundings that the command has already.
+    pub(crate) fn start_as(&self, command: &mut Command, flags: &[&str]) -> (Process, String) {
         let at = |port: u16| format!("127.0.0.1:{}", self.base + port);
         let (master, admin, tcp, ws) = (at(0), at(1), at(2), at(3));
         let data = self.folder.text();
@@ -101,13 +110,18 @@ impl Many {
             "--session-ws",
             &ws,
         ];
-        let process = start(&[&own, flags].concat());
+        let process = start_as(command.args(own).args(flags));
         (process, admin)
+    }
+    /// Its data folder.
+    #[cfg(feature = "kinesis")]
+    pub(crate) fn data(&self) -> &str {
+        self.folder.text()
     }
 }
 
 /// The process that runs a server, as `up` printed it last.
-fn process_id(line: &str) -> u32 {
+pub(crate) fn process_id(line: &str) -> u32 {
     let number = line.rsplit_once("(process ").unwrap().1;
     number.trim_end_matches(')').parse().unwrap()
 }

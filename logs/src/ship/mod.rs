@@ -17,30 +17,59 @@ pub use error::ShipError;
 pub use service::{ServiceError, Why};
 pub use shipper::{Metrics, Shipper};
 
+use std::time::Duration;
+
 use service::Service;
 
-use crate::read::Lines;
+use crate::{
+    id::time_of_id,
+    read::{Entry, Lines, Skipped},
+};
 
-/// Reads the events of a stream since a time, in milliseconds since 1970. `take` gets the text of each. An
-/// event that is there twice comes twice: by its id it is one.
+/// How far the clock of whoever wrote an event may be ahead of the stream's, in milliseconds.
+const AHEAD_MS: u64 = 60_000;
+
+/// How far a stream is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Which shard it is at; the first is 1.
+    pub shard: usize,
+    /// How many there are.
+    pub shards: usize,
+    /// How far what is read is behind the newest of its shard.
+    pub behind: Duration,
+}
+
+/// Reads the events of a stream since a time, in milliseconds since 1970, shard after shard, up to what is there when
+/// it asks. `take` gets each with its text, and ends it all with an error. An event that is there twice comes twice: by
+/// its id it is one. Gives what was no event.
 ///
 /// # Errors
-/// When there is no such stream, it can't be reached, or these credentials may not read it.
-pub fn read_stream(
+/// When there is no such stream, it can't be reached, or these credentials may not read it; and that of `take`.
+pub fn read_stream<E: From<ShipError>>(
     target: &Target,
     since_ms: Option<u64>,
-    mut take: impl FnMut(&str),
-) -> Result<(), ShipError> {
+    mut take: impl FnMut(&Entry<'_>, &str, Place) -> Result<(), E>,
+) -> Result<Skipped, E> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let mut skipped = Skipped::default();
     runtime.map_err(ShipError::Thread)?.block_on(async {
         let service = Service::open(target.clone()).await;
-        let each = |data: &[u8]| {
+        let each = |data: &[u8], place: Place| {
             let mut lines = Lines::default();
             lines.push(data);
             while let Some((_, text)) = lines.next_event() {
-                take(text);
+                let Some(event) = Entry::parse(text) else { continue };
+                // Without a time, every one is later than none.
+                if time_of_id(&event.id) >= since_ms {
+                    take(&event, text, place)?;
+                }
             }
+            lines.end();
+            skipped += lines.skipped();
+            Ok::<(), E>(())
         };
-        Ok(service.read(since_ms, each).await?)
-    })
+        service.read::<E>(since_ms.map(|ms| ms.saturating_sub(AHEAD_MS)), each).await
+    })?;
+    Ok(skipped)
 }

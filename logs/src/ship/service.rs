@@ -11,7 +11,7 @@ use aws_sdk_kinesis::{
 };
 use tokio::time::timeout;
 
-use super::{Target, batch::Parcel};
+use super::{Place, ShipError, Target, batch::Parcel};
 
 /// Records that are asked for at once when a stream is read: as many as the service gives.
 const READ_RECORDS: i32 = 10_000;
@@ -122,12 +122,43 @@ impl Service {
     }
 
     /// Reads the data of all records since a time (milliseconds since 1970), shard after shard, up to what is there
-    /// when it asks. `take` gets the data of each.
-    pub(crate) async fn read(
+    /// when it asks. `take` gets the data of each, and may say that it is enough.
+    pub(crate) async fn read<E: From<ShipError>>(
         &self,
         since_ms: Option<u64>,
-        mut take: impl FnMut(&[u8]),
-    ) -> Result<(), ServiceError> {
+        mut take: impl FnMut(&[u8], Place) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let shards = self.shards().await.map_err(ShipError::from)?;
+        for (at, shard) in shards.iter().enumerate() {
+            let mut next = self.start(shard, since_ms).await.map_err(ShipError::from)?;
+            while let Some(iterator) = next {
+                let call = self.client.get_records().shard_iterator(&iterator).limit(READ_RECORDS);
+                let answer = match self.within(call.send(), "kinesis:GetRecords").await {
+                    Err(error) if error.why == Why::Throttled => {
+                        // Five reads a second is what a shard gives to all who read it.
+                        tokio::time::sleep(Duration::from_millis(250)).await;
+                        next = Some(iterator);
+                        continue;
+                    }
+                    answer => answer.map_err(ShipError::from)?,
+                };
+                let behind_ms = u64::try_from(answer.millis_behind_latest().unwrap_or(0));
+                let behind = Duration::from_millis(behind_ms.unwrap_or(0));
+                let place = Place { shard: at + 1, shards: shards.len(), behind };
+                for record in answer.records() {
+                    take(record.data().as_ref(), place)?;
+                }
+                // A stream that is written to has no end: what came after the asking is not waited for.
+                let is_full = i32::try_from(answer.records().len()) == Ok(READ_RECORDS);
+                let is_at_end = behind.is_zero() && !is_full;
+                next = answer.next_shard_iterator().filter(|_| !is_at_end).map(str::to_owned);
+            }
+        }
+        Ok(())
+    }
+
+    /// The shards of the stream, those that are closed too.
+    async fn shards(&self) -> Result<Vec<String>, ServiceError> {
         let mut shards = Vec::new();
         let mut page = None;
         loop {
@@ -143,38 +174,25 @@ impl Service {
                 break;
             }
         }
-        for shard in shards {
-            let call = self
-                .client
-                .get_shard_iterator()
-                .stream_name(self.target.stream.as_str())
-                .shard_id(&shard);
-            let call = match since_ms {
-                Some(ms) => call
-                    .shard_iterator_type(ShardIteratorType::AtTimestamp)
-                    .timestamp(DateTime::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))),
-                None => call.shard_iterator_type(ShardIteratorType::TrimHorizon),
-            };
-            let answer = self.within(call.send(), "kinesis:GetShardIterator").await?;
-            let mut place = answer.shard_iterator().map(str::to_owned);
-            while let Some(at) = place {
-                let call = self.client.get_records().shard_iterator(&at).limit(READ_RECORDS);
-                let answer = match self.within(call.send(), "kinesis:GetRecords").await {
-                    Err(error) if error.why == Why::Throttled => {
-                        // Five reads a second is what a shard gives to all who read it.
-                        tokio::time::sleep(Duration::from_millis(250)).await;
-                        place = Some(at);
-                        continue;
-                    }
-                    answer => answer?,
-                };
-                answer.records().iter().for_each(|record| take(record.data().as_ref()));
-                let is_at_end =
-                    answer.records().is_empty() && answer.millis_behind_latest().unwrap_or(0) == 0;
-                place = answer.next_shard_iterator().filter(|_| !is_at_end).map(str::to_owned);
-            }
-        }
-        Ok(())
+        Ok(shards)
+    }
+
+    /// Where to begin with a shard.
+    async fn start(
+        &self,
+        shard: &str,
+        since_ms: Option<u64>,
+    ) -> Result<Option<String>, ServiceError> {
+        let stream = self.target.stream.as_str();
+        let call = self.client.get_shard_iterator().stream_name(stream).shard_id(shard);
+        let call = match since_ms {
+            Some(ms) => call
+                .shard_iterator_type(ShardIteratorType::AtTimestamp)
+                .timestamp(DateTime::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))),
+            None => call.shard_iterator_type(ShardIteratorType::TrimHorizon),
+        };
+        let answer = self.within(call.send(), "kinesis:GetShardIterator").await?;
+        Ok(answer.shard_iterator().map(str::to_owned))
     }
 
     async fn within<T, E>(
@@ -214,7 +232,8 @@ impl Service {
                 Why::Refused,
                 format!(
                     "{target}: there is no such stream: create it (aws kinesis create-stream --stream-name {}), or \
-                     mend the settings logs.kinesis.stream and logs.kinesis.region",
+                     name another stream or region: the settings logs.kinesis.stream and logs.kinesis.region, or \
+                     --from",
                     target.stream
                 ),
             ),
@@ -252,7 +271,10 @@ impl Service {
             {
                 (
                     Why::Refused,
-                    format!("{target}: in which region? Set logs.kinesis.region, or AWS_REGION"),
+                    format!(
+                        "{target}: in which region? Set logs.kinesis.region or AWS_REGION, or say \
+                             ?region=REGION behind the stream"
+                    ),
                 )
             }
             _ => (Why::Away, format!("{target} can't be reached: {all}")),
