@@ -73,6 +73,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("master", "session_grace", Text, "2m", "How long a session without a connection keeps its seats"),
     setting("master", "reservation", Text, "15s", "How long a reserved seat waits to be taken"),
     setting("master", "server_grace", Text, "15s", "How long a server without a link keeps what it has"),
+    setting("master", "proof_of_death", Text, "machine",
+        "What proves that a game server is gone, so that server_grace need not pass: machine (its port is refused on \
+         the master's own machine), network (on any, where no firewall rejects with a reset) or never"),
     setting("master", "rejoin_grace", Text, "3s",
         "How long after its start the master waits for game servers to say what they run; 0s with `up` in one process"),
     setting("master", "board_members_max", Number, "1000000", "Users on one rank board"),

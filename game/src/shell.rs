@@ -89,13 +89,14 @@ pub fn bind(
     });
     let logs = config.logs.of(name.as_str(), "game");
     let identity = Identity {
-        cluster: cluster.clone(),
-        role: Role::Game,
-        name,
-        incarnation: Incarnation(
-            getrandom::u64().expect("randomness: the cluster's key was made from it"),
-        ),
-        build: build.clone(),
+        listens: Some(eco_format!("{address}")),
+        ..Identity::new(
+            cluster.clone(),
+            Role::Game,
+            name,
+            Incarnation(getrandom::u64().expect("randomness: the cluster's key was made from it")),
+            build.clone(),
+        )
     };
     let settings = Settings {
         address: config.public_address.clone().unwrap_or_else(|| eco_format!("{address}")),
@@ -354,13 +355,17 @@ impl Shell {
         }
     }
     async fn serve(self: Rc<Self>, socket: TcpStream) {
-        let opened = accept(socket, &self.me, &[Role::Session]);
+        let opened = accept(socket, &self.me, &[Role::Session, Role::Master]);
         let Link { peer, mut incoming, outgoing, writer, .. } =
             match self.stopped.run_until_cancelled(opened).await {
                 None => return,
                 Some(Ok(link)) => link,
                 Some(Err(error)) => return tracing::warn!(%error, "a link was not opened"),
             };
+        if peer.role == Role::Master {
+            // It lost the link and looked whether this process is there: by now it knows.
+            return tracing::debug!(master = %peer.name, "a master looked for this server");
+        }
         tracing::info!(session = %peer.name, "a session server linked");
         self.spawn(write(writer));
         let key = self.with_host(|host| host.link_opened(outgoing.clone()));

@@ -45,13 +45,13 @@ fn key() -> ClusterKey {
 }
 
 fn me(role: Role, name: &str) -> Me {
-    let identity = Identity {
-        cluster: "test".into(),
+    let identity = Identity::new(
+        "test".into(),
         role,
-        name: ServerName::new(name).unwrap(),
-        incarnation: Incarnation(9),
-        build: "test".into(),
-    };
+        ServerName::new(name).unwrap(),
+        Incarnation(9),
+        "test".into(),
+    );
     Me { identity, key: key() }
 }
 

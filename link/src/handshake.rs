@@ -2,9 +2,12 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use ecow::eco_format;
 use greenroom_protocol::{
     Code, HELLO_BYTES_MAX, Limits, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, decode, encode,
-    wire::server_server::{Accepting, Dialler, Identity, Listener, Open, Opening, Proof, Role},
+    wire::server_server::{
+        Accepting, Dialler, Identity, Listener, Open, Opening, Path, Proof, Role,
+    },
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -40,6 +43,8 @@ pub struct Link {
     pub peer: Identity,
     /// Where the other side is.
     pub address: SocketAddr,
+    /// Where this side is.
+    pub own: SocketAddr,
     /// The reading end.
     pub incoming: Incoming,
     /// The writing end.
@@ -58,10 +63,11 @@ pub async fn dial(address: &str, me: &Me, roles: &[Role]) -> Result<Link, LinkEr
         let socket = TcpStream::connect(address).await.map_err(failed)?;
         let mut half = HalfOpen::new(socket)?;
         let nonce = nonce()?;
+        let identity = encode(&half.seen_from_here(&me.identity));
         let opening = Opening {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
-            identity: encode(&me.identity).into(),
+            identity: identity.clone().into(),
             nonce,
         };
         half.send(&Dialler::Opening(opening)).await?;
@@ -73,7 +79,6 @@ pub async fn dial(address: &str, me: &Me, roles: &[Role]) -> Result<Link, LinkEr
             }
         };
         let peer: Identity = decode(&accepting.identity, Limits::CLIENT)?;
-        let identity = encode(&me.identity);
         let version = accepting.protocol.to_le_bytes();
         let covered = [&version[..], &nonce, &accepting.nonce, &identity, &accepting.identity];
         if !me.key.verify(&labelled(LISTENER_LABEL, &covered), &accepting.proof) {
@@ -205,6 +210,7 @@ struct HalfOpen {
     outgoing: Outgoing,
     socket: OwnedWriteHalf,
     address: SocketAddr,
+    own: SocketAddr,
 }
 
 trait Encode {
@@ -229,6 +235,7 @@ impl HalfOpen {
     fn new(socket: TcpStream) -> Result<Self, LinkError> {
         socket.set_nodelay(true).map_err(LinkError::Socket)?;
         let address = socket.peer_addr().map_err(LinkError::Socket)?;
+        let own = socket.local_addr().map_err(LinkError::Socket)?;
         let (read, socket) = socket.into_split();
         let outgoing = Outgoing::new(OUTGOING_BYTES_MAX);
         Ok(Self {
@@ -236,7 +243,14 @@ impl HalfOpen {
             outgoing,
             socket,
             address,
+            own,
         })
+    }
+
+    /// Who dials, with the ends of this socket: the other side compares them with what it sees.
+    fn seen_from_here(&self, me: &Identity) -> Identity {
+        let path = Path { from: eco_format!("{}", self.own), to: eco_format!("{}", self.address) };
+        Identity { path: Some(path), ..me.clone() }
     }
 
     async fn send(&mut self, message: &impl Encode) -> Result<(), LinkError> {
@@ -298,6 +312,7 @@ impl HalfOpen {
         Link {
             peer,
             address: self.address,
+            own: self.own,
             incoming: self.incoming,
             outgoing: self.outgoing,
             writer,

@@ -10,6 +10,7 @@
 //! *Owns*: the buffers of a socket, and proof that the other side holds the cluster's key.
 //! *Never*: knows what a frame means, or waits for a peer that takes nothing.
 
+mod death;
 mod error;
 pub mod framing;
 mod handshake;
@@ -18,6 +19,7 @@ mod key;
 mod masters;
 mod outgoing;
 
+pub use death::{Death, Vigil};
 pub use error::LinkError;
 pub use handshake::{Link, Me, accept, dial};
 pub use incoming::{Frame, Incoming};

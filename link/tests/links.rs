@@ -23,13 +23,13 @@ use tokio::{
 };
 
 fn me(role: Role, cluster: &str, key: &ClusterKey) -> Me {
-    let identity = Identity {
-        cluster: cluster.into(),
+    let identity = Identity::new(
+        cluster.into(),
         role,
-        name: ServerName::new(format!("{role}-1")).unwrap(),
-        incarnation: Incarnation(7),
-        build: "test".into(),
-    };
+        ServerName::new(format!("{role}-1")).unwrap(),
+        Incarnation(7),
+        "test".into(),
+    );
     Me { identity, key: key.clone() }
 }
 

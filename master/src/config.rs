@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ecow::EcoString;
+use greenroom_link::Death;
 use greenroom_logs::Logs;
 use greenroom_master_core::replica as pair;
 use greenroom_master_core::{LEASE_MS, Settings};
@@ -52,6 +53,10 @@ pub struct MasterConfig {
     /// unique key without a word of the master.
     #[serde(with = "humantime_serde")]
     pub server_grace: Duration,
+    /// What proves that a game server is gone, so that what it ran goes on elsewhere at once and not after
+    /// `server_grace`: `machine`, that its port is refused on this machine; `network`, that it is refused on any,
+    /// where nothing in between rejects with a reset; `never`, nothing.
+    pub proof_of_death: Death,
     /// How long after its start the master waits for game servers to say what they run, before it makes an instance
     /// for a unique key that nobody has said, or says that an instance is not there.
     #[serde(with = "humantime_serde")]
@@ -94,6 +99,7 @@ impl Default for MasterConfig {
             session_grace: Duration::from_millis(session_grace_ms),
             reservation: Duration::from_millis(reservation_ms),
             server_grace: Duration::from_millis(server_grace_ms),
+            proof_of_death: Death::default(),
             rejoin_grace: Duration::from_millis(rejoin_grace_ms),
             sessions_max,
             seats_max,

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use greenroom_link::{LinkError, Outgoing};
+use greenroom_master_core::Origin;
 use greenroom_protocol::StampedHeader;
 use greenroom_protocol::wire::master_game::GameToMaster;
 use greenroom_protocol::wire::server_server::Identity;
@@ -26,6 +27,8 @@ pub(crate) enum Input {
     Session(LinkNumber, StampedHeader, SessionToMaster),
     Game(LinkNumber, StampedHeader, GameToMaster),
     Lost(LinkNumber, LinkError),
+    /// It is proved that the process of a game server that lost its link is gone.
+    Died(Origin),
 }
 
 #[derive(Debug)]

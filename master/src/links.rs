@@ -5,7 +5,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use greenroom_link::{Frame, Incoming, Link, LinkError, Me};
+use greenroom_link::{Death, Frame, Incoming, Link, LinkError, Me, Vigil};
+use greenroom_master_core::Origin;
 use greenroom_protocol::wire::master_game::GameToMaster;
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::SessionToMaster;
@@ -20,8 +21,15 @@ use crate::peer::Peer;
 
 /// Handshakes at a time: each costs two HMACs and may take 5 s.
 const HANDSHAKES_MAX: usize = 64;
+/// Lost game servers that are looked for at a time. Of further ones nobody hears that they are gone before their time.
+const VIGILS_MAX: usize = 1_024;
 /// How long nothing is accepted after the system refused to: most often it is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// For a door: how many lost servers it may look for.
+pub(crate) fn vigils() -> Rc<Semaphore> {
+    Rc::new(Semaphore::new(VIGILS_MAX))
+}
 
 /// What every link's task needs.
 #[derive(Clone, Debug)]
@@ -32,6 +40,11 @@ pub(crate) struct Door {
     pub(crate) stop: CancellationToken,
     /// For the link of the other master, if that one dials.
     pub(crate) peer: Option<Peer>,
+    /// What proves that a game server is gone.
+    pub(crate) death: Death,
+    /// How long a lost one is looked for: then it is given up anyway.
+    pub(crate) server_grace: Duration,
+    pub(crate) vigils: Rc<Semaphore>,
 }
 
 impl Door {
@@ -89,9 +102,11 @@ impl Door {
 
     /// Reads a link to its end.
     async fn serve(&self, number: LinkNumber, link: Link) {
+        let vigil = Vigil::over(&link, self.death);
         let Link { peer, mut incoming, outgoing, writer, .. } = link;
         let role = peer.role;
         let name = peer.name.clone();
+        let origin = Origin { server: name.clone(), incarnation: peer.incarnation };
         self.tasks.spawn_local(async move {
             if let Err(error) = writer.run().await {
                 let error = &error as &dyn std::error::Error;
@@ -102,6 +117,24 @@ impl Door {
         let end = self.stop.run_until_cancelled(self.read(number, role, &mut incoming)).await;
         outgoing.close();
         self.inbox.push(Input::Lost(number, end.unwrap_or(LinkError::Closed)));
+        if let Some(vigil) = vigil {
+            self.look_for(vigil, origin).await;
+        }
+    }
+
+    /// A game server's link has ended: is its process there still?
+    async fn look_for(&self, vigil: Vigil, origin: Origin) {
+        let Ok(_permit) = self.vigils.try_acquire() else {
+            return tracing::warn!(
+                "more than {VIGILS_MAX} lost servers at once: {} is given up when its time is over",
+                origin.server
+            );
+        };
+        let looked = tokio::time::timeout(self.server_grace, vigil.keep(&self.me));
+        if let Some(Ok(())) = self.stop.run_until_cancelled(looked).await {
+            tracing::info!(server = %origin.server, "nobody listens where the server did: it is gone");
+            self.inbox.push(Input::Died(origin));
+        }
     }
 
     async fn read(&self, number: LinkNumber, role: Role, incoming: &mut Incoming) -> LinkError {

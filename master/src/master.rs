@@ -4,10 +4,10 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ecow::eco_format;
-use greenroom_link::{ClusterKey, Me};
+use greenroom_link::{ClusterKey, Death, Me};
 use greenroom_master_core::replica::{self as pair, Apply, Replica};
 use greenroom_master_core::{ClusterSecret, Placement, State};
 use greenroom_protocol::wire::master_standby::Pairing;
@@ -26,7 +26,7 @@ use crate::documents::DocumentWriter;
 use crate::error::MasterError;
 use crate::handle::{MasterHandle, QUESTIONS_MAX};
 use crate::inbox::Inbox;
-use crate::links::Door;
+use crate::links::{self, Door};
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::sequencer::{Clock, Sequencer};
@@ -41,6 +41,8 @@ pub struct Master {
     handle: MasterHandle,
     peer: String,
     side: Side,
+    death: Death,
+    server_grace: Duration,
     sequencer: Sequencer,
 }
 
@@ -70,13 +72,13 @@ impl Master {
                 source,
             })?;
         }
-        let identity = Identity {
-            cluster: config.cluster.clone(),
-            role: Role::Master,
-            name: config.name.clone(),
+        let identity = Identity::new(
+            config.cluster.clone(),
+            Role::Master,
+            config.name.clone(),
             incarnation,
-            build: concat!("greenroom ", env!("CARGO_PKG_VERSION")).into(),
-        };
+            concat!("greenroom ", env!("CARGO_PKG_VERSION")).into(),
+        );
         let me = Rc::new(Me { identity, key });
         let at = config.witness();
         let witness_place = match &at {
@@ -112,7 +114,8 @@ impl Master {
             config.logs.of(config.name.as_str(), "master"),
         );
         let (peer, side, handle) = (config.peer.clone(), config.side, MasterHandle { questions });
-        Ok(Self { listener, address, me, handle, peer, side, sequencer })
+        let (death, server_grace) = (config.proof_of_death, config.server_grace);
+        Ok(Self { listener, address, me, handle, peer, side, death, server_grace, sequencer })
     }
 
     /// Where it listens.
@@ -149,7 +152,8 @@ impl Master {
 
     /// Runs until `stop`; an active hands over before it ends, if it has a standby. Must run inside a `LocalSet`.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { listener, address, me, handle, peer, side, sequencer } = self;
+        let Self { listener, address, me, handle, peer, side, death, server_grace, sequencer } =
+            self;
         // While this one lives the channel is open, however many handles others have dropped.
         let _handle = handle;
         tracing::info!(name = %me.identity.name, %address, %side, "the master listens");
@@ -169,8 +173,16 @@ impl Master {
         if let (Side::A, Some(peer)) = (side, &peer) {
             tasks.spawn_local(peer.clone().stay_linked());
         }
-        let door =
-            Door { me, inbox: inbox.clone(), tasks: tasks.clone(), stop: over.clone(), peer };
+        let door = Door {
+            me,
+            inbox: inbox.clone(),
+            tasks: tasks.clone(),
+            stop: over.clone(),
+            peer,
+            death,
+            server_grace,
+            vigils: links::vigils(),
+        };
         tasks.spawn_local(door.run(listener));
         tasks.close();
         sequencer.run(inbox, from_peer, stop).await;

@@ -50,6 +50,8 @@ const LEAVE_MAX: Duration = Duration::from_secs(3);
 const UNCOMMITTED_MAX: u64 = 50_000;
 /// Milliseconds between two looks for servers that are there by the log, and have no link.
 const MISS_MS: u64 = 1_000;
+/// For how long a master remembers that a game server is gone: who takes over meanwhile says it, too.
+const DIED_MS: u64 = 60_000;
 /// Steps of what is due, each of a bounded number of records, between two looks at the links.
 const EXPIRE_STEPS_MAX: usize = 16;
 /// Searches that may wait to be evaluated; more are refused as busy.
@@ -94,6 +96,8 @@ pub(crate) struct Sequencer {
     pub(crate) serving: bool,
     /// It is to stop, and hands over before, if it can.
     is_leaving: bool,
+    /// Game servers that are proved to be gone, and when that was heard, until everybody who may decide knows.
+    died: BTreeMap<Origin, u64>,
     /// When it last looked whether servers without a link are known to be lost.
     looked_ms: u64,
     /// Commands of the present batch.
@@ -147,6 +151,7 @@ impl Sequencer {
             clock,
             serving: false,
             is_leaving: false,
+            died: BTreeMap::new(),
             looked_ms: 0,
             batch: Vec::new(),
             outputs: Vec::new(),
@@ -335,7 +340,11 @@ impl Sequencer {
     /// Servers that are there by the log, but have no link: a command that said so was not taken, or could not be said.
     fn miss_servers(&mut self) {
         let now_ms = self.clock.ticks_ms();
-        if !self.serving || self.core.is_handing_over() || now_ms - self.looked_ms < MISS_MS {
+        if now_ms - self.looked_ms < MISS_MS {
+            return;
+        }
+        self.died.retain(|_, heard_ms| now_ms - *heard_ms < DIED_MS);
+        if !self.serving || self.core.is_handing_over() {
             return;
         }
         self.looked_ms = now_ms;
@@ -345,7 +354,19 @@ impl Sequencer {
                 self.submit(Command::LinkLost(role, origin));
             }
         }
+        self.bury();
         self.flush();
+    }
+
+    /// Gives up the game servers that are proved to be gone, if this master decides now.
+    fn bury(&mut self) {
+        if !self.serving || self.core.is_handing_over() {
+            return;
+        }
+        let missed = self.died.keys().filter(|origin| self.state().misses(origin));
+        for origin in missed.cloned().collect::<Vec<_>>() {
+            self.submit(Command::Died(origin));
+        }
     }
 
     /// Somebody wants the standby to decide: first the witness has to show that it is there, since commands wait from
@@ -413,6 +434,10 @@ impl Sequencer {
                 if is_certain && !self.connections.has(role, &origin) {
                     self.submit(Command::LinkLost(role, origin));
                 }
+            }
+            Input::Died(origin) => {
+                self.died.insert(origin, self.clock.ticks_ms());
+                self.bury();
             }
         }
     }
@@ -803,7 +828,8 @@ impl Sequencer {
             | Command::GameReceived(origin, _)
             | Command::Happened(origin, ..) => (Role::Game, origin),
             Command::LinkLost(role, origin) => (*role, origin),
-            Command::Expire => return,
+            // It is said again in a second.
+            Command::Expire | Command::Died(_) => return,
             Command::Act { number, .. } => {
                 let refusal = Refusal::new(Code::Unavailable, NOT_NOW);
                 return self.operators.acted(*number, Err(refusal));
@@ -859,6 +885,7 @@ impl Sequencer {
                 self.submit(Command::LinkLost(role, origin));
             }
         }
+        self.bury();
     }
 
     fn alarm(&mut self, alarm: Alarm) {

@@ -20,6 +20,7 @@ use greenroom_protocol::{
     Code, Incarnation, KindName, Limits, LinkHeader, RequestId, ServerName, SessionId, SessionKey,
     StampedHeader, UserId,
 };
+use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
@@ -48,13 +49,13 @@ fn beside_a_master<F: Future<Output = ()>>(
 }
 
 fn me(role: Role, name: &str, incarnation: u64, key: &ClusterKey) -> Me {
-    let identity = Identity {
-        cluster: "greenroom".into(),
+    let identity = Identity::new(
+        "greenroom".into(),
         role,
-        name: ServerName::new(name).unwrap(),
-        incarnation: Incarnation(incarnation),
-        build: "test".into(),
-    };
+        ServerName::new(name).unwrap(),
+        Incarnation(incarnation),
+        "test".into(),
+    );
     Me { identity, key: key.clone() }
 }
 
@@ -155,7 +156,10 @@ struct GameServer(End);
 
 impl GameServer {
     async fn up(address: SocketAddr, key: &ClusterKey) -> Self {
-        let mut server = Self(End::dial(address, &me(Role::Game, "g1", 1, key)).await.unwrap());
+        Self::up_as(address, &me(Role::Game, "g1", 1, key)).await
+    }
+    async fn up_as(address: SocketAddr, me: &Me) -> Self {
+        let mut server = Self(End::dial(address, me).await.unwrap());
         assert!(matches!(server.hear().await, (0, MasterToGame::NewEpoch(_))));
         let kind = KindInfo {
             name: KindName::new("duel").unwrap(),
@@ -329,6 +333,57 @@ fn what_was_not_acknowledged_comes_again_on_a_new_link() {
         game_server.runs(1, &create);
         assert!(matches!(session_server.answer().await, Outcome::Granted(_)));
         assert_eq!(handle.status().await.unwrap().games[0].state, "up");
+    });
+}
+
+/// What a game server says of itself whose port this is.
+fn game_at(listener: &TcpListener, incarnation: u64, key: &ClusterKey) -> Me {
+    let mut me = me(Role::Game, "g1", incarnation, key);
+    me.identity.listens = Some(listener.local_addr().unwrap().to_string().into());
+    me
+}
+
+async fn state_of_g1(handle: &MasterHandle, state: &str) {
+    while handle.status().await.unwrap().games[0].state != state {}
+}
+
+/// A process that lost its link, or is stopped, is looked for, and kept for as long as it may still run something.
+#[test]
+fn a_game_server_is_given_up_at_once_when_its_port_is_closed_and_not_before() {
+    beside_a_master(async |address, key, handle| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let this = game_at(&listener, 1, &key);
+        let mut game_server = GameServer::up_as(address, &this).await;
+        assert!(matches!(game_server.hear().await, (0, MasterToGame::Welcome(_))));
+        drop(game_server);
+        // It takes links still: here is one that it can't answer, and one that it answers.
+        drop(listener.accept().await.unwrap());
+        let (looks, _) = listener.accept().await.unwrap();
+        greenroom_link::accept(looks, &this, &[Role::Master]).await.unwrap();
+        let (looks, _) = listener.accept().await.unwrap();
+        state_of_g1(&handle, "suspect").await;
+        drop((looks, listener));
+        state_of_g1(&handle, "down").await;
+    });
+}
+
+/// Its port belongs to its next life by now, which has not reported yet.
+#[test]
+fn a_game_server_is_given_up_at_once_when_another_life_of_it_has_its_port() {
+    beside_a_master(async |address, key, handle| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut game_server = GameServer::up_as(address, &game_at(&listener, 1, &key)).await;
+        assert!(matches!(game_server.hear().await, (0, MasterToGame::Welcome(_))));
+        drop(game_server);
+        // Somebody who has not the cluster's key proves nothing.
+        let (looks, _) = listener.accept().await.unwrap();
+        let stranger = game_at(&listener, 2, &ClusterKey::generate().unwrap());
+        greenroom_link::accept(looks, &stranger, &[Role::Master]).await.unwrap_err();
+        let (looks, _) = listener.accept().await.unwrap();
+        state_of_g1(&handle, "suspect").await;
+        let next = game_at(&listener, 2, &key);
+        greenroom_link::accept(looks, &next, &[Role::Master]).await.unwrap();
+        state_of_g1(&handle, "down").await;
     });
 }
 

@@ -177,15 +177,13 @@ pub fn bind(
         ServerName::new(eco_format!("session-{first_port}"))
             .expect("a short name without control characters")
     });
-    let identity = Identity {
-        cluster: cluster.clone(),
-        role: Role::Session,
-        name: name.clone(),
-        incarnation: Incarnation(
-            getrandom::u64().expect("randomness: the cluster's key was made from it"),
-        ),
-        build: build.clone(),
-    };
+    let identity = Identity::new(
+        cluster.clone(),
+        Role::Session,
+        name.clone(),
+        Incarnation(getrandom::u64().expect("randomness: the cluster's key was made from it")),
+        build.clone(),
+    );
     let logs = config.logs.of(name.as_str(), "session");
     let core = CoreConfig {
         name,

@@ -27,6 +27,7 @@ mod kinesis;
 mod operators;
 mod players;
 mod races;
+mod restores;
 #[cfg(feature = "otlp")]
 mod telemetry;
 mod up;

@@ -163,36 +163,3 @@ async fn a_game_server_dies_and_its_player_goes_on_in_another_instance() {
     let other = ann.join_or_create("echo").await.unwrap();
     assert_ne!(other.instance(), room.instance());
 }
-
-/// A game server is killed: the arena on it goes on from its last snapshot on the server that is left, with its seats,
-/// and its players are taken there without a word of theirs.
-#[tokio::test]
-async fn a_game_server_dies_and_its_arena_goes_on_elsewhere_with_its_players() {
-    let mut cluster = Cluster::start(1, 2);
-    let ann = cluster.client().guest("Ann").connect().await.unwrap();
-    let bo = cluster.client().guest("Bo").connect().await.unwrap();
-    let mut room = ann.join_or_create("arena").await.unwrap();
-    let mut his = bo.join(room.instance()).await.unwrap();
-    let (instance, seat) = (room.instance(), room.seat());
-    cluster.wait_for("the arena in its server's load", |status| {
-        status.games.iter().any(|server| server.load == 1)
-    });
-    let status = cluster.status();
-    let at = status.games.iter().find(|server| server.load == 1).unwrap();
-    let dead = cluster.games.iter().position(|game| at.name.as_str() == game.words[1]).unwrap();
-    cluster.games[dead].kill();
-    for room in [&mut room, &mut his] {
-        event(room, "the arena in its next life", |_, event| match event {
-            Event::Rewound { .. } => Some(()),
-            Event::Left(why) => panic!("the seat is gone: {why}"),
-            _ => None,
-        })
-        .await;
-        let shot: arena::Reply = room.call(&arena::In::Shoot(0.0, 1.0)).await.unwrap();
-        assert!(matches!(shot, arena::Reply::Shot(_)));
-    }
-    assert_eq!((room.instance(), room.seat()), (instance, seat));
-    let again = cluster.status();
-    let now = again.games.iter().find(|server| server.load == 1).unwrap();
-    assert_ne!(now.name, at.name, "it runs on the other one");
-}

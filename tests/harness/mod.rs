@@ -406,8 +406,11 @@ impl Cluster {
 
     pub fn start_game(&mut self, flags: &[&str]) {
         let masters = self.masters();
-        let mut args = vec!["game", "--data", self.folder.text(), "--masters", &masters];
+        let mut args = vec!["game", "--data", self.folder.text()];
         args.extend(flags);
+        if !flags.contains(&"--masters") {
+            args.extend(["--masters", &masters]);
+        }
         if !flags.contains(&"--labels") {
             // So that it runs the kinds that servers of players don't: stories play them, too.
             args.extend(["--labels", "bench"]);

@@ -78,13 +78,13 @@ async fn report(
     number: usize,
     sessions: Vec<HeldSession>,
 ) -> anyhow::Result<()> {
-    let identity = Identity {
-        cluster: "greenroom".into(),
-        role: Role::Session,
-        name: ServerName::new(format!("fill-{number}"))?,
-        incarnation: Incarnation(u64::try_from(number)? + 1),
-        build: "bench".into(),
-    };
+    let identity = Identity::new(
+        "greenroom".into(),
+        Role::Session,
+        ServerName::new(format!("fill-{number}"))?,
+        Incarnation(u64::try_from(number)? + 1),
+        "bench".into(),
+    );
     let me = Me { identity, key: key.clone() };
     for master in masters {
         let link = greenroom_link::dial(&master.to_string(), &me, &[Role::Master]).await;

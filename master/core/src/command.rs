@@ -28,7 +28,7 @@ pub struct Header {
 }
 
 /// Which process says it: a name alone would let an earlier life of the process speak.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Origin {
     /// Its name.
     pub server: ServerName,
@@ -75,6 +75,8 @@ pub enum Command {
     Happened(Origin, u64, Event),
     /// The link to a server is gone: it is suspect until it reports again or its time is up.
     LinkLost(Role, Origin),
+    /// It is proved that the process of a game server is no more: it is given up without waiting for its time.
+    Died(Origin),
     /// Time has passed: what is due at the header's time happens, at most [`crate::State::EXPIRED_MAX`] of it.
     Expire,
     /// An operator acts.

@@ -1014,6 +1014,11 @@ impl Directory {
         std::mem::take(&mut self.touched)
     }
 
+    /// Whether [`Directory::take_touched`] gives any.
+    pub(crate) fn has_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
     fn touch(&mut self, at: At, is_seen: bool) {
         let shard = &self.shards[at.shard as usize];
         if shard.is_watched && is_seen {

@@ -437,6 +437,26 @@ impl State {
         }
     }
 
+    /// The process of a game server is no more: nothing of it runs anywhere. Its time is up.
+    pub(crate) fn died(&mut self, origin: &Origin) {
+        self.link_lost(Role::Game, origin);
+        if !self.misses(origin) {
+            return;
+        }
+        let slot = self.game_servers.named(&origin.server).expect("it is missed");
+        let peer = &mut self.game_servers.get_mut(slot).peer;
+        let due = Due::Server(Role::Game, origin.server.clone());
+        self.deadlines.set(&mut peer.until_ms, self.now_ms, due);
+    }
+
+    /// Whether this life of a game server is not given up: what it runs may not run elsewhere yet.
+    pub fn misses(&self, origin: &Origin) -> bool {
+        self.game_servers.named(&origin.server).is_some_and(|slot| {
+            let peer = &self.game_servers.get(slot).peer;
+            peer.incarnation == origin.incarnation && peer.health != Health::Down
+        })
+    }
+
     /// A suspect session server is given up, some of its sessions at a time; one that is down is forgotten.
     pub(crate) fn session_server_over(
         &mut self,

@@ -296,6 +296,7 @@ impl State {
             }
             Command::Happened(origin, n, event) => self.happened(step, origin, *n, event),
             Command::LinkLost(role, origin) => self.link_lost(*role, origin),
+            Command::Died(origin) => self.died(origin),
             Command::Expire => self.expire(step),
             Command::Act { number, action } => {
                 let result = self.act(action, step);
@@ -505,6 +506,8 @@ impl State {
                     self.game_server_over(step, &name, &mut left);
                 }
                 Due::Rejoined => self.rejoined(step, &mut left),
+                // What this command has changed comes first: it may be due by that, or over.
+                Due::Watch(_) if self.directory.has_touched() => self.watch_changes(),
                 Due::Watch(group) => self.tell(group),
             }
         }

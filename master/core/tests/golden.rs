@@ -87,6 +87,7 @@ fn subject((_, command): &Entry) -> &'static str {
             Role::Game => "game server lost",
             Role::Master | Role::Witness => "master lost",
         },
+        Command::Died(_) => "game server died",
         Command::Expire => "expire",
         Command::Act { action, .. } => match action {
             Action::Destroy { .. } => "operator destroys",
@@ -96,7 +97,7 @@ fn subject((_, command): &Entry) -> &'static str {
     }
 }
 
-const EVERYTHING: [&str; 33] = [
+const EVERYTHING: [&str; 34] = [
     "handed over",
     "session up",
     "session load",
@@ -126,6 +127,7 @@ const EVERYTHING: [&str; 33] = [
     "session server lost",
     "game server lost",
     "master lost",
+    "game server died",
     "expire",
     "operator destroys",
     "operator kicks",

@@ -159,6 +159,7 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
             Command::GameUp(origin(game_server), report)
         }
         2 => Command::LinkLost(Role::Session, origin(session_server)),
+        3 if c % 4 == 3 => Command::Died(origin(game_server)),
         3 => Command::LinkLost(Role::Game, origin(game_server)),
         4 => {
             let load = SessionLoad {

@@ -8,7 +8,7 @@
 
 mod world;
 
-use greenroom_master_core::{Effect, Event};
+use greenroom_master_core::{Command, Effect, Event, Origin};
 use greenroom_protocol::wire::admin_master::{Action, Find, Row, Table};
 use greenroom_protocol::wire::client_session::MetaValue;
 use greenroom_protocol::wire::master_game::{
@@ -154,6 +154,29 @@ fn a_lost_server_is_given_up_after_its_grace_and_its_former_life_can_do_nothing(
     assert_eq!(state(&world), ["running"]);
     let now = seat(&world.ask(ann, 2, join(instance)).unwrap());
     assert_eq!((now.server.as_str(), now.seat), ("g2", granted.seat));
+}
+
+/// Once nothing of it can run any more there is nothing to wait for.
+#[test]
+fn a_server_whose_process_is_proved_to_be_gone_is_given_up_at_once() {
+    let (mut world, ann, granted) = played();
+    let alive = world.origin("g1");
+    let before = Origin { incarnation: Incarnation(alive.incarnation.0 + 7), ..alive.clone() };
+    world.apply(Command::Died(before));
+    world.pass(0);
+    assert!(world.makes("g2").is_empty(), "one life speaks for itself only");
+    world.apply(Command::Died(alive));
+    world.pass(0);
+    let [order] = &world.makes("g2")[..] else { panic!() };
+    assert_eq!((state(&world), order.incarnation), (vec!["restoring".into()], next_life(&granted)));
+    let at = world.now_ms;
+    let effects = world.apply(Command::Died(world.origin("g1")));
+    world.pass(0);
+    assert!(effects.is_empty() && world.makes("g2").is_empty(), "it is given up once");
+    runs(&mut world, "g2", order);
+    let moved = moved(&mut world);
+    assert_eq!((moved.len(), moved[0].session, world.now_ms), (1, ann, at));
+    assert_eq!(moved[0].granted.seat, granted.seat);
 }
 
 #[test]

@@ -152,6 +152,25 @@ fn a_large_set_comes_in_several_messages_and_what_changes_meanwhile_comes_once()
     assert_eq!(found[&made[148].0].seats_taken, 1);
 }
 
+/// Who watches is told of what is due in the very command that gives a server up: of what is gone that it is gone.
+#[test]
+fn an_instance_that_goes_while_who_watches_is_about_to_be_told_of_it_is_told_as_gone() {
+    let mut world = World::small();
+    let ann = world.user(1);
+    let stays = arena(&mut world, ann, 1, "ranked");
+    world.ask(ann, 2, watch(mode("ranked")));
+    world.pass(1_000);
+    told(&mut world);
+    seen(&mut world, ann, 2, 1);
+    say(&mut world, stays, "ranked");
+    let goes = arena(&mut world, ann, 3, "ranked");
+    world.apply(Command::Died(world.origin("g1")));
+    world.pass(1_000);
+    let changes = only(&mut world);
+    assert!(changes.instances.is_empty(), "{changes:?}");
+    assert!(changes.gone.contains(&goes.0) && changes.gone.contains(&stays.0), "{changes:?}");
+}
+
 #[test]
 fn a_thousand_watchers_of_one_filter_get_one_message_with_one_body() {
     let mut world = World::small();

@@ -84,13 +84,13 @@ impl WitnessServer {
         let incarnation = getrandom::u64()
             .map_err(|error| WitnessError::Thread { source: error.into() })
             .map(Incarnation)?;
-        let identity = Identity {
-            cluster: config.cluster.clone(),
-            role: Role::Witness,
-            name: config.name.clone(),
+        let identity = Identity::new(
+            config.cluster.clone(),
+            Role::Witness,
+            config.name.clone(),
             incarnation,
-            build: concat!("greenroom ", env!("CARGO_PKG_VERSION")).into(),
-        };
+            concat!("greenroom ", env!("CARGO_PKG_VERSION")).into(),
+        );
         let me = Rc::new(Me { identity, key });
         let door = Door { me, witness: Arc::new(Mutex::new(witness)), tasks: TaskTracker::new() };
         Ok(Self { listener, address, door })

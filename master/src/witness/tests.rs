@@ -105,13 +105,13 @@ fn a_witness_that_can_not_write_says_so_and_the_attempt_is_unknown() {
 }
 
 fn me(role: Role, key: &ClusterKey) -> Me {
-    let identity = Identity {
-        cluster: "north".into(),
+    let identity = Identity::new(
+        "north".into(),
         role,
-        name: ServerName::new("master-1").unwrap(),
-        incarnation: Incarnation(1),
-        build: "test".into(),
-    };
+        ServerName::new("master-1").unwrap(),
+        Incarnation(1),
+        "test".into(),
+    );
     Me { identity, key: key.clone() }
 }
 

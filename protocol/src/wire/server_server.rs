@@ -48,6 +48,34 @@ pub struct Identity {
     pub incarnation: Incarnation,
     /// Name and version of the build.
     pub build: EcoString,
+    /// Where others link to it, as `address:port` and as it is bound. Only of a game server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listens: Option<EcoString>,
+    /// The ends of this link's socket, as the side that dialled sees them. Only of that side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Path>,
+}
+
+impl Identity {
+    /// A server of this cluster, without what only some links tell.
+    pub const fn new(
+        cluster: EcoString,
+        role: Role,
+        name: ServerName,
+        incarnation: Incarnation,
+        build: EcoString,
+    ) -> Self {
+        Self { cluster, role, name, incarnation, build, listens: None, path: None }
+    }
+}
+
+/// The two ends of a socket, each as `address:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Path {
+    /// Of the side that says it.
+    pub from: EcoString,
+    /// Of the other side.
+    pub to: EcoString,
 }
 
 direction! {

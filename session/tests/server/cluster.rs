@@ -93,13 +93,13 @@ impl Cluster {
 }
 
 fn me(role: Role, key: &ClusterKey) -> Me {
-    let identity = Identity {
-        cluster: "test".into(),
+    let identity = Identity::new(
+        "test".into(),
         role,
-        name: ServerName::new(format!("{role}-1")).unwrap(),
-        incarnation: Incarnation(9),
-        build: "test".into(),
-    };
+        ServerName::new(format!("{role}-1")).unwrap(),
+        Incarnation(9),
+        "test".into(),
+    );
     Me { identity, key: key.clone() }
 }
 

@@ -590,6 +590,14 @@ impl Script {
             (Role::Session, self.session_server())
         };
         self.world.link_lost(role, name);
+        let is_proved = is_game && self.once_in(4);
+        if is_proved {
+            self.world.apply(Command::Died(self.world.origin(name)));
+            self.world.pass(10);
+            self.world.restart(name);
+            self.runs.retain(|runs| runs.on != name);
+            return self.up(name);
+        }
         match self.below(4) {
             0 => self.world.pass(16_000),
             1 => self.world.pass(2_000),
