@@ -9,11 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 use ecow::{EcoString, eco_format};
 use greenroom_game_core::{
     Core, Effect, Effects, Input, LogLevel, Now, Registry, StoreOrder, StoreRefusal, StoreTicket,
-    Stored,
+    Stored, Told,
 };
 use greenroom_link::{Full, Outgoing};
-use greenroom_logs::Logs;
 use greenroom_logs::kinds::{InstanceFailed, TickOverrun};
+use greenroom_logs::{Logs, OfGame};
 use greenroom_protocol::wire::client_instance::{QUERY_REFUSED, SEND_AGAIN, traced_name};
 use greenroom_protocol::wire::master_game::{
     Closed, CreateInstance, CreateRefused, FreeSeat, GameCounts, GameLoad, GameReport,
@@ -961,6 +961,7 @@ impl Host {
                     self.orders.push(Ordered { instance, incarnation, order, trace: None });
                 }
                 Effect::Log { text, .. } => tracing::info!(instance = %core.instance(), "{text}"),
+                Effect::Event(told) => emit(&self.logs, &core, &told),
                 // Nobody is connected.
                 Effect::Attached { .. }
                 | Effect::AttachRefused { .. }
@@ -1383,6 +1384,7 @@ impl Host {
                 let trace = self.spans.cause();
                 self.orders.push(Ordered { instance, incarnation, order: *order, trace });
             }
+            Effect::Event(told) => emit(&self.logs, &self.instances[at].core, &told),
             Effect::Log { level, text } => self.log(at, level, &text),
         }
     }
@@ -1518,6 +1520,18 @@ impl Host {
             LogLevel::Debug => tracing::debug!(%instance, kind, "{text}"),
         }
     }
+}
+
+/// Tells the event log of something that happened in a game.
+fn emit(logs: &Logs, core: &Core, told: &Told) {
+    logs.emit_of_game(&OfGame {
+        instance: core.instance(),
+        instance_kind: core.kind_name(),
+        kind: told.kind,
+        version: told.version,
+        user: told.user.as_ref(),
+        fields: &told.fields,
+    });
 }
 
 fn micros(span: Duration) -> u64 {

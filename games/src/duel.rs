@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use greenroom::{Cx, Grace, Instance, Kind, MetaKeyword, Never, Reject, Seat, Who, Why};
+use greenroom::{Cx, GameEvent, Grace, Instance, Kind, MetaKeyword, Never, Reject, Seat, Who, Why};
 use greenroom::{StoreRefusal, StoreTicket, Stored};
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +97,17 @@ pub struct Outcome {
     pub players: Vec<String>,
     /// Turns that were played.
     pub turns: u16,
+}
+
+/// What analysts ask about: `duel.over` of the event log, about who has won.
+#[derive(Debug, Serialize)]
+struct Over {
+    turns: u16,
+    winner: Option<Seat>,
+}
+
+impl GameEvent for Over {
+    const KIND: &'static str = "over";
 }
 
 /// What everybody sees.
@@ -337,6 +348,11 @@ impl Duel {
 
     fn tell(&mut self, cx: &mut Cx<Self>) {
         self.told = true;
+        let over = Over { turns: self.table.turns, winner: self.table.winner };
+        match self.table.winner.and_then(|seat| self.held.get(&seat)) {
+            Some(held) => cx.event_of(&held.who, &over),
+            None => cx.event(&over),
+        }
         cx.broadcast(Out::Result(format!("duel/{}", cx.instance()), self.table.winner));
     }
 

@@ -1,5 +1,6 @@
 //! The duel, played without a server.
 
+use greenroom::UserId;
 use greenroom::meta::MetaValue;
 use greenroom::testing::{Stage, replay};
 
@@ -210,8 +211,12 @@ fn a_result_is_told_once_it_is_stored_and_a_win_is_counted() {
     stage.hold_store();
     stage.leave(0);
     assert_eq!((seen_by(&stage, 1).winner, results(&mut stage, 1)), (Some(Seat(1)), 0));
+    assert_eq!(stage.told(), []);
     stage.release_store();
     assert_eq!(results(&mut stage, 1), 1);
+    let [told] = &stage.told()[..] else { panic!("it is told once") };
+    assert_eq!((told.kind, told.user.as_ref().map(UserId::as_str)), ("over", Some("user-1")));
+    assert_eq!(told.fields, r#"{"turns":0,"winner":1}"#);
     let outcome: Outcome = stage.document(&key()).unwrap();
     let players = vec!["user-0".to_owned(), "user-1".to_owned()];
     assert_eq!(outcome, Outcome { winner: Some(Seat(1)), players, turns: 0 });

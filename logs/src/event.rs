@@ -272,6 +272,11 @@ fn shown(out: &mut Vec<u8>, what: std::fmt::Arguments<'_>) {
     std::io::Write::write_fmt(out, what).expect("writing to memory does not fail");
 }
 
+/// Writes a number of JSON's, which is one already.
+pub(crate) fn whole_number(out: &mut Vec<u8>, value: &serde_json::Number) {
+    shown(out, format_args!("{value}"));
+}
+
 fn number(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();

@@ -9,6 +9,7 @@ pub mod back;
 mod config;
 mod error;
 mod event;
+mod game;
 mod id;
 pub mod kinds;
 mod plot;
@@ -27,6 +28,7 @@ pub use event::{
     Event, Field, Form, Kind, LINE_BYTES_MAX, Line, Severity, TEXT_BYTES_MAX, Trace, Value,
     harmless as shown,
 };
+pub use game::OfGame;
 pub use id::{Stamp, time};
 pub use plot::Shape;
 pub use reference::reference;

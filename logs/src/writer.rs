@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    Event, Kind, Level, LogsConfig, LogsError, Severity, Stamp,
+    Event, Kind, Level, LogsConfig, LogsError, OfGame, Severity, Stamp,
     event::{LINE_BYTES_MAX, Line},
     id::Stamps,
     kinds::{EventsLost, SegmentsDropped, TornLine},
@@ -135,6 +135,20 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// What a line begins with, of its kind.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    name: &'a str,
+    version: u16,
+    severity: Severity,
+}
+
+impl From<&'static Kind> for Head<'static> {
+    fn from(kind: &'static Kind) -> Self {
+        Self { name: kind.name, version: kind.version, severity: kind.severity }
+    }
+}
+
 impl Logs {
     /// The same log for another node: a server by its name, and the role that it has.
     #[must_use]
@@ -153,23 +167,33 @@ impl Logs {
 
     /// Emits an event. Waits for nothing: past its bounds the queue takes no more, and that is counted.
     pub fn emit<E: Event>(&self, event: &E) {
-        self.push(None, E::KIND, |line| event.write(line));
+        self.push(None, E::KIND.into(), |line| event.write(line));
+    }
+
+    /// Emits an event of a game's own kind.
+    pub fn emit_of_game(&self, event: &OfGame<'_>) {
+        if self.takes(Severity::Info) {
+            let name = event.name();
+            let head = Head { name: &name, version: event.version, severity: Severity::Info };
+            self.push(None, head, |line| event.write(line));
+        }
     }
 
     /// Emits an event that somebody else may emit too, since both know that it happened: with the same stamp it has
     /// the same id, by which readers take it once.
     pub fn emit_stamped<E: Event>(&self, stamp: Stamp, event: &E) {
-        self.push(Some(stamp), E::KIND, |line| event.write(line));
+        self.push(Some(stamp), E::KIND.into(), |line| event.write(line));
     }
 
-    fn push(&self, stamp: Option<Stamp>, kind: &Kind, write: impl FnOnce(&mut Line<'_>)) {
+    fn push(&self, stamp: Option<Stamp>, head: Head<'_>, write: impl FnOnce(&mut Line<'_>)) {
         let Some(shared) = &self.shared else { return };
-        if kind.severity < shared.level {
+        if head.severity < shared.level {
             return;
         }
         let make = |out: &mut Vec<u8>| {
             out.clear();
-            let mut line = Line::begin(out, &self.node, kind.name, kind.version, kind.severity);
+            let Head { name, version, severity } = head;
+            let mut line = Line::begin(out, &self.node, name, version, severity);
             write(&mut line);
             line.end();
             shared.push(stamp, out);

@@ -140,7 +140,7 @@ fn what_is_on_disk_is_in_the_stream_after_it_was_away_and_a_game_server_died() {
     assert!(doubled >= proxy.seen().records_swallowed as u64, "{doubled} are there twice");
     let (ended, text) = up.stop();
     assert!(ended, "{text}");
-    println!("{events} events on disk, each in the stream; {doubled} of them more than once");
+    eprintln!("{events} events on disk, each in the stream; {doubled} of them more than once");
 }
 
 #[test]

@@ -714,6 +714,9 @@ impl Core {
         for order in self.world.store.take_orders() {
             effects.items.push(Effect::Store(Box::new(order)));
         }
+        for told in self.world.events.drain(..) {
+            effects.items.push(Effect::Event(Box::new(told)));
+        }
         self.write_log(effects);
         if let Some(text) = self.world.closing.take() {
             self.send_new(effects);
@@ -852,6 +855,11 @@ impl Core {
         if dropped > 0 {
             effects.log(LogLevel::Warn, eco_format!("{dropped} more lines in one step"));
         }
+        let dropped = self.world.take_events_dropped();
+        if dropped > 0 {
+            let text = eco_format!("{dropped} more events in one step, or too large ones");
+            effects.log(LogLevel::Warn, text);
+        }
     }
 
     // Ends.
@@ -860,6 +868,7 @@ impl Core {
         self.end_all(refusal, refusal.clone(), effects);
     }
     fn fail(&mut self, fault: &CoreFault, effects: &mut Effects) {
+        self.world.events.clear(); // They happened in a step that did not.
         self.write_log(effects);
         effects.log(LogLevel::Error, eco_format!("{fault}"));
         self.end_all(

@@ -15,7 +15,7 @@ use crate::payload::encode;
 use crate::random::Random;
 use crate::timers::TimerId;
 use crate::world::{Handled, Score, World};
-use crate::{LogLevel, meta};
+use crate::{GameEvent, LogLevel, meta};
 
 /// Scores that one step may put on rank boards, or take off; of one user on one board, the last counts.
 pub const SCORES_MAX: usize = 4_096;
@@ -281,6 +281,20 @@ impl<'a, K: Instance> Cx<'a, K> {
     /// Closes the instance after this step; everybody is told this text.
     pub fn close(&mut self, text: impl Into<EcoString>) {
         self.world.closing.get_or_insert(text.into());
+    }
+    /// Tells the event log, which analysts ask, of something that happened: kind `KIND.E::KIND`. It waits for nothing,
+    /// leaves with the step, and takes [`crate::EVENTS_STEP_MAX`] of a step. Texts in it are cut to 256 bytes. A game
+    /// that goes on from an older state tells again what happens again.
+    pub fn event<E: GameEvent>(&mut self, event: &E) {
+        self.world.tell(None, event);
+    }
+    /// As [`Self::event`], about a user: a seat's holder, or somebody whom the game remembers.
+    pub fn event_of<'w, E: GameEvent>(&mut self, whose: impl Into<Whose<'w>>, event: &E) {
+        let user = match whose.into() {
+            Whose::Seat(seat) => self.who(seat).map(|who| who.user.clone()),
+            Whose::User(who) => Some(who.user.clone()),
+        };
+        self.world.tell(user, event);
     }
     /// Writes a line to the log.
     pub fn log(&mut self, level: LogLevel, text: impl Into<EcoString>) {

@@ -11,7 +11,7 @@ use greenroom_protocol::{
     Channel, DownHeader, Generation, PatchHeader, PieceHeader, Refusal, Seat, Seq, ViewId,
 };
 
-use crate::StoreOrder;
+use crate::{StoreOrder, Told};
 
 /// What is to be done, in this order. It is made once and used for every input: [`Effects::clear`] keeps its memory,
 /// so that nothing is allocated once it has grown.
@@ -110,6 +110,8 @@ pub enum Effect {
     Report(Box<GameToMaster>),
     /// For the store; what becomes of it comes back by [`crate::Input::Stored`].
     Store(Box<StoreOrder>),
+    /// For the event log.
+    Event(Box<Told>),
     /// A line of the game's own, or about it.
     Log {
         /// How much it matters.
@@ -213,6 +215,7 @@ impl Effect {
             | Self::SeatEnded { .. }
             | Self::Report(_)
             | Self::Store(_)
+            | Self::Event(_)
             | Self::Log { .. } => None,
         }
     }

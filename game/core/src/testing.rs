@@ -45,7 +45,7 @@ use crate::effects::{Effect, Effects};
 use crate::input::{Input, Now, Recording};
 use crate::{
     Core, CoreFault, Document, DocumentVersion, Instance, Registry, StoreAct, StoreOrder,
-    StoreRefusal, StoreTicket, Stored,
+    StoreRefusal, StoreTicket, Stored, Told,
 };
 
 /// One instance with its seats, each played by a model of a client: it takes every reliable message once, keeps its
@@ -59,6 +59,7 @@ pub struct Stage<K> {
     clients: BTreeMap<Seat, Client>,
     reports: Vec<GameToMaster>,
     log: Vec<EcoString>,
+    told: Vec<Told>,
     documents: Documents,
     kind: PhantomData<fn() -> K>,
 }
@@ -153,6 +154,7 @@ impl<K: Instance> Stage<K> {
             clients: BTreeMap::new(),
             reports: Vec::new(),
             log: Vec::new(),
+            told: Vec::new(),
             documents: Documents::default(),
             kind: PhantomData,
         })
@@ -366,6 +368,7 @@ impl<K: Instance> Stage<K> {
                 let outcome = self.documents.perform(order);
                 self.documents.answers.push_back((order.ticket, outcome));
             }
+            Effect::Event(told) => self.told.push((**told).clone()),
             Effect::Log { level, text } => self.log.push(eco_format!("{level}: {text}")),
         }
     }
@@ -460,6 +463,10 @@ impl<K: Instance> Stage<K> {
     /// What was logged since this was last asked.
     pub fn log(&mut self) -> Vec<EcoString> {
         std::mem::take(&mut self.log)
+    }
+    /// What the event log was told since this was last asked.
+    pub fn told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
     }
     /// What the last input did.
     pub const fn effects(&self) -> &Effects {

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::testing::{Divergence, Stage, replay};
 use crate::{
-    CallId, Cx, Effect, Grace, Input, Instance, Kind, LogLevel, Never, Now, Options, Raw, Registry,
-    Reject, SCORES_MAX, Who, Why,
+    CallId, Cx, Effect, GameEvent, Grace, Input, Instance, Kind, LogLevel, Never, Now, Options,
+    Raw, Registry, Reject, SCORES_MAX, Told, Who, Why,
 };
 
 /// Does what it is told, at 20 ticks per second.
@@ -60,6 +60,16 @@ enum Do {
     Unscore(String),
     Roll,
     Chatter(u32),
+    Happen(u32, usize),
+}
+
+#[derive(Debug, Serialize)]
+struct Said {
+    text: String,
+}
+impl GameEvent for Said {
+    const KIND: &'static str = "said";
+    const VERSION: u16 = 2;
 }
 
 #[derive(Debug, Serialize)]
@@ -133,6 +143,7 @@ impl Instance for Puppet {
             Do::Panic => {
                 cx.broadcast(Text("never seen".into()));
                 cx.log(LogLevel::Info, "the last words");
+                cx.event(&Said { text: "the last words".into() });
                 panic!("told to");
             }
             Do::Grow(bytes) => self.big = "x".repeat(bytes),
@@ -158,6 +169,10 @@ impl Instance for Puppet {
                 self.heard.push((from, n));
             }
             Do::Chatter(lines) => (0..lines).for_each(|n| cx.log(LogLevel::Info, n.to_string())),
+            Do::Happen(times, bytes) => {
+                let text = "x".repeat(bytes);
+                (0..times).for_each(|_| cx.event_of(from, &Said { text: text.clone() }));
+            }
         }
     }
     fn query(&self, _: Seat, query: u32) -> Result<u32, Reject> {
@@ -374,6 +389,7 @@ fn a_panic_releases_nothing_of_its_step_and_tells_everybody() {
         closed.refusal.message.contains("puppet") && closed.refusal.message.contains("told to")
     );
     assert_eq!(stage.log(), ["info: the last words", "error: kind \"puppet\" panicked: told to"]);
+    assert_eq!(stage.told(), [], "what a step did that failed did not happen");
     assert!(stage.core().is_closed());
     stage.ticks(3);
     assert!(stage.effects().items.is_empty(), "it is told nothing more");
@@ -441,6 +457,25 @@ fn a_game_that_logs_without_end_is_cut_short() {
     stage.ticks(1);
     let log = stage.log();
     assert_eq!((log.len(), log[64].as_str()), (65, "warn: 936 more lines in one step"));
+}
+
+#[test]
+fn events_leave_with_their_step_about_their_user_and_no_more_than_fit() {
+    let mut stage = puppet(1);
+    stage.send(0, &Do::Happen(1, 3));
+    stage.ticks(1);
+    let told = stage.told();
+    let user = Some(UserId::new("user-0").unwrap());
+    let fields = r#"{"text":"xxx"}"#.to_owned();
+    assert_eq!(told, [Told { kind: "said", version: 2, user, fields }]);
+    for (times, bytes, fit) in [(100, 3, 64), (3, crate::EVENT_BYTES_MAX, 0)] {
+        stage.send(0, &Do::Happen(times, bytes));
+        stage.ticks(1);
+        assert_eq!(stage.told().len(), fit);
+        let left_out = times - u32::try_from(fit).unwrap();
+        let line = format!("warn: {left_out} more events in one step, or too large ones");
+        assert_eq!(stage.log(), [line]);
+    }
 }
 
 // Seats.

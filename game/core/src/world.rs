@@ -19,7 +19,7 @@ use crate::seat::{Inbox, Line, Seats};
 use crate::store::Asked;
 use crate::timers::Timers;
 use crate::view::View;
-use crate::{LogLevel, PayloadOut};
+use crate::{EVENTS_STEP_MAX, GameEvent, LogLevel, PayloadOut, Told, event};
 
 /// Lines that one input may write to the log: the rest is counted.
 const LOG_LINES_MAX: usize = 64;
@@ -77,6 +77,11 @@ pub(crate) struct World {
     pub(crate) log: Vec<Line>,
     #[serde(skip)]
     log_dropped: u32,
+    /// For the event log, with this step.
+    #[serde(skip)]
+    pub(crate) events: Vec<Told>,
+    #[serde(skip)]
+    events_dropped: u32,
     /// What a type of the game's own could not encode.
     #[serde(skip)]
     pub(crate) unencodable: Option<(&'static str, String)>,
@@ -140,6 +145,8 @@ impl World {
             closing: None,
             log: Vec::new(),
             log_dropped: 0,
+            events: Vec::new(),
+            events_dropped: 0,
             unencodable: None,
             handled: None,
             message: Vec::new(),
@@ -270,6 +277,27 @@ impl World {
         } else {
             self.log_dropped += 1;
         }
+    }
+    /// Tells the event log of something, when this step is over.
+    pub(crate) fn tell<E: GameEvent>(&mut self, user: Option<UserId>, event: &E) {
+        const { assert!(event::is_kind(E::KIND), "an event's kind is 1 to 32 of a-z, 0-9 and _") };
+        if self.events.len() >= EVENTS_STEP_MAX {
+            self.events_dropped += 1;
+            return;
+        }
+        match event::fields(event) {
+            Ok(Some(fields)) => {
+                self.events.push(Told { kind: E::KIND, version: E::VERSION, user, fields });
+            }
+            Ok(None) => self.events_dropped += 1,
+            Err(reason) => {
+                self.unencodable.get_or_insert(("an event", reason));
+            }
+        }
+    }
+    /// How many events were dropped since this was last asked.
+    pub(crate) fn take_events_dropped(&mut self) -> u32 {
+        std::mem::take(&mut self.events_dropped)
     }
     /// How many lines were dropped since this was last asked.
     pub(crate) fn take_log_dropped(&mut self) -> u32 {
