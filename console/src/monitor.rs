@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use futures_util::stream;
 use greenroom_protocol::wire::admin_master::Table;
 use greenroom_protocol::{InstanceId, KindName};
-use maud::{Markup, html};
+use maud::{DOCTYPE, Markup, html};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::{task, time};
@@ -310,11 +310,23 @@ fn too_many() -> Response {
 /// What a browser is shown where there is nothing.
 pub(crate) fn nothing_here() -> Response {
     let page = html! {
-        (maud::DOCTYPE)
+        (DOCTYPE)
         html lang="en" {
-            head { meta charset="utf-8"; title { "No such page · Greenroom" } link rel="stylesheet"
-                href="/assets/console.css"; }
-            body { main { div.empty { b { "There is no such page" } p { a href="/" { "Overview" } } } } }
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "No such page · Greenroom" }
+                link rel="icon" href="/assets/icon.svg";
+                link rel="stylesheet" href="/assets/console.css";
+            }
+            body {
+                main {
+                    div.empty {
+                        b { "There is no such page" }
+                        p { a href="/" { "Overview" } }
+                    }
+                }
+            }
         }
     };
     respond(StatusCode::NOT_FOUND, &page)

@@ -2,7 +2,7 @@
 // is waited for has a limit, and everything that was started ends with its test.
 
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -70,7 +70,11 @@ export async function up(t, ...flags) {
   return {
     url,
     admin: at(1),
+    /** What lets an operator act. */
+    token: () => readFileSync(join(data, "admin.token"), "utf8").trim(),
     said: () => said,
+    /** Ends it without a word. */
+    kill: () => child.kill("SIGKILL"),
     /** Starts a command of the binary beside it, and gives what it printed once it ended. */
     run: (...args) =>
       new Promise((resolve) => {
@@ -95,12 +99,15 @@ export async function browse(t) {
   return browser;
 }
 
-/** A tab, which says what goes wrong in it, and what came over its WebSockets. */
+/** A tab, which says what goes wrong in it, of what its console complains, and what came over its WebSockets. */
 export async function tab(context) {
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE);
-  const [errors, received] = [[], []];
+  const [errors, complaints, received] = [[], [], []];
   page.on("pageerror", (error) => errors.push(error.message));
+  page.on("console", (message) => {
+    if (message.type() === "error") complaints.push(message.text());
+  });
   page.on("dialog", (dialog) => {
     errors.push(`a dialog opened: ${dialog.message()}`);
     void dialog.dismiss();
@@ -108,7 +115,7 @@ export async function tab(context) {
   page.on("websocket", (socket) => {
     socket.on("framereceived", ({ payload }) => received.push(Buffer.from(payload)));
   });
-  return Object.assign(page, { errors, received });
+  return Object.assign(page, { errors, complaints, received });
 }
 
 /** Opens a game in a new tab, and goes in by its door. */

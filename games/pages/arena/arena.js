@@ -382,7 +382,7 @@ function map(players, size) {
   pen.globalAlpha = 1;
 }
 function figure(seat, { x, y, hp, name }) {
-  const [isOwn, at, tint] = [Number(seat) === room.seat, { x, y }, colour(seat)];
+  const [isOwn, at, tint] = [Number(seat) === room?.seat, { x, y }, colour(seat)];
   if (hp > 0) light(tint, at, 4.4, 0.34);
   const [dx, dy] = isOwn && hp > 0 ? aimed(at) : [0, 0];
   const turn = dx === 0 && dy === 0 ? null : Math.atan2(dy, dx);

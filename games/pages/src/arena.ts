@@ -248,7 +248,7 @@ function map(players: State["players"], size: number): void {
 }
 
 function figure(seat: string, { x, y, hp, name }: Player): void {
-  const [isOwn, at, tint] = [Number(seat) === room!.seat, { x, y }, colour(seat)];
+  const [isOwn, at, tint] = [Number(seat) === room?.seat, { x, y }, colour(seat)];
   if (hp > 0) light(tint, at, 4.4, 0.34);
   const [dx, dy] = isOwn && hp > 0 ? aimed(at) : [0, 0];
   const turn = dx === 0 && dy === 0 ? null : Math.atan2(dy, dx);
