@@ -8,7 +8,7 @@ use greenroom_game_core::{Instance, Registry};
 use greenroom_master::{Placement, Weighted};
 use greenroom_session::{Additions, Pages};
 
-use crate::{bots, find, logs, operator, roles, settings, up};
+use crate::{bots, find, logs, operator, roles, settings, store, up};
 
 /// The SDK for browsers, as pages import it.
 const SDK: &[u8] = include_bytes!("../clients/typescript/dist/greenroom.min.js");
@@ -147,6 +147,7 @@ impl App {
             Some(("find", matches)) => find::find(matches),
             Some(("placement", matches)) => find::placement(matches),
             Some(("metrics", _)) => operator::print(&crate::telemetry::reference()),
+            Some(("store", matches)) => store::run(matches),
             Some(("logs", matches)) => logs::run(matches),
             Some(("settings", _)) => operator::print(&settings::reference()),
             _ => anyhow::bail!("no such command; `greenroom help` lists them"),
@@ -284,6 +285,7 @@ fn command() -> Command {
                 .arg(json()),
         )
         .subcommand(Command::new("metrics").about("Every metric: name, kind, unit, meaning"))
+        .subcommand(store::command())
         .subcommand(logs::command())
         .subcommand(Command::new("settings").about("Every setting: key of greenroom.toml, default, variable"))
 }

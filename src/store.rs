@@ -4,13 +4,18 @@ use std::{
     fs::{File, OpenOptions},
     io::{Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use anyhow::{Context, Result, bail};
+use clap::{ArgMatches, Command};
 use greenroom_storage::{OpenError, Schema, Storage, StorageConfig};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::settings::Settings;
+use crate::{
+    operator::{print, wait},
+    settings::{self, Settings},
+};
 
 /// The store that the settings name; without one, `store.sqlite` in the data folder.
 pub(crate) fn config(settings: &Settings) -> Result<StorageConfig> {
@@ -53,9 +58,49 @@ pub(crate) fn open_with_spool(settings: &Settings) -> Result<Storage> {
     }
 }
 
+pub(crate) fn command() -> Command {
+    let of = |name: &'static str, about: &'static str| {
+        settings::flags(Command::new(name).about(about), &["cluster", "storage"])
+    };
+    Command::new("store")
+        .about("The store where documents are: making it, and looking after it")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(of("init", "Makes what the store lacks; what is there stays as it is"))
+        .subcommand(of("check", "Says what is missing or wrong, and ends with 1 if something is"))
+}
+
+/// `greenroom store`.
+pub(crate) fn run(matches: &ArgMatches) -> Result<ExitCode> {
+    match matches.subcommand() {
+        Some(("init", matches)) => {
+            let config = config(&Settings::read(matches)?)?;
+            let made = wait(greenroom_storage::init(&config, &Schema::default()))?;
+            let made = made.with_context(|| format!("making the store {}", config.store))?;
+            let mut text: String = made.iter().map(|what| format!("made {what}\n")).collect();
+            if made.is_empty() {
+                text.push_str("everything is there\n");
+            }
+            print(&text)
+        }
+        Some(("check", matches)) => {
+            let config = config(&Settings::read(matches)?)?;
+            let found = wait(greenroom_storage::check(&config, &Schema::default()))?;
+            let found = found.unwrap_or_else(|error| vec![format!("{error}").into()]);
+            let text: String = found.iter().map(|finding| format!("{finding}\n")).collect();
+            if found.is_empty() {
+                return print(&format!("{}: nothing is missing\n", config.store));
+            }
+            print(&text)?;
+            Ok(ExitCode::FAILURE)
+        }
+        _ => bail!("no such command; `greenroom help store` lists them"),
+    }
+}
+
 /// Waits until everything that was taken is stored, or has its refusal.
 pub(crate) fn close(storage: &Storage) -> Result<()> {
-    crate::operator::wait(storage.close())
+    wait(storage.close())
 }
 
 /// That this `up` has the data folder, until it is dropped or the process ends, however it does.

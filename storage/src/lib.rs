@@ -31,7 +31,7 @@ pub use error::{OpenError, StorageError};
 pub use handle::Storage;
 pub use key::{BadKey, Collection, Key};
 pub use metrics::Metrics;
-pub use open::open;
+pub use open::{check, init, open};
 pub use owner::{Owner, Verdict};
 pub use query::{Cursor, Index, Page, Query, RawPage, RawQuery, Schema};
 pub use request::{Change, Count, Get, Kept, Merge, Remove, Request, Ticket, Touch, Update, Write};

@@ -91,6 +91,16 @@ mod when_it_goes_wrong {
         Key::new(Collection::Documents, id).unwrap()
     }
 
+    /// Waits until every request that was put off is applied, or gone with its connection.
+    async fn nothing_wanders(cluster: &Background) {
+        let gone = async {
+            while cluster.faults().put_off() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), gone).await.unwrap();
+    }
+
     /// Under every kind of misbehaviour at once, each counter is what was acknowledged, and each key keeps its order.
     #[tokio::test]
     async fn nothing_is_lost_nothing_happens_twice_and_the_order_stays() {
@@ -141,7 +151,7 @@ mod when_it_goes_wrong {
         assert!(cluster.faults().happened() > 20, "{} went wrong", cluster.faults().happened());
         // What wandered about is applied by now, if it could be; and still nothing has changed.
         cluster.faults().clear();
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        nothing_wanders(&cluster).await;
         let stored = cluster.documents("greenroom", "greenroom", "documents");
         for number in 0..KEYS {
             assert_eq!(stored[&format!("count {number}")]["count"], ROUNDS);
@@ -154,11 +164,12 @@ mod when_it_goes_wrong {
     #[tokio::test]
     async fn a_late_insert_does_not_bring_back_what_was_removed() {
         let (cluster, storage) = start(Duration::from_secs(20), Duration::from_millis(200));
-        cluster.faults().add(Fault::new(Misbehaviour::Slow(1_000)).key("late").times(1));
+        cluster.faults().add(Fault::new(Misbehaviour::Slow(5_000)).key("late").times(1));
         let body = Body::of(&json!({})).unwrap();
         storage.insert(key("late"), body).await.unwrap();
         storage.remove(key("late"), None).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        assert_eq!(cluster.faults().put_off(), 1, "the first attempt still wanders about");
+        nothing_wanders(&cluster).await;
         assert_eq!(storage.get(key("late")).await.unwrap(), None);
     }
 
@@ -187,7 +198,6 @@ mod when_it_goes_wrong {
     #[tokio::test]
     async fn a_wedged_connection_is_made_anew() {
         let (cluster, storage) = start(Duration::from_secs(30), Duration::from_millis(300));
-        tokio::time::sleep(Duration::from_millis(2_100)).await;
         cluster.faults().add(Fault::new(Misbehaviour::StaleAuthentication).times(1));
         for number in 0..20 {
             let body = Body::of(&json!({ "number": number })).unwrap();
@@ -247,5 +257,107 @@ mod when_it_goes_wrong {
         assert!(wrong.contains("does not verify"), "{wrong}");
         let wrong = said(StorageConfig { couchbase_durability: "most".into(), ..right });
         assert!(wrong.contains("\"most\" is no durability"), "{wrong}");
+    }
+}
+
+/// Making the store and looking after it.
+mod set_up {
+    use greenroom_couchbase_node::{Background, Options, Right, User};
+    use greenroom_storage::contract::schema;
+    use greenroom_storage::{Index, Schema, StorageConfig, check, init};
+
+    fn start(nodes: usize) -> (Background, StorageConfig) {
+        let user = |name: &str, rights: &[Right]| User {
+            name: name.to_owned(),
+            password: "password".to_owned(),
+            rights: rights.iter().copied().collect(),
+        };
+        let mut options = Options::nodes(nodes);
+        options.users.extend([
+            user("player", &[Right::Read, Right::Write, Right::Query]),
+            user("reader", &[Right::Read]),
+        ]);
+        let cluster = Background::start(options).unwrap();
+        let config = StorageConfig {
+            couchbase_request_timeout: std::time::Duration::from_millis(500),
+            ..super::config(&cluster.connection_string())
+        };
+        (cluster, config)
+    }
+
+    fn as_user(config: &StorageConfig, name: &str) -> StorageConfig {
+        StorageConfig { couchbase_user: name.into(), ..config.clone() }
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_named_then_made_once_and_then_nothing_is_wrong() {
+        let (_cluster, config) = start(3);
+        let found = check(&config, &schema()).await.unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("the scope \"greenroom\" is missing"), "{found:?}");
+        assert!(found[0].contains("greenroom store init"), "{found:?}");
+
+        let told = init(&as_user(&config, "player"), &schema()).await.unwrap_err().to_string();
+        assert!(told.contains("\"player\" has no right") && told.contains("store init"), "{told}");
+
+        // Two at once make it together.
+        let (config, schema) = (&config, &schema());
+        let (one, other) = tokio::join!(init(config, schema), init(config, schema));
+        assert!(one.unwrap().len() + other.unwrap().len() > 0);
+        assert!(init(config, schema).await.unwrap().is_empty(), "it is all there");
+        assert_eq!(check(config, schema).await.unwrap(), [""; 0]);
+        // Who may only use it needs no more.
+        assert!(init(&as_user(config, "player"), schema).await.unwrap().is_empty());
+        assert_eq!(check(&as_user(config, "player"), schema).await.unwrap(), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_missing_right_is_named_with_what_it_is_needed_for() {
+        let (_cluster, config) = start(1);
+        init(&config, &schema()).await.unwrap();
+        let found = check(&as_user(&config, "reader"), &schema()).await.unwrap().join("\n");
+        assert!(
+            found.contains("writing at the level") && found.contains("\"reader\" has no right"),
+            "{found}"
+        );
+        assert!(found.contains("queries are not possible"), "{found}");
+    }
+
+    #[tokio::test]
+    async fn a_missing_index_is_named_and_made() {
+        let (_cluster, config) = start(3);
+        init(&config, &Schema::default()).await.unwrap();
+        let found = check(&config, &schema()).await.unwrap();
+        let names: Vec<String> = schema().indexes().iter().map(Index::name).collect();
+        assert_eq!(found.len(), names.len(), "{found:?}");
+        for name in names {
+            assert!(
+                found.iter().any(|found| found.contains(&format!("the index {name} of"))),
+                "{found:?}"
+            );
+        }
+        init(&config, &schema()).await.unwrap();
+        assert_eq!(check(&config, &schema()).await.unwrap(), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn durability_that_the_present_nodes_cannot_give_is_named() {
+        let (cluster, config) = start(2);
+        init(&config, &schema()).await.unwrap();
+        cluster.fail_over(1);
+        let found = check(&config, &schema()).await.unwrap().join("\n");
+        assert!(found.contains("no write can be durable at the level"), "{found}");
+        assert!(found.contains("start nodes"), "{found}");
+        let without = StorageConfig { couchbase_durability: "none".into(), ..config };
+        assert_eq!(check(&without, &schema()).await.unwrap(), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_bucket_with_one_copy_of_each_document_is_named() {
+        let (_cluster, config) = start(1);
+        init(&config, &schema()).await.unwrap();
+        let found = check(&config, &schema()).await.unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("keeps one copy of each document"), "{found:?}");
     }
 }

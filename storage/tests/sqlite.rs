@@ -468,3 +468,30 @@ fn declared_indexes_are_made_and_used() {
         drop_of(&storage);
     }
 }
+
+/// `init` makes what is missing and says so; `check` says what is missing, and in what file.
+#[tokio::test]
+async fn a_store_is_made_once_and_what_it_lacks_is_named() {
+    use greenroom_storage::{check, init};
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("store.sqlite");
+    let config = config(&file);
+    let index = Index::new(Collection::Documents, &[("level", FieldType::Number)]).unwrap();
+    let with_index = Schema::new(vec![index]).unwrap();
+    let found = check(&config, &with_index).await.unwrap();
+    assert!(found[0].contains("is not there") && found[0].contains("store init"), "{found:?}");
+    assert!(!file.exists(), "a check makes nothing");
+    let made = init(&config, &Schema::default()).await.unwrap();
+    assert!(made.len() == 1 && made[0].contains("with its tables"), "{made:?}");
+    assert_eq!(check(&config, &Schema::default()).await.unwrap(), [""; 0]);
+    let found = check(&config, &with_index).await.unwrap();
+    assert!(found.len() == 1 && found[0].contains("the index documents_by_level_n"), "{found:?}");
+    let made = init(&config, &with_index).await.unwrap();
+    assert_eq!(made, ["the index documents_by_level_n of documents"]);
+    assert!(init(&config, &with_index).await.unwrap().is_empty());
+    assert_eq!(check(&config, &with_index).await.unwrap(), [""; 0]);
+    std::fs::write(folder.path().join("notes.txt"), "x".repeat(5_000)).unwrap();
+    let other = format!("sqlite:{}", folder.path().join("notes.txt").display()).into();
+    let found = check(&StorageConfig { store: other, ..config }, &with_index).await.unwrap();
+    assert!(found.len() == 1 && found[0].contains("no SQLite database"), "{found:?}");
+}

@@ -22,7 +22,8 @@ struct Ahead {
 
 /// Answers on the control port until it is told to stop.
 ///
-/// `POST /faults` adds a [`Fault`], `DELETE /faults` takes all back, `GET /faults` says how often one happened;
+/// `POST /faults` adds a [`Fault`], `DELETE /faults` takes all back, `GET /faults` says how often one happened and
+/// how many requests are put off;
 /// `POST /clock` with `{"seconds": 60}` sets the clock ahead; `POST /nodes/0/stop`, `/start` and `/fail-over` do
 /// so with a node, `POST /rebalance` takes all in again; `GET /documents/bucket/scope/collection` shows what is
 /// stored, and `GET /` where the nodes listen.
@@ -81,7 +82,10 @@ async fn route(cluster: &Cluster, asked: &Asked) -> Result<Value, String> {
             cluster.faults().clear();
             done
         }
-        (&Method::GET, ["faults"]) => Ok(json!({"happened": cluster.faults().happened()})),
+        (&Method::GET, ["faults"]) => Ok(json!({
+            "happened": cluster.faults().happened(),
+            "put_off": cluster.faults().put_off(),
+        })),
         (&Method::POST, ["clock"]) => {
             let ahead: Ahead =
                 serde_json::from_slice(&asked.body).map_err(|error| words(&error))?;

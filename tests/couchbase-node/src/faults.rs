@@ -250,11 +250,22 @@ struct Inner {
     rules: Vec<(Fault, u64)>,
     dice: u64,
     happened: u64,
+    put_off: usize,
+}
+
+/// A request or an answer that is put off, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct PutOff(Faults);
+
+impl Drop for PutOff {
+    fn drop(&mut self) {
+        self.0.lock().put_off -= 1;
+    }
 }
 
 impl Faults {
     pub(crate) fn seeded(seed: u64) -> Self {
-        let inner = Inner { rules: Vec::new(), dice: seed, happened: 0 };
+        let inner = Inner { rules: Vec::new(), dice: seed, happened: 0, put_off: 0 };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -277,10 +288,21 @@ impl Faults {
         self.lock().happened
     }
 
+    /// How many requests and answers are put off and have not been applied or sent yet.
+    pub fn put_off(&self) -> usize {
+        self.lock().put_off
+    }
+
+    /// Counts one that is put off.
+    pub(crate) fn put_one_off(&self) -> PutOff {
+        self.lock().put_off += 1;
+        PutOff(self.clone())
+    }
+
     /// What happens to this request.
     pub(crate) fn decide(&self, code: u8, key: &[u8], node: usize) -> Option<Misbehaviour> {
         let mut inner = self.lock();
-        let Inner { rules, dice, happened } = &mut *inner;
+        let Inner { rules, dice, happened, .. } = &mut *inner;
         for (fault, happened_here) in rules {
             let is_for_it = fault.requests.contain(code)
                 && fault.node.is_none_or(|wanted| wanted == node)

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Shared;
 use crate::config;
 use crate::documents;
-use crate::faults::{self, Misbehaviour};
+use crate::faults::{self, Misbehaviour, PutOff};
 use crate::scram::{self, Exchange, Hash};
 use crate::state::{KEY_BYTES_MAX, KEY_IN_COLLECTION_BYTES_MAX, Key, Right, State};
 use crate::wire::{self, Answer, Request, Status, feature, opcode};
@@ -60,7 +60,7 @@ struct Connection {
     shared: Arc<Shared>,
     session: Session,
     out: BytesMut,
-    later: BTreeMap<(Instant, u64), Later>,
+    later: BTreeMap<(Instant, u64), (Later, PutOff)>,
     later_number: u64,
 }
 
@@ -208,14 +208,17 @@ impl Connection {
             return Flow::IsCut;
         }
         self.later_number += 1;
-        self.later.insert((Instant::now() + after, self.later_number), what);
+        let put_off = self.shared.faults.put_one_off();
+        self.later.insert((Instant::now() + after, self.later_number), (what, put_off));
         Flow::Goes
     }
 
     fn run_due(&mut self) {
         let now = Instant::now();
         while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= now) {
-            match entry.remove() {
+            // It counts as put off until it is done.
+            let (what, _put_off) = entry.remove();
+            match what {
                 Later::Send(packet) => self.out.put_slice(&packet),
                 Later::Apply(request) => {
                     let answer = self.answer(&request);

@@ -61,7 +61,7 @@ impl RetryStrategy for Bounded {
 /// A cluster object with its handles.
 pub(super) struct Connection {
     /// Everything else ends when it is dropped.
-    _cluster: Cluster,
+    pub(super) cluster: Cluster,
     pub(super) bucket: Bucket,
     pub(super) scope: Scope,
     collections: Vec<Handle>,
@@ -124,7 +124,7 @@ impl Connection {
         let scope = bucket.scope(config.scope.as_str());
         let collections = Collection::ALL.map(|collection| scope.collection(collection.name()));
         let collections = collections.into();
-        Ok(Self { _cluster: cluster, bucket, scope, collections, made: Instant::now() })
+        Ok(Self { cluster, bucket, scope, collections, made: Instant::now() })
     }
 }
 

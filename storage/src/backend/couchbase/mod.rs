@@ -116,6 +116,16 @@ impl Couchbase {
         Ok(Self { inner, tasks, stop })
     }
 
+    /// Makes what a store of this schema needs and has not, and names it.
+    ///
+    /// # Errors
+    /// When something is missing and can't be made: it says why.
+    pub async fn make(&self, schema: &Schema) -> Result<Vec<EcoString>, OpenError> {
+        *self.inner.schema.lock().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(schema.clone());
+        setup::prepare(&self.inner.keeper, schema).await
+    }
+
     /// What is missing or wrong for a store of this schema, each in a sentence that says what to do. Changes nothing.
     pub async fn findings(&self, schema: &Schema) -> Vec<EcoString> {
         setup::findings(&self.inner.keeper, schema).await
@@ -159,9 +169,7 @@ impl Backend for Couchbase {
     }
 
     fn prepare<'a>(&'a self, schema: &'a Schema) -> Boxed<'a, Result<(), OpenError>> {
-        *self.inner.schema.lock().unwrap_or_else(PoisonError::into_inner) =
-            Arc::new(schema.clone());
-        Box::pin(setup::prepare(&self.inner.keeper, schema))
+        Box::pin(async { self.make(schema).await.map(drop) })
     }
 
     fn health(&self) -> Boxed<'_, Result<(), StorageError>> {

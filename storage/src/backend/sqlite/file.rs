@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::search::FieldType;
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::{Collection, OpenError, Schema, StorageError};
 
@@ -154,6 +154,62 @@ pub(super) fn make_indexes(connection: &mut Connection, schema: &Schema) -> rusq
         ))?;
     }
     change.commit()
+}
+
+/// What is missing or wrong, each in a sentence that says what to do.
+pub(super) fn findings(file: &Path, schema: &Schema) -> Vec<EcoString> {
+    let init = "`greenroom store init` makes it, and so does a server that starts";
+    if !file.exists() {
+        return vec![eco_format!("the file {} is not there: {init}", file.display())];
+    }
+    let looked = look(file, schema, init);
+    looked.unwrap_or_else(|error| vec![eco_format!("{}", refused(file, &error))])
+}
+
+fn look(file: &Path, schema: &Schema, init: &str) -> rusqlite::Result<Vec<EcoString>> {
+    let mut findings = Vec::new();
+    if let Err(error) = std::fs::OpenOptions::new().append(true).open(file) {
+        findings.push(eco_format!(
+            "the file {} can't be written ({error}): mend its rights",
+            file.display()
+        ));
+    }
+    let mut connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.busy_handler(Some(wait))?;
+    let (application, format) =
+        (pragma(&connection, "application_id")?, pragma(&connection, "user_version")?);
+    if application != APPLICATION {
+        let file = file.display();
+        findings.push(eco_format!("{file} is no store of ours: name another file with --store"));
+        return Ok(findings);
+    }
+    if format > FORMAT {
+        findings.push(eco_format!(
+            "{} was written by a newer Greenroom (format {format}; this one knows {FORMAT}): run that one",
+            file.display()
+        ));
+        return Ok(findings);
+    }
+    let checked: String = connection.query_row("PRAGMA quick_check(1)", (), |row| row.get(0))?;
+    if checked != "ok" {
+        findings.push(eco_format!("{} is corrupt ({checked}): {TO_DO}", file.display()));
+    }
+    let is_there = |name: &str| {
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = ?1";
+        connection.query_row(sql, [name], |row| row.get::<_, i64>(0)).map(|count| count > 0)
+    };
+    for collection in Collection::ALL {
+        if !is_there(collection.name())? {
+            findings.push(eco_format!("the table {collection} is missing: {init}"));
+        }
+    }
+    for index in schema.indexes() {
+        if !is_there(&index.name())? {
+            let (name, of) = (index.name(), index.collection);
+            findings.push(eco_format!("the index {name} of {of} is missing: {init}"));
+        }
+    }
+    Ok(findings)
 }
 
 /// The value of a field if it holds what the index says, else NULL. The name has been checked: `[a-z_][a-z0-9_]*`.

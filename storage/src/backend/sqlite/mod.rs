@@ -15,6 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ecow::EcoString;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -77,6 +78,12 @@ impl Sqlite {
             running,
             schema,
         })
+    }
+
+    /// What the file lacks or has that a store of this schema can't have, each in a sentence that says what to do.
+    /// Changes nothing; a large file is read as a whole.
+    pub fn findings(file: &Path, schema: &Schema) -> Vec<EcoString> {
+        file::findings(file, schema)
     }
 
     /// Has the writer's thread do something.
