@@ -21,6 +21,7 @@ mod proxy;
 
 mod bad_input;
 mod directory;
+mod documents;
 mod events;
 mod failover;
 #[cfg(feature = "kinesis")]
