@@ -38,6 +38,11 @@ export interface Options {
   readonly storage?: Storage;
   /** What opens connections, where the platform has no `WebSocket`, or another one is wanted. */
   readonly webSocket?: SocketConstructor;
+  /**
+   * Certificates (PEM) that vouch for `wss://` servers in place of those that Node knows: for a cluster with an authority
+   * of its own. On Node only: a browser trusts whom its user trusts.
+   */
+  readonly trust?: string;
   /** How long `connect` tries, in all. 15,000 ms by default. */
   readonly connectMs?: number;
   /** How long one address may take to take a connection. 5,000 ms by default. */
@@ -133,7 +138,7 @@ export type Answer =
 export async function connect(options: Options): Promise<Client> {
   const keep = new Keep(options.storage ?? {});
   try {
-    const Socket = options.webSocket ?? (await platformSocket());
+    const Socket = options.webSocket ?? (await platformSocket(options.trust));
     const now = (): number => performance.now();
     const book = new ServerBook(options.servers, keep);
     const { credentials, lastRequest } = restored(options.auth, keep);

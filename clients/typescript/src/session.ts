@@ -409,8 +409,9 @@ export class Session {
         const joined = checked(joinedOf(payload));
         const seated = this.#seats.get(joined.instance);
         if (seated !== undefined) this.#takeUp(now, seated, joined);
-        // It was given up meanwhile: nobody would know of it.
-        else this.#leave(now, joined.instance);
+        // It was given up meanwhile: nobody would know of it. But one that a page before this one had is for this one to
+        // take, whose join may be on its way; and a leave that is, needs no other.
+        else if (this.#inherited === 0) this.#leave(now, joined.instance);
         return null;
       }
       case kinds.serverHello:

@@ -3,7 +3,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { connect as connectTcp, type Socket as TcpSocket } from "node:net";
 import { connect as connectTls } from "node:tls";
-import type { Socket } from "./socket.js";
+import type { Socket, SocketConstructor } from "./socket.js";
 import { DOWN_BYTES_MAX } from "./wire.js";
 
 /** Longest answer to the handshake, in bytes. */
@@ -32,7 +32,16 @@ export class NodeSocket implements Socket {
   #code: number | undefined;
   #reason = "";
 
-  constructor(address: string, protocol: string) {
+  /** One for which these certificates (PEM) vouch, and no others. */
+  static trusting(certificates: string): SocketConstructor {
+    return class extends NodeSocket {
+      constructor(address: string, protocol: string) {
+        super(address, protocol, certificates);
+      }
+    };
+  }
+
+  constructor(address: string, protocol: string, ca?: string) {
     const url = new URL(address);
     const isSecure = url.protocol === "wss:";
     const host = url.hostname.replace(/^\[|\]$/g, "");
@@ -42,7 +51,7 @@ export class NodeSocket implements Socket {
       `Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${this.#key}\r\nSec-WebSocket-Protocol: ${protocol}\r\n\r\n`;
     const begin = (): void => void this.#tcp.write(request);
     this.#tcp = isSecure
-      ? connectTls({ host, port, servername: /^[\d.]+$|:/.test(host) ? "" : host }, begin)
+      ? connectTls({ host, port, servername: /^[\d.]+$|:/.test(host) ? "" : host, ...(ca !== undefined && { ca }) }, begin)
       : connectTcp({ host, port }, begin);
     this.#tcp.setNoDelay(true);
     this.#tcp.on("data", (chunk) => this.#read(chunk, protocol));

@@ -1,5 +1,7 @@
 /** The part of a browser's `WebSocket` that is used here. */
 
+import { ArgumentError } from "./errors.js";
+
 /** An open conversation, or one that is being opened. */
 export interface Socket {
   binaryType: string;
@@ -14,10 +16,14 @@ export interface Socket {
 /** A constructor as `WebSocket` is one. */
 export type SocketConstructor = new (url: string, protocol: string) => Socket;
 
-/** The platform's own: that of a browser, or of Node 22 and newer; Node 20 has none, and gets ours. */
-export async function platformSocket(): Promise<SocketConstructor> {
+/**
+ * The platform's own: that of a browser, or of Node 22 and newer. Node 20 has none, and gets ours, as does who trusts other
+ * certificates, which Node's own can't be told.
+ */
+export async function platformSocket(trust?: string): Promise<SocketConstructor> {
   const own = (globalThis as { WebSocket?: unknown }).WebSocket;
-  if (own !== undefined) return own as SocketConstructor;
-  const { NodeSocket } = await import("./socket-node.js");
-  return NodeSocket;
+  if (own !== undefined && trust === undefined) return own as SocketConstructor;
+  const { NodeSocket }: Partial<typeof import("./socket-node.js")> = await import("./socket-node.js");
+  if (NodeSocket === undefined) throw new ArgumentError("`trust` is for Node: a browser trusts whom its user trusts");
+  return trust === undefined ? NodeSocket : NodeSocket.trusting(trust);
 }

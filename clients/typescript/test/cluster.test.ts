@@ -1,7 +1,7 @@
 /** Stories on the real binary, over real sockets. */
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import {
   all,
   type Client,
@@ -9,10 +9,12 @@ import {
   field,
   GreenroomError,
   NoServerError,
+  type Options,
   RefusedError,
   type Room,
   type Store,
 } from "../src/index.js";
+import { CERTIFICATE, KEY } from "./certificate.js";
 import { Cluster, PATIENCE } from "./cluster.js";
 import { Queue } from "./server.js";
 
@@ -28,7 +30,7 @@ interface State {
   players: Record<string, Player>;
 }
 type In = { Run: [number, number] } | { Shoot: [number, number] };
-type Out = { Shot: { by: number; hit: number | null } } | { Down: { seat: number; by: number } };
+type Out = { Shot: { by: number; toward: [number, number]; hit: number | null } } | { Down: { seat: number; by: number } };
 type Reply = { Shot: number | null } | { Scores: [string, number][] };
 type Arena = Room<State, Out, In, Reply, { shots: number; reload: number; running: [number, number] }, null>;
 
@@ -37,10 +39,20 @@ let cluster: Cluster;
 before(async () => {
   cluster = await Cluster.start(2, 1);
 });
-after(() => cluster.end());
+after(() => cluster?.end());
+
+/** Those of the test that runs. One that is left over, of a test that failed, would keep the process alive. */
+const open: Client[] = [];
+afterEach(() => Promise.all(open.splice(0).map((client) => client.close())));
+
+async function player(options: Options): Promise<Client> {
+  const client = await connect(options);
+  open.push(client);
+  return client;
+}
 
 function guest(name: string, servers: string[] = cluster.urls, tab?: Store): Promise<Client> {
-  return connect({ servers, auth: { scheme: "guest", name }, ...(tab && { storage: { tab } }) });
+  return player({ servers, auth: { scheme: "guest", name }, ...(tab && { storage: { tab } }) });
 }
 
 /** Waits until something holds that the client can only look at. */
@@ -206,9 +218,9 @@ test("a session server is killed while two clients play: nothing is lost and not
   await cluster.startSession();
   const doomed = cluster.sessions.pop()!;
   const requestMs = 30_000;
-  const player = (name: string): Promise<Client> =>
-    connect({ servers: [doomed.url], auth: { scheme: "guest", name }, requestMs });
-  const clients = await Promise.all([player("Ann"), player("Bo")]);
+  const doomedGuest = (name: string): Promise<Client> =>
+    player({ servers: [doomed.url], auth: { scheme: "guest", name }, requestMs });
+  const clients = await Promise.all([doomedGuest("Ann"), doomedGuest("Bo")]);
   const key = "killed";
   const rooms: Arena[] = [];
   for (const client of clients) rooms.push(await client.joinOrCreate("arena", { key }));
@@ -250,6 +262,15 @@ test("a session server is killed while two clients play: nothing is lost and not
   const numbers = await Promise.all(Array.from({ length: 60 }, (_, number) => echo.call({ number })));
   assert.deepEqual(numbers, Array.from({ length: 60 }, (_, number) => ({ number })));
   await Promise.all(clients.map((client) => client.close()));
+});
+
+test("a client on Node plays over TLS with a server of the cluster's own certificate", async () => {
+  await cluster.startSession({ certificate: CERTIFICATE, key: KEY });
+  const { url } = cluster.sessions.pop()!;
+  assert.match(url, /^wss:/);
+  const client = await player({ servers: [url], auth: { scheme: "guest", name: "Ann" }, trust: CERTIFICATE });
+  const room: Arena = await client.joinOrCreate("arena", { key: "secure" });
+  assert.ok("Scores" in (await room.query(null)));
 });
 
 test("a session server that drains is left without a call that fails", async () => {

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -93,10 +93,16 @@ export class Cluster {
     return server;
   }
 
-  async startSession(): Promise<void> {
+  /** Behind TLS where there is a certificate. */
+  async startSession(tls?: { certificate: string; key: string }): Promise<void> {
     const any = "127.0.0.1:0";
-    const server = this.#start(["session", "--masters", this.#masters, "--tcp", any, "--ws", any]);
-    const url = (await server.line(/^ready .*(ws:\/\/\S+)/))[1]!;
+    const kept = Object.entries(tls ?? {}).flatMap(([name, pem]) => {
+      const file = join(this.folder, `tls.${name}`);
+      writeFileSync(file, pem);
+      return [`--tls-${name}`, file];
+    });
+    const server = this.#start(["session", "--masters", this.#masters, "--tcp", any, "--ws", any, ...kept]);
+    const url = (await server.line(/^ready .*(wss?:\/\/\S+)/))[1]!;
     this.sessions.push({ server, url });
   }
 

@@ -58,6 +58,38 @@ test("the next page in the tab has the guest, the session and higher numbers of 
   await page.close();
 });
 
+test("a seat of the page before that goes on elsewhere is this page's to take, and is not given up", async () => {
+  const network = new Network();
+  const tab = store();
+  const connecting = connect(network.options({ storage: { tab } }));
+  const peer = await network.accept();
+  await peer.checkIn();
+  const client = await soon("the check-in", connecting);
+  const seated = client.joinOrCreate("arena");
+  peer.reply((await peer.request()).id, kinds.joined, joined(0, 1));
+  await soon("the seat", seated);
+
+  const next = connect(network.options({ storage: { tab: reloaded(tab) } }));
+  const other = await network.accept();
+  await other.checkIn();
+  const page = await soon("the check-in", next);
+  // Its instance is in another life by now, which this page is told before it could say that it wants the seat.
+  const life = { incarnation: "000000000001b", channel: 9 };
+  other.say(kinds.rejoined, joined(0, 1, life));
+  assert.ok(await other.isSilent(), "the seat is not given up");
+  const joining = page.joinOrCreate("arena");
+  const { id, kind } = await other.request();
+  assert.equal(kind, kinds.joinOrCreate);
+  other.say(kinds.rejoined, joined(0, 1, life)); // Nor while the join is under way.
+  other.reply(id, kinds.joined, joined(0, 1, life));
+  const room = await soon("the seat", joining);
+  room.send("x");
+  const up = await other.up();
+  assert.deepEqual([up.channel, up.number, room.left], [9, 1, null]);
+  await client.close();
+  await page.close();
+});
+
 test("a live search of the page before is ended by the next one", async () => {
   const network = new Network();
   const tab = store();

@@ -4,10 +4,12 @@ import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import { createServer, type Server, type Socket as Tcp } from "node:net";
 import { test } from "node:test";
-import { connect } from "../src/index.js";
+import { createServer as createTlsServer } from "node:tls";
+import { connect, NoServerError } from "../src/index.js";
 import { encode } from "../src/msgpack.js";
 import { NodeSocket } from "../src/socket-node.js";
 import { kinds } from "../src/wire.js";
+import { CERTIFICATE, KEY } from "./certificate.js";
 import { Queue, soon } from "./server.js";
 
 const GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -83,6 +85,15 @@ async function listening(): Promise<{ url: string; accept: () => Promise<Peer>; 
   return { url: `ws://127.0.0.1:${port}/path?query`, accept: () => peers.next("a connection"), server };
 }
 
+/** The same behind TLS. */
+async function securely(): Promise<{ port: number; accept: () => Promise<Peer>; server: Server }> {
+  const peers = new Queue<Peer>();
+  const server = createTlsServer({ cert: CERTIFICATE, key: KEY }, (tcp) => peers.push(new Peer(tcp)));
+  server.on("tlsClientError", () => {});
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return { port: (server.address() as { port: number }).port, accept: () => peers.next("a connection"), server };
+}
+
 /** A socket, and what it tells. */
 function opened(url: string): { socket: NodeSocket; told: Queue<unknown[]> } {
   const socket = new NodeSocket(url, "greenroom.v1");
@@ -93,6 +104,15 @@ function opened(url: string): { socket: NodeSocket; told: Queue<unknown[]> } {
   socket.onclose = ({ code, reason }) => told.push(["close", code, reason]);
   return { socket, told };
 }
+
+/** A frame of a session server. */
+const said = (kind: number, fields: object): Buffer => framed(2, Buffer.concat([Buffer.of(kind), encode(fields)]));
+
+/** What a session server says to who gets in. */
+const CHECKED_IN = Buffer.concat([
+  said(kinds.serverHello, { protocol: 1, features: [], agent: "", heartbeat_ms: 1000 }),
+  said(kinds.checkedIn, { user: "u", name: "N", session: "s", session_servers: [], server_time_ms: 1 }),
+]);
 
 test("messages of any length and in any number of parts arrive whole, and pings are answered", async () => {
   const { url, accept, server } = await listening();
@@ -210,16 +230,38 @@ test("a client plays over it, and what a refused handshake says is among the rea
   await peer.open();
   assert.equal((await peer.frame()).data[0], kinds.hello);
   assert.equal((await peer.frame()).data[0], kinds.checkIn);
-  const hello = { protocol: 1, features: [], agent: "", heartbeat_ms: 1000 };
-  const checkedIn = { user: "u", name: "N", session: "s", session_servers: [], server_time_ms: 1 };
-  // Both in one piece: what comes after the check-in is not lost.
+  // All in one piece: what comes after the check-in is not lost.
   const servers = { session_servers: [{ name: "b", urls: ["ws://b.example:1"] }] };
-  const say = (kind: number, fields: object) => framed(2, Buffer.concat([Buffer.of(kind), encode(fields)]));
-  const closing = say(kinds.closing, { code: "kicked", message: "you are out" });
-  peer.tcp.write(Buffer.concat([say(0x81, hello), say(0x82, checkedIn), say(0x87, servers), closing]));
+  const closing = said(kinds.closing, { code: "kicked", message: "you are out" });
+  peer.tcp.write(Buffer.concat([CHECKED_IN, said(0x87, servers), closing]));
   const client = await soon("the check-in", connecting);
   const ended = new Promise<string>((resolve) => client.on("ended", ({ code }) => resolve(code)));
   assert.equal(await soon("the end", ended), "kicked");
   await soon("the end of the connection", peer.ended);
   server.close();
+});
+
+test("over TLS it plays with a server that the given certificate vouches for, and with no other", async () => {
+  const { port, accept, server } = await securely();
+  const attempt = (host: string, trust?: string) =>
+    connect({ servers: [`wss://${host}:${port}`], auth: { scheme: "guest" }, connectMs: 2000, ...(trust && { trust }) });
+  try {
+    const connecting = attempt("127.0.0.1", CERTIFICATE);
+    const peer = await accept();
+    await peer.open();
+    assert.equal((await peer.frame()).data[0], kinds.hello);
+    peer.tcp.write(CHECKED_IN);
+    const client = await soon("the check-in", connecting);
+    assert.equal(client.server, `wss://127.0.0.1:${port}/`);
+    await client.close();
+    const refused: [Promise<unknown>, RegExp][] = [
+      [attempt("127.0.0.1"), /self[- ]signed certificate/],
+      [attempt("localhost", CERTIFICATE), /altnames/],
+    ];
+    for (const [connecting, why] of refused) {
+      await assert.rejects(connecting, (error) => error instanceof NoServerError && why.test(error.message));
+    }
+  } finally {
+    server.close();
+  }
 });
