@@ -30,6 +30,18 @@ pub(crate) fn cluster_key(cluster: &ClusterConfig, missing: Missing) -> Result<C
     text.parse().with_context(|| format!("the cluster's key in {}", file.display()))
 }
 
+/// Writes a file that may have secrets in it: only its owner can read it, even if it was there before.
+pub(crate) fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut out = options.open(file)?;
+    #[cfg(unix)]
+    out.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    out.write_all(text.as_bytes())
+}
+
 /// Where the token of the admin port's actions is.
 pub(crate) fn admin_token_file(data: &Path) -> PathBuf {
     data.join("admin.token")

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     App,
-    keys::{Missing, admin_token, cluster_key},
+    keys::{Missing, admin_token, cluster_key, write_private},
     operator::{print, wait},
     process_log::ProcessLog,
     roles::{
@@ -204,7 +204,7 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let mut scrape = settings.text("telemetry.listen").filter(|listen| !listen.is_empty());
     settings.set("telemetry.listen", "")?;
     let file = data.join("up.toml");
-    std::fs::write(&file, settings.to_toml()?)
+    write_private(&file, &settings.to_toml()?)
         .with_context(|| format!("writing {}", file.display()))?;
     let others = [format!("http://{}/", admins[1]), format!("http://{}/", admins[0])];
     let mut servers = Vec::new();

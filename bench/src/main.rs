@@ -9,11 +9,14 @@ mod chaos;
 mod core;
 mod directory;
 mod fleet;
+mod logs;
 mod machine;
 mod measure;
 mod report;
 mod servers;
 mod store;
+#[cfg(feature = "kinesis")]
+mod stream;
 mod syscalls;
 mod visits;
 mod wire;
@@ -128,6 +131,8 @@ enum Name {
     Directory,
     /// Durable writes through the storage actor on SQLite, beside the bare library.
     Store,
+    /// The event log: what is written, asked and shipped, and what it costs the players of W2.
+    Logs,
 }
 
 /// What this program is to its own children.
@@ -215,9 +220,7 @@ struct Plan {
 impl Plan {
     fn new(arguments: Arguments) -> anyhow::Result<Self> {
         let or_all = |names: &[Name]| match names {
-            [] => {
-                vec![Name::W1, Name::W2, Name::W3, Name::W4, Name::Directory, Name::Store]
-            }
+            [] => Name::value_variants().to_vec(),
             some => some.to_vec(),
         };
         let names = or_all(&arguments.names);
@@ -235,7 +238,7 @@ impl Plan {
                 .context("finding our own program")?
                 .with_file_name("greenroom"),
         };
-        let setup = Setup { greenroom, core: arguments.server_core };
+        let setup = Setup { greenroom, core: arguments.server_core, flags: Vec::new() };
         Ok(Self { arguments, names, transports, subjects, setup })
     }
 
@@ -247,9 +250,12 @@ impl Plan {
             if self.names.contains(&Name::W2) { most.max(self.arguments.search_max) } else { most };
         machine::allow_files(most as u64 + OTHER_FILES)?;
         let mut summaries = BTreeMap::new();
-        // The store's threads are those of this process: they come before it stays on one core.
+        // These have threads of this process: they come before it stays on one core.
         if self.names.contains(&Name::Store) {
             summaries.insert("store", self.store()?);
+        }
+        if self.names.contains(&Name::Logs) {
+            summaries.insert("logs", self.logs()?);
         }
         machine::pin(self.arguments.generator_core)?;
         for &name in &self.names {
@@ -260,7 +266,7 @@ impl Plan {
                 Name::W3 => ("w3", self.rows(&Method::W3, &sizes, 10_000)?),
                 Name::W4 => ("w4", self.w4()?),
                 Name::Directory => ("directory", self.directory()?),
-                Name::Store => continue,
+                Name::Store | Name::Logs => continue,
             };
             summaries.insert(bench, summary);
         }
@@ -287,7 +293,7 @@ impl Plan {
             // What "held" is compared with.
             Name::W2 => [&[PLAYERS_REFERENCE], &self.arguments.players[..]].concat(),
             Name::W4 => vec![self.arguments.workers],
-            Name::Directory | Name::Store => Vec::new(),
+            Name::Directory | Name::Store | Name::Logs => Vec::new(),
         };
         sizes.sort_unstable();
         sizes.dedup();
@@ -393,29 +399,99 @@ impl Plan {
         Ok(summary)
     }
 
-    /// The storage actor: a line for each figure, or a row as JSON.
+    /// The storage actor.
     fn store(&self) -> anyhow::Result<Map<String, Value>> {
-        let Arguments { runs, seconds, json, .. } = self.arguments;
+        let Arguments { runs, seconds, .. } = self.arguments;
         let mut summary = Map::new();
-        let mut show = |part: String, figures: Figures| -> anyhow::Result<()> {
-            let mut row = Map::new();
-            row.insert("bench".to_owned(), "store".into());
-            row.insert("part".to_owned(), part.clone().into());
-            for (name, value) in figures {
-                if !json {
-                    print(&format!("store, {part}: {name:24} {value:>14.2}"))?;
-                }
-                row.insert(name.to_owned(), value.into());
-                summary.insert(format!("{name}_{part}"), value.into());
-            }
-            if json { print(&Value::Object(row).to_string()) } else { Ok(()) }
-        };
-        show("queue".to_owned(), store::queue()?)?;
+        self.show_part("store", "queue", store::queue()?, &mut summary)?;
         for size in store::SIZES {
-            show(size.to_string(), store::upserts(size, runs, seconds)?)?;
+            let figures = store::upserts(size, runs, seconds)?;
+            self.show_part("store", &size.to_string(), figures, &mut summary)?;
         }
         summary.insert("bench".to_owned(), "store".into());
         Ok(summary)
+    }
+
+    /// The event log; what is shipped only if somebody says where a stand-in of Kinesis is.
+    fn logs(&self) -> anyhow::Result<Map<String, Value>> {
+        let Arguments { seconds, records, .. } = self.arguments;
+        let window = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+        let mut summary = Map::new();
+        self.show_part("logs", "written", logs::written(window)?, &mut summary)?;
+        self.show_part("logs", "asked", logs::asked(records)?, &mut summary)?;
+        let mut ways = vec![("off", vec!["--logs-level".to_owned(), "off".to_owned()])];
+        ways.push(("on", Vec::new()));
+        #[cfg(feature = "kinesis")]
+        let service = stream::Service::start()?;
+        #[cfg(feature = "kinesis")]
+        if let Some(service) = &service {
+            let figures = logs::shipped(window, service)?;
+            self.show_part("logs", "shipped", figures, &mut summary)?;
+            service.create("bench-w2", 2)?;
+            ways.push(("shipped", service.flags("bench-w2")));
+        }
+        self.w2_with(&ways, &mut summary)?;
+        summary.insert("bench".to_owned(), "logs".into());
+        Ok(summary)
+    }
+
+    /// W2 with servers that have one set of flags and another in turn, so that a slow phase of the machine hits all.
+    fn w2_with(
+        &self,
+        ways: &[(&'static str, Vec<String>)],
+        summary: &mut Map<String, Value>,
+    ) -> anyhow::Result<()> {
+        machine::pin(self.arguments.generator_core)?;
+        let method = Method::W2;
+        let mut runs: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
+        for run in 1..=self.arguments.runs {
+            for (way, flags) in ways {
+                let what = format!("w2 with logs {way}, run {run} of {}", self.arguments.runs);
+                let order = Order {
+                    setup: Setup { flags: flags.clone(), ..self.setup.clone() },
+                    subject: Subject::Greenroom,
+                    transport: Transport::Tcp,
+                    size: PLAYERS_REFERENCE,
+                    workers: self.arguments.workers,
+                    warm_up: method.warm_up,
+                    window: Duration::try_from_secs_f64(self.arguments.seconds)
+                        .context("--seconds")?,
+                    counts_calls: false,
+                };
+                let figures =
+                    (method.measure)(&order).with_context(|| format!("measuring {what}"))?;
+                progress(&format!("{what}: {}", first_figures(&figures)));
+                runs.entry(way).or_default().push(figures);
+            }
+        }
+        for (way, _) in ways {
+            let names = ["cpu_s_per_client_minute", "p99_ms", "others_cores"];
+            let of = |name| Some((name, report::median(&runs[way], name)?));
+            let figures = names.into_iter().filter_map(of).collect();
+            self.show_part("logs", &format!("w2_{way}"), figures, summary)?;
+        }
+        Ok(())
+    }
+
+    /// A line for each figure, or a row as JSON.
+    fn show_part(
+        &self,
+        bench: &str,
+        part: &str,
+        figures: Figures,
+        summary: &mut Map<String, Value>,
+    ) -> anyhow::Result<()> {
+        let mut row = Map::new();
+        row.insert("bench".to_owned(), bench.into());
+        row.insert("part".to_owned(), part.into());
+        for (name, value) in figures {
+            if !self.arguments.json {
+                print(&format!("{bench}, {part}: {name:26} {value:>16.4}"))?;
+            }
+            row.insert(name.to_owned(), value.into());
+            summary.insert(format!("{name}_{part}"), value.into());
+        }
+        if self.arguments.json { print(&Value::Object(row).to_string()) } else { Ok(()) }
     }
 
     /// All repetitions of one row, bare and Greenroom in turn, so that a slow phase of the machine hits both.

@@ -32,6 +32,8 @@ pub(crate) struct Setup {
     pub(crate) greenroom: PathBuf,
     /// The core that all servers share.
     pub(crate) core: usize,
+    /// What each of Greenroom's servers is told besides.
+    pub(crate) flags: Vec<String>,
 }
 
 /// One process.
@@ -95,6 +97,7 @@ impl Servers {
             for (flag, value) in flags {
                 words.extend([format!("--{flag}"), value.clone()]);
             }
+            words.extend(setup.flags.iter().cloned());
             servers.start(setup, role, &setup.greenroom, &words)
         };
         start("master", &[("listen", master.to_string()), ("admin", admin.to_string())])?;

@@ -194,6 +194,8 @@ events! {
         server_role: &'static str,
         /// This life of it.
         incarnation: Incarnation,
+        /// The labels of a game server, with commas between them: its region, for one.
+        labels: Option<EcoString>,
     }
     /// A server's link is gone.
     ServerSuspect = "server_suspect", 1, Warn, about {} {

@@ -12,13 +12,16 @@ mod event;
 mod game;
 mod id;
 pub mod kinds;
+#[cfg(feature = "sql")]
 mod plot;
 pub mod read;
 mod reference;
+#[cfg(feature = "sql")]
 pub mod report;
 mod segment;
 #[cfg(feature = "kinesis")]
 pub mod ship;
+#[cfg(feature = "sql")]
 pub mod sql;
 mod writer;
 
@@ -30,6 +33,7 @@ pub use event::{
 };
 pub use game::OfGame;
 pub use id::{Stamp, time};
+#[cfg(feature = "sql")]
 pub use plot::Shape;
 pub use reference::reference;
 pub use writer::{Counters, LogWriter, Logs};

@@ -91,6 +91,25 @@ select instance_kind, round(max(ms) filter (where rank <= 0.5), 3) as p50_ms,
     round(max(ms) filter (where rank <= 0.99), 3) as p99_ms, round(max(ms), 3) as max_ms, count(*) as instances
 from ranked group by instance_kind order by instance_kind" },
     Report {
+        name: "latency",
+        about: "how long players and instances wait, by region (the labels of the game server), in milliseconds",
+        shape: Some(Shape::Bars), unit: "milliseconds",
+        sql: "
+with places as (select server, labels as region, max(ts) from server_up where server_role = 'game' group by server),
+grants as (select instance, server, max(ts) from instance_granted group by instance),
+homes as (select instance, coalesce(region, 'without a label') as region from grants left join places using (server)),
+waits as (
+    select region || ': an instance starts' as what, took_ms as ms from instance_running join homes using (instance)
+    union all select region || ': from a check-in to its first seat', ms from (
+        select j.instance, (unixepoch(min(j.ts), 'subsec') - unixepoch(c.ts, 'subsec')) * 1000 as ms
+        from check_in c join directory_join j on j.session = c.session group by c.session
+    ) join homes using (instance)
+), ranked as (select *, percent_rank() over (partition by what order by ms) as rank from waits)
+select what, round(max(ms) filter (where rank <= 0.5), 3) as p50_ms,
+    round(max(ms) filter (where rank <= 0.95), 3) as p95_ms, round(max(ms) filter (where rank <= 0.99), 3) as p99_ms,
+    round(max(ms), 3) as max_ms, count(*) as times
+from ranked group by what order by what" },
+    Report {
         name: "ticks",
         about: "steps that were given up for being late, by game server and kind",
         shape: Some(Shape::Bars), unit: "steps",

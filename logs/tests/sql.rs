@@ -5,11 +5,14 @@ use std::{path::Path, time::Duration};
 
 use greenroom_logs::{
     LogWriter, LogsConfig, Stamp,
-    kinds::{CheckIn, DirectoryJoin, EventsLost, InstanceClosed, SessionEnded},
+    kinds::{
+        CheckIn, DirectoryJoin, EventsLost, InstanceClosed, InstanceGranted, InstanceRunning,
+        ServerUp, SessionEnded,
+    },
     report::{REPORTS, Report},
     sql::{Cell, Database},
 };
-use greenroom_protocol::{InstanceId, KindName, Seat, ServerName, SessionId, UserId};
+use greenroom_protocol::{Incarnation, InstanceId, KindName, Seat, ServerName, SessionId, UserId};
 
 /// 2026-11-28 12:00 UTC.
 const NOON: u64 = 1_795_867_200_000;
@@ -46,6 +49,20 @@ fn story(folder: &Path) {
         };
         logs.emit_stamped(stamp(4, 10 + u128::from(n)), &join);
     }
+    let (game, incarnation) = (|| ServerName::new("game-1").unwrap(), Incarnation(5));
+    let up = |labels| ServerUp { server: game(), server_role: "game", incarnation, labels };
+    logs.emit_stamped(stamp(0, 30), &up(None));
+    logs.emit_stamped(stamp(1, 31), &up(Some("eu,fast".into())));
+    let granted = InstanceGranted {
+        instance: InstanceId(9),
+        instance_kind: duel(),
+        server: game(),
+        incarnation,
+    };
+    logs.emit_stamped(stamp(4, 32), &granted);
+    let took_ms = Duration::from_micros(2_500);
+    let running = InstanceRunning { instance: InstanceId(9), instance_kind: duel(), took_ms };
+    logs.emit_stamped(stamp(4, 33), &running);
     let code = "closed".into();
     let lived_ms = Duration::from_millis(61_500);
     let closed = InstanceClosed { instance: InstanceId(9), instance_kind: duel(), code, lived_ms };
@@ -81,7 +98,8 @@ fn events_are_counted_once_however_many_told_them() {
     let (_folder, database) = loaded();
     assert_eq!(database.loaded().doubled, 1);
     let counts = rows(&database, "select kind, count(*) from events group by kind");
-    let expected = "kind,count(*)\ncheck_in,4\ndirectory_join,2\nevents_lost,1\ninstance_closed,1\nsession_ended,1\n";
+    let expected = "kind,count(*)\ncheck_in,4\ndirectory_join,2\nevents_lost,1\ninstance_closed,1\n\
+                    instance_granted,1\ninstance_running,1\nserver_up,2\nsession_ended,1\n";
     assert_eq!(counts, expected);
 }
 
@@ -117,7 +135,7 @@ fn nothing_can_be_written_attached_or_set() {
         assert!(text.contains("events can only be read"), "{question}: {text}");
     }
     assert!(!file.exists());
-    assert_eq!(rows(&database, "select count(*) from events"), "count(*)\n9\n");
+    assert_eq!(rows(&database, "select count(*) from events"), "count(*)\n13\n");
 }
 
 #[test]
@@ -192,6 +210,10 @@ fn every_report_answers_the_story() {
         "instance_kind,p50_s,p95_s,max_s,instances\nduel,61.5,61.5,61.5,1\n"
     );
     assert_eq!(csv("wait"), "instance_kind,p50_ms,p95_ms,max_ms,sessions\nduel,2000,2000,3000,2\n");
+    let latency = csv("latency");
+    let starts = "\"eu,fast: an instance starts\",2.5,2.5,2.5,2.5,1\n";
+    let seats = "\"eu,fast: from a check-in to its first seat\",2000,2000,2000,3000,2\n";
+    assert_eq!(latency, format!("what,p50_ms,p95_ms,p99_ms,max_ms,times\n{starts}{seats}"));
     assert_eq!(
         csv("funnel"),
         "step,users\nchecked in,3\nhad a seat,2\nhad seats in two instances,0\n"

@@ -115,9 +115,10 @@ fn emit(logs: &Logs, placed: &Placed<Fact>) {
             };
             logs.emit_stamped(stamp, &SeatChanged { user, instance, session, seat, state });
         }
-        Fact::ServerUp(role, server, incarnation) => {
+        Fact::ServerUp(role, server, incarnation, labels) => {
             let server_role = name(role);
-            logs.emit_stamped(stamp, &ServerUp { server, server_role, incarnation });
+            let labels = (!labels.is_empty()).then(|| labels.join(",").into());
+            logs.emit_stamped(stamp, &ServerUp { server, server_role, incarnation, labels });
         }
         Fact::ServerSuspect(role, server) => {
             logs.emit_stamped(stamp, &ServerSuspect { server, server_role: name(role) });

@@ -30,6 +30,8 @@ mod operators;
 mod players;
 mod races;
 mod restores;
+#[cfg(all(feature = "kinesis", feature = "otlp"))]
+mod secrets;
 #[cfg(feature = "otlp")]
 mod telemetry;
 mod up;

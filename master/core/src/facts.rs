@@ -58,8 +58,8 @@ pub enum Fact {
     Closed(InstanceId, KindName, Code, u64),
     /// A seat has changed.
     SeatChanged(InstanceId, Seat, Option<UserId>, SessionId, SeatState),
-    /// A server has reported.
-    ServerUp(Role, ServerName, Incarnation),
+    /// A server has reported, with these labels.
+    ServerUp(Role, ServerName, Incarnation, Vec<EcoString>),
     /// A server's link is gone.
     ServerSuspect(Role, ServerName),
     /// A server's time is up.

@@ -85,7 +85,7 @@ impl State {
         let streams = server.peer.streams;
         if known != Known::SameLife || !was_up {
             let (name, incarnation) = (origin.server.clone(), origin.incarnation);
-            self.facts.push(Fact::ServerUp(Role::Session, name, incarnation));
+            self.facts.push(Fact::ServerUp(Role::Session, name, incarnation, Vec::new()));
         }
         step.effects.push(Effect::Welcome(Role::Session, origin.server.clone(), streams));
 
@@ -255,7 +255,8 @@ impl State {
         }
         if known != Known::SameLife || !was_up {
             let (name, incarnation) = (origin.server.clone(), origin.incarnation);
-            self.facts.push(Fact::ServerUp(Role::Game, name, incarnation));
+            let labels = report.labels.clone();
+            self.facts.push(Fact::ServerUp(Role::Game, name, incarnation, labels));
         }
         let (kinds, faults) = kinds(report);
         for fault in faults {
