@@ -145,9 +145,13 @@ pub(crate) fn start_master(
     let (counted, who) = (telemetry.registry.clone(), Who::new("master", config.name.as_str()));
     let (tracer, storage) = (telemetry.tracer(who.clone()), storage.clone());
     config.logs = logs.clone();
+    let witness = store::witness(settings, &config.cluster, &config.witness)?;
     Role::start("master", stop, async move |ready, stop| {
         let master = async {
-            let master = Master::bind(&config, key, placement).await?;
+            let master = match witness {
+                Some(it) => Master::bind_with(&config, key, placement, Box::new(it)).await?,
+                None => Master::bind(&config, key, placement).await?,
+            };
             let master = master.traced(tracer).stored_in(storage)?;
             counted.add(who, master.metrics());
             let facts = MasterFacts { address: master.address(), handle: master.handle() };

@@ -65,8 +65,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("master", "side", Text, "a", "Which of the two masters it is, for ever: a or b"),
     setting("master", "peer", Text, "", "Where the other master listens [default: this one is alone]"),
     setting("master", "witness", Text, "",
-        "What tells which master decides: host:port of a `greenroom witness`, or sqlite:FILE where both masters are on \
-         one machine [default, for one that is alone: in its folder]"),
+        "What tells which master decides: host:port of a `greenroom witness`, couchbase://HOST,HOST (as the user of \
+         [storage], in its bucket and scope), or sqlite:FILE where both masters are on one machine [default, for one \
+         that is alone: in its folder]"),
     setting("master", "takeover_after", Text, "500ms", "Silence of the active after which the standby takes over"),
     setting("master", "solo_after", Text, "250ms",
         "Silence of the standby after which the active goes on without it"),

@@ -5,10 +5,12 @@ use std::{
     io::{Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Command};
+use greenroom_master::StoreWitness;
 use greenroom_storage::{OpenError, Schema, Storage, StorageConfig};
 use rustix::fs::{FlockOperation, flock};
 
@@ -56,6 +58,36 @@ pub(crate) fn open_with_spool(settings: &Settings) -> Result<Storage> {
             opened => return opened.context("opening the store"),
         }
     }
+}
+
+/// How long the witness's store may take to answer: a master waits for it before it decides.
+const WITNESS_ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// The witness of masters that is a document of a store, where `at` names one. It has a connection of its own, since
+/// what waits for the store must not keep a master waiting that wants to decide.
+pub(crate) fn witness(
+    settings: &Settings,
+    cluster: &str,
+    at: &str,
+) -> Result<Option<StoreWitness>> {
+    if !at.starts_with("couchbase://") && !at.starts_with("couchbases://") {
+        return Ok(None);
+    }
+    let config = config(settings)?;
+    // At least a majority, whatever may be lost of other documents: who wins must stay the winner.
+    let level = config.couchbase_durability.split(',').next().unwrap_or_default().trim();
+    let level = if matches!(level, "" | "none") { "majority" } else { level };
+    let config = StorageConfig {
+        store: at.into(),
+        couchbase_durability: level.into(),
+        spool: PathBuf::new(),
+        deadline: WITNESS_ANSWER_MAX,
+        couchbase_request_timeout: config.couchbase_request_timeout.min(WITNESS_ANSWER_MAX / 3),
+        ..config
+    };
+    let storage = greenroom_storage::open(&config, Schema::default());
+    let storage = storage.context("opening the witness of the masters")?;
+    Ok(Some(StoreWitness::new(storage, cluster, at)?))
 }
 
 pub(crate) fn command() -> Command {

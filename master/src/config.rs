@@ -33,7 +33,8 @@ pub struct MasterConfig {
     pub side: Side,
     /// Where the other master listens: `host:port`. Empty for a master that is alone.
     pub peer: String,
-    /// What keeps the record of which master decides: `host:port` of a `greenroom witness`, or `sqlite:FILE` where
+    /// What keeps the record of which master decides: `host:port` of a `greenroom witness`, `couchbase://HOST,HOST`
+    /// (which whoever reads the settings opens, for [`Master::bind_with`](crate::Master)), or `sqlite:FILE` where
     /// both masters are on one machine. Empty for a master that is alone: it has one in its folder.
     pub witness: String,
     /// Silence of the active after which the standby takes over.

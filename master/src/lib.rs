@@ -37,5 +37,5 @@ pub use handle::MasterHandle;
 pub use master::Master;
 pub use metrics::Metrics;
 pub use witness::{
-    RemoteWitness, SqliteWitness, Witness, WitnessConfig, WitnessError, WitnessServer,
+    RemoteWitness, SqliteWitness, StoreWitness, Witness, WitnessConfig, WitnessError, WitnessServer,
 };

@@ -58,6 +58,28 @@ impl Master {
         key: ClusterKey,
         placement: Arc<dyn Placement>,
     ) -> Result<Self, MasterError> {
+        Self::begin(config, key, placement, None).await
+    }
+
+    /// The same, with a witness that `config.witness` only names for people.
+    ///
+    /// # Errors
+    /// As [`Master::bind`].
+    pub async fn bind_with(
+        config: &MasterConfig,
+        key: ClusterKey,
+        placement: Arc<dyn Placement>,
+        witness: Box<dyn Witness>,
+    ) -> Result<Self, MasterError> {
+        Self::begin(config, key, placement, Some(witness)).await
+    }
+
+    async fn begin(
+        config: &MasterConfig,
+        key: ClusterKey,
+        placement: Arc<dyn Placement>,
+        witness: Option<Box<dyn Witness>>,
+    ) -> Result<Self, MasterError> {
         config.check()?;
         let (disk, found) = Disk::open(&config.folder)?;
         let Found { records, recovered, incarnation, notes } = found;
@@ -85,9 +107,12 @@ impl Master {
             WitnessAt::File(file) => eco_format!("{}", file.display()),
             WitnessAt::Remote(address) => address.into(),
         };
-        let witness: Box<dyn Witness> = match at {
-            WitnessAt::File(file) => Box::new(SqliteWitness::open(&file, &config.cluster)?),
-            WitnessAt::Remote(address) => Box::new(RemoteWitness::start(&address, (*me).clone())?),
+        let witness: Box<dyn Witness> = match (witness, at) {
+            (Some(witness), _) => witness,
+            (None, WitnessAt::File(file)) => Box::new(SqliteWitness::open(&file, &config.cluster)?),
+            (None, WitnessAt::Remote(address)) => {
+                Box::new(RemoteWitness::start(&address, (*me).clone())?)
+            }
         };
         // Whatever an earlier cluster of this name knew is lost to one that is founded, which is what an era declares.
         // Servers refuse a smaller one than they have seen, so it grows from founding to founding: seconds do.

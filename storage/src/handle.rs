@@ -122,8 +122,8 @@ impl Storage {
         Self { deadline, ..self.clone() }
     }
 
-    /// The same storage, with what is asked through this handle as a part of this trace: its time in the queue, and each
-    /// time that the store has it, are spans.
+    /// The same storage, with what is asked through this handle as a part of this trace: its time in the queue, and
+    /// each time that the store has it, are spans.
     #[must_use]
     pub fn within(&self, parent: Parent) -> Self {
         Self { parent: Some(parent), ..self.clone() }

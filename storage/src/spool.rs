@@ -4,8 +4,8 @@
 //! then that many bytes: the length of a head (u32), the head as JSON (key, owner, expiry), and the document. A write
 //! is kept when its frame is on the disk. Files are drained oldest first and removed when everything in them is stored,
 //! or has been refused by the store because somebody newer wrote: the owner's numbers fence, so that draining one
-//! twice, or after newer writes, changes nothing. A torn end was never said to be kept, and is left out. A file with damage is
-//! set aside once the whole frames around the damage are stored.
+//! twice, or after newer writes, changes nothing. A torn end was never said to be kept, and is left out. A file with
+//! damage is set aside once the whole frames around the damage are stored.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions, TryLockError};

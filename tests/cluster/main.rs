@@ -20,6 +20,8 @@ mod moto;
 mod proxy;
 
 mod bad_input;
+#[cfg(feature = "couchbase")]
+mod couchbase;
 mod directory;
 mod documents;
 mod events;

@@ -242,6 +242,8 @@ pub struct Cluster {
     pub second: Option<Process>,
     pub witness: Option<Process>,
     master_flags: [Vec<String>; 2],
+    /// What says where documents are, for every process that has some.
+    store_flags: Vec<String>,
     admin: String,
     pub sessions: Vec<Process>,
     pub games: Vec<Process>,
@@ -255,13 +257,25 @@ impl Cluster {
 
     /// The same, with more flags for the session servers.
     pub fn start_with(sessions: usize, games: usize, session_flags: &[&str]) -> Self {
+        Self::start_on(&[], sessions, games, session_flags)
+    }
+
+    /// The same, on the store that these flags name.
+    pub fn start_on(
+        store_flags: &[&str],
+        sessions: usize,
+        games: usize,
+        session_flags: &[&str],
+    ) -> Self {
         let folder = Folder::new();
         let (listen, admin) = (free_port(), free_port());
         let flags = format!(
             "master --data {} --listen 127.0.0.1:{listen} --admin 127.0.0.1:{admin}",
             folder.text()
         );
-        let flags: Vec<String> = flags.split(' ').map(str::to_owned).collect();
+        let store_flags: Vec<String> = store_flags.iter().map(|&flag| flag.to_owned()).collect();
+        let mut flags: Vec<String> = flags.split(' ').map(str::to_owned).collect();
+        flags.extend(store_flags.clone());
         let master = Process::start(&flags);
         let cluster = Self {
             folder,
@@ -269,6 +283,7 @@ impl Cluster {
             second: None,
             witness: None,
             master_flags: [flags, Vec::new()],
+            store_flags,
             admin: format!("127.0.0.1:{admin}"),
             sessions: Vec::new(),
             games: Vec::new(),
@@ -278,26 +293,46 @@ impl Cluster {
 
     /// Two masters and a witness, with servers that know both.
     pub fn start_pair(sessions: usize, games: usize, session_flags: &[&str]) -> Self {
+        Self::start_pair_on(None, sessions, games, session_flags)
+    }
+
+    /// The same on the store that these flags name (`--store URL` first), which is the witness too.
+    pub fn start_pair_on(
+        store_flags: Option<&[&str]>,
+        sessions: usize,
+        games: usize,
+        session_flags: &[&str],
+    ) -> Self {
         let folder = Folder::new();
         let data = folder.text();
         // The first makes the cluster's key, which the others need.
         let (listens, witness_port) = ([free_port(), free_port()], free_port());
         let admins = [free_port(), free_port()];
+        let store_flags = store_flags.unwrap_or_default();
+        let witness_at = match store_flags {
+            ["--store", url, ..] => (*url).to_owned(),
+            _ => format!("127.0.0.1:{witness_port}"),
+        };
+        let store_flags: Vec<String> = store_flags.iter().map(|&flag| flag.to_owned()).collect();
         let flags = ["a", "b"].map(|side| {
             let (this, other) = if side == "a" { (0, 1) } else { (1, 0) };
             let flags = format!(
                 "master --data {data} --name master-{side} --side {side} --listen 127.0.0.1:{} --peer 127.0.0.1:{} \
-                 --witness 127.0.0.1:{witness_port} --admin 127.0.0.1:{} --cluster-log info",
+                 --witness {witness_at} --admin 127.0.0.1:{} --cluster-log info",
                 listens[this],
                 listens[other],
                 admins[this]
             );
-            flags.split(' ').map(str::to_owned).collect::<Vec<_>>()
+            let flags = flags.split(' ').map(str::to_owned);
+            flags.chain(store_flags.iter().cloned()).collect::<Vec<_>>()
         });
         let master = Process::start(&flags[0]);
-        let witness =
-            format!("witness --data {data} --listen 127.0.0.1:{witness_port} --cluster-log info");
-        let witness = Process::start(&witness.split(' ').collect::<Vec<_>>());
+        let witness = store_flags.is_empty().then(|| {
+            let flags = format!(
+                "witness --data {data} --listen 127.0.0.1:{witness_port} --cluster-log info"
+            );
+            Process::start(&flags.split(' ').collect::<Vec<_>>())
+        });
         // The first one there is the active.
         let first = format!("127.0.0.1:{}", admins[0]);
         wait_until("the first master to decide", || status(&first).masters[0].role == "active");
@@ -306,8 +341,9 @@ impl Cluster {
             folder,
             master,
             second: Some(second),
-            witness: Some(witness),
+            witness,
             master_flags: flags,
+            store_flags,
             admin: admins.map(|port| format!("127.0.0.1:{port}")).join(","),
             sessions: Vec::new(),
             games: Vec::new(),
@@ -407,6 +443,7 @@ impl Cluster {
     pub fn start_game(&mut self, flags: &[&str]) {
         let masters = self.masters();
         let mut args = vec!["game", "--data", self.folder.text()];
+        args.extend(self.store_flags.iter().map(String::as_str));
         args.extend(flags);
         if !flags.contains(&"--masters") {
             args.extend(["--masters", &masters]);

@@ -8,6 +8,7 @@
 mod remote;
 mod server;
 mod sqlite;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -19,11 +20,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use ecow::EcoString;
 use greenroom_master_core::replica::{ClaimAnswer, Nonce, Rec};
+use greenroom_storage::StorageError;
 use tokio::sync::mpsc;
 
 pub use self::remote::RemoteWitness;
 pub use self::server::{WitnessConfig, WitnessServer};
 pub use self::sqlite::SqliteWitness;
+pub use self::store::StoreWitness;
 
 /// Questions that wait. More than a master has under way: one read and one attempt.
 const QUESTIONS_MAX: usize = 16;
@@ -125,6 +128,25 @@ pub enum WitnessError {
     BadRecord {
         /// The file.
         file: PathBuf,
+    },
+    /// The store does not answer, or refuses.
+    #[error("{doing} in the witness {place}")]
+    Store {
+        /// What was tried.
+        doing: &'static str,
+        /// Which store, and which document of it.
+        place: EcoString,
+        /// What the store said.
+        source: StorageError,
+    },
+    /// The document is no record.
+    #[error(
+        "the document {place} is no record of a witness: restore it, or remove it while no master runs, which founds \
+         the cluster anew"
+    )]
+    BadDocument {
+        /// Which store, and which document of it.
+        place: EcoString,
     },
     /// The witness can't be reached, or the link to it ended before it answered.
     #[error(

@@ -8,6 +8,7 @@ use greenroom_link::{ClusterKey, Me};
 use greenroom_master_core::replica::{Master, Side};
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::{Epoch, Incarnation, ServerName};
+use greenroom_storage::{Body, Collection, Key, Schema, StorageConfig, Write};
 use rusqlite::Connection;
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
@@ -26,38 +27,160 @@ fn open(folder: &Path) -> SqliteWitness {
     SqliteWitness::open(&folder.join("witness.sqlite"), &"north".into()).unwrap()
 }
 
-#[test]
-fn of_two_masters_that_claim_from_one_version_exactly_one_wins() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut witness = open(folder.path());
-    assert_eq!(witness.read().unwrap(), None);
-    for expect in 0..20 {
-        let claims = [Side::A, Side::B].map(|side| {
-            let mut witness = open(folder.path());
-            std::thread::spawn(move || witness.claim(expect, &rec(side, expect + 1)).unwrap())
-        });
-        let [a, b] = claims.map(|claim| claim.join().unwrap());
-        let now = witness.read().unwrap();
-        let (winner, loser) = if a == ClaimAnswer::Won { (Side::A, b) } else { (Side::B, a) };
-        assert_eq!(now, Some(rec(winner, expect + 1)));
-        assert_eq!(loser, ClaimAnswer::Lost(now));
+/// What every witness must do, whatever keeps the record. `open` gives one more way to the same record.
+mod contract {
+    use super::*;
+
+    pub(super) fn of_two_masters_that_claim_from_one_version_exactly_one_wins<W: Witness>(
+        open: impl Fn() -> W + Sync,
+    ) {
+        let mut witness = open();
+        assert_eq!(witness.read().unwrap(), None);
+        for expect in 0..20 {
+            let [a, b] = std::thread::scope(|scope| {
+                let claims = [Side::A, Side::B].map(|side| {
+                    let open = &open;
+                    scope.spawn(move || open().claim(expect, &rec(side, expect + 1)).unwrap())
+                });
+                claims.map(|claim| claim.join().unwrap())
+            });
+            let now = witness.read().unwrap();
+            let (winner, loser) = if a == ClaimAnswer::Won { (Side::A, b) } else { (Side::B, a) };
+            assert_eq!(now, Some(rec(winner, expect + 1)));
+            assert_eq!(loser, ClaimAnswer::Lost(now));
+        }
+    }
+
+    pub(super) fn an_attempt_that_is_repeated_is_won_once_and_stays_won<W: Witness>(
+        open: impl Fn() -> W,
+    ) {
+        let mut witness = open();
+        assert_eq!(witness.claim(0, &rec(Side::A, 1)).unwrap(), ClaimAnswer::Won);
+        assert_eq!(witness.claim(0, &rec(Side::A, 1)).unwrap(), ClaimAnswer::Won);
+        drop(witness);
+        let mut witness = open();
+        assert_eq!(witness.read().unwrap(), Some(rec(Side::A, 1)), "a restart keeps the record");
+        assert_eq!(
+            witness.claim(5, &rec(Side::B, 6)).unwrap(),
+            ClaimAnswer::Lost(Some(rec(Side::A, 1)))
+        );
+        assert!(witness.claim(1, &rec(Side::B, 7)).is_err(), "versions grow by one");
+        assert_eq!(witness.claim(1, &rec(Side::B, 2)).unwrap(), ClaimAnswer::Won);
+        let lost = ClaimAnswer::Lost(Some(rec(Side::B, 2)));
+        assert_eq!(
+            witness.claim(0, &rec(Side::A, 1)).unwrap(),
+            lost,
+            "it was won once, and is over"
+        );
+    }
+}
+
+/// The contract, as tests of one witness: `$open` gives a way to the record in a folder.
+macro_rules! contract_tests {
+    ($open:expr) => {
+        use super::*;
+
+        #[test]
+        fn of_two_masters_that_claim_from_one_version_exactly_one_wins() {
+            let folder = tempfile::tempdir().unwrap();
+            let open = $open(folder.path());
+            contract::of_two_masters_that_claim_from_one_version_exactly_one_wins(open);
+        }
+
+        #[test]
+        fn an_attempt_that_is_repeated_is_won_once_and_stays_won() {
+            let folder = tempfile::tempdir().unwrap();
+            let open = $open(folder.path());
+            contract::an_attempt_that_is_repeated_is_won_once_and_stays_won(open);
+        }
+    };
+}
+
+mod in_a_file {
+    contract_tests!(|folder: &Path| {
+        let folder = folder.to_owned();
+        move || open(&folder)
+    });
+}
+
+fn store_witness(config: &StorageConfig, cluster: &str) -> StoreWitness {
+    let storage = greenroom_storage::open(config, Schema::default()).unwrap();
+    StoreWitness::new(storage, cluster, &config.store).unwrap()
+}
+
+/// A store that several processes of a machine may open.
+mod in_a_store_of_sqlite {
+    contract_tests!(|folder: &Path| {
+        let store = format!("sqlite:{}", folder.join("store.sqlite").display()).into();
+        let config = StorageConfig { store, ..StorageConfig::default() };
+        move || store_witness(&config, "north")
+    });
+}
+
+#[cfg(feature = "couchbase")]
+mod in_couchbase {
+    use greenroom_couchbase_node::{Background, Fault, Misbehaviour, Options, Requests};
+
+    contract_tests!(|_: &Path| {
+        let nodes = Background::start(Options::nodes(3)).unwrap();
+        let config = config(&nodes);
+        move || {
+            let _until_the_last_is_opened = &nodes;
+            store_witness(&config, "north")
+        }
+    });
+
+    fn config(nodes: &Background) -> StorageConfig {
+        StorageConfig {
+            store: nodes.connection_string().into(),
+            deadline: std::time::Duration::from_secs(1),
+            couchbase_user: "Administrator".into(),
+            couchbase_password: "password".into(),
+            couchbase_request_timeout: std::time::Duration::from_millis(200),
+            ..StorageConfig::default()
+        }
+    }
+
+    /// Method: a claim is applied and its answer swallowed, and so is every read that would tell: nobody knows. Once
+    /// reads are answered, the same claim is found to have been won, and another master's to be lost.
+    #[test]
+    fn an_attempt_of_which_nobody_knows_is_unknown_and_decided_when_it_is_made_again() {
+        let nodes = Background::start(Options::nodes(3)).unwrap();
+        let config = config(&nodes);
+        let mut witness = store_witness(&config, "north");
+        assert_eq!(witness.claim(0, &rec(Side::A, 1)).unwrap(), ClaimAnswer::Won);
+        let faults = nodes.faults();
+        faults.add(Fault::new(Misbehaviour::AnswerSwallowed).key("witness"));
+        // The look before the claim is answered.
+        let reads = Fault::new(Misbehaviour::RequestSwallowed).key("witness").on(Requests::Reads);
+        faults.add(reads.skip(1));
+        let error = whole(&witness.claim(1, &rec(Side::A, 2)).unwrap_err());
+        assert!(error.contains("witness/north") && error.contains("not known"), "{error}");
+        faults.clear();
+        let mut other = store_witness(&config, "north");
+        let lost = ClaimAnswer::Lost(Some(rec(Side::A, 2)));
+        assert_eq!(other.claim(1, &rec(Side::B, 2)).unwrap(), lost);
+        let mut again = store_witness(&config, "north");
+        assert_eq!(again.claim(1, &rec(Side::A, 2)).unwrap(), ClaimAnswer::Won);
     }
 }
 
 #[test]
-fn an_attempt_that_is_repeated_is_won_once_and_stays_won() {
+fn witnesses_of_two_clusters_in_one_store_are_two_and_what_is_no_record_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let mut witness = open(folder.path());
-    assert_eq!(witness.claim(0, &rec(Side::A, 1)).unwrap(), ClaimAnswer::Won);
-    assert_eq!(witness.claim(0, &rec(Side::A, 1)).unwrap(), ClaimAnswer::Won);
-    drop(witness);
-    let mut witness = open(folder.path());
-    assert_eq!(witness.read().unwrap(), Some(rec(Side::A, 1)), "a restart keeps the record");
-    assert_eq!(
-        witness.claim(5, &rec(Side::B, 6)).unwrap(),
-        ClaimAnswer::Lost(Some(rec(Side::A, 1)))
-    );
-    assert!(witness.claim(1, &rec(Side::B, 7)).is_err(), "versions grow by one");
+    let store = format!("sqlite:{}", folder.path().join("store.sqlite").display()).into();
+    let config = StorageConfig { store, ..StorageConfig::default() };
+    let mut north = store_witness(&config, "north");
+    assert_eq!(north.claim(0, &rec(Side::A, 1)).unwrap(), ClaimAnswer::Won);
+    assert_eq!(store_witness(&config, "south").read().unwrap(), None);
+    let storage = greenroom_storage::open(&config, Schema::default()).unwrap();
+    let key = Key::new(Collection::Cluster, "witness/north").unwrap();
+    let write = Write::upsert(key, Body::new("{\"by\": \"hand\"}").unwrap());
+    storage.try_submit(write).unwrap().wait().unwrap();
+    let error = north.read().unwrap_err().to_string();
+    assert!(error.contains("witness/north") && error.contains("no record"), "{error}");
+    assert!(north.claim(1, &rec(Side::A, 2)).is_err());
+    assert!(StoreWitness::new(storage, &"x".repeat(300), "here").is_err());
 }
 
 #[test]
