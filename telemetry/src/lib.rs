@@ -10,6 +10,7 @@
 //! *Never*: costs anything while it is off; waits for a collector; puts an id on a metric.
 
 mod config;
+mod encoding;
 mod error;
 mod export;
 mod histogram;
@@ -18,6 +19,7 @@ mod instruments;
 mod otlp;
 mod process;
 mod prometheus;
+mod queue;
 mod registry;
 mod trace;
 
@@ -29,4 +31,4 @@ pub use instruments::{Description, Kind, Source, Unit, Value};
 pub use process::Process;
 pub use prometheus::name as prometheus_name;
 pub use registry::{Registry, Who};
-pub use trace::{Attribute, Ended, Parent, Sampler, Span, SpanKind, Tracer};
+pub use trace::{Attribute, Parent, Sampler, Span, SpanKind, Tracer};

@@ -15,34 +15,28 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, Gauge, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
     ScopeMetrics, Sum, metric, number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{
-    ResourceSpans, ScopeSpans, Span, Status, span, status,
-};
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{self, MissedTickBehavior};
 
 use crate::config::TelemetryConfig;
+use crate::encoding;
 use crate::error::TelemetryError;
 use crate::export::Exported;
 use crate::histogram::Histogram;
 use crate::instruments::{Description, Kind, Value};
+use crate::queue::{Queue, Waiting};
 use crate::registry::{Registry, Who};
-use crate::trace::{Attribute, Ended, SpanKind, Tracer};
+use crate::trace::Tracer;
 
-/// Spans that may wait; more are dropped and counted.
-const QUEUE_MAX: usize = 4_096;
-/// Spans of one request.
-const BATCH_MAX: usize = 512;
-/// How long a span waits for others at most.
-const GATHER: Duration = Duration::from_millis(500);
+/// How long a span waits for others at most: a request costs as much as some hundred spans.
+const GATHER: Duration = Duration::from_secs(2);
 /// How long a collector may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Pauses before a request is made again, while the collector was well until now.
@@ -53,7 +47,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// The thread that sends.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    queue: mpsc::Sender<Ended>,
+    queue: Arc<Queue>,
     share: f64,
     stop: oneshot::Sender<()>,
     /// Ends when the thread has.
@@ -67,12 +61,12 @@ impl Sender {
         exported: &Arc<Exported>,
     ) -> Result<Self, TelemetryError> {
         let collector = Collector::new(&config.endpoint)?;
-        let (queue, ended) = mpsc::channel(QUEUE_MAX);
+        let queue = Arc::new(Queue::default());
         let (stop, stopping) = oneshot::channel();
         let (running, over) = std_mpsc::sync_channel(0);
         let worker = Worker {
             collector,
-            ended,
+            queue: Arc::clone(&queue),
             registry: registry.clone(),
             exported: Arc::clone(exported),
             service: config.service.clone(),
@@ -94,7 +88,7 @@ impl Sender {
     }
 
     pub(crate) fn tracer(&self, who: Who, exported: &Arc<Exported>) -> Tracer {
-        Tracer::new(who, self.share, self.queue.clone(), Arc::clone(exported))
+        Tracer::new(who, self.share, Arc::clone(&self.queue), Arc::clone(exported))
     }
 
     pub(crate) fn stop(self, within: Duration) {
@@ -112,7 +106,7 @@ impl Sender {
 /// What the thread has.
 struct Worker {
     collector: Collector,
-    ended: mpsc::Receiver<Ended>,
+    queue: Arc<Queue>,
     registry: Registry,
     exported: Arc<Exported>,
     service: String,
@@ -124,7 +118,7 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self, interval: Duration, mut stopping: oneshot::Receiver<()>) {
-        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let queue = Arc::clone(&self.queue);
         let mut gather = time::interval(GATHER);
         let mut metrics = time::interval_at(time::Instant::now() + interval, interval);
         for timer in [&mut gather, &mut metrics] {
@@ -134,29 +128,24 @@ impl Worker {
             tokio::select! {
                 // The other end is gone, or says so: either way this process stops.
                 _ = &mut stopping => break,
-                _ = gather.tick() => self.send_spans(&mut batch).await,
+                _ = gather.tick() => self.send_spans().await,
+                () = queue.filled() => self.send_spans().await,
                 _ = metrics.tick() => self.send_metrics().await,
-                _ = self.ended.recv_many(&mut batch, BATCH_MAX), if batch.len() < BATCH_MAX => {}
-            }
-            if batch.len() >= BATCH_MAX {
-                self.send_spans(&mut batch).await;
             }
         }
-        self.ended.close();
-        while self.ended.recv_many(&mut batch, BATCH_MAX).await > 0 {
-            self.send_spans(&mut batch).await;
-        }
-        self.send_spans(&mut batch).await;
+        queue.close();
+        self.send_spans().await;
         self.send_metrics().await;
     }
 
-    async fn send_spans(&mut self, batch: &mut Vec<Ended>) {
-        if batch.is_empty() {
+    async fn send_spans(&mut self) {
+        let waiting = self.queue.take();
+        if waiting.count == 0 {
             return;
         }
-        let count = batch.len() as u64;
-        let request = spans(&self.service, batch.drain(..));
-        match self.send("/v1/traces", request.encode_to_vec()).await {
+        let count = waiting.count as u64;
+        let request = spans(&self.service, waiting);
+        match self.send("/v1/traces", request).await {
             true => Exported::add(&self.exported.sent, count),
             false => Exported::add(&self.exported.dropped, count),
         }
@@ -333,49 +322,20 @@ fn scope() -> InstrumentationScope {
     }
 }
 
-fn spans(service: &str, ended: impl Iterator<Item = Ended>) -> ExportTraceServiceRequest {
-    let mut by_who: BTreeMap<Arc<Who>, Vec<Span>> = BTreeMap::new();
-    for ended in ended {
-        by_who.entry(Arc::clone(&ended.who)).or_default().push(span_of(ended));
+/// An `ExportTraceServiceRequest`. Spans wait as they are sent: here they only get the name of who had them.
+fn spans(service: &str, waiting: Waiting) -> Vec<u8> {
+    let scope = scope().encode_to_vec();
+    let mut request = Vec::new();
+    for (who, spans) in waiting.spans {
+        encoding::within(&mut request, 1, |resource_spans| {
+            encoding::bytes(resource_spans, 1, &resource(service, &who).encode_to_vec());
+            encoding::within(resource_spans, 2, |scope_spans| {
+                encoding::bytes(scope_spans, 1, &scope);
+                scope_spans.extend_from_slice(&spans);
+            });
+        });
     }
-    let resource_spans = by_who.into_iter().map(|(who, spans)| ResourceSpans {
-        resource: Some(resource(service, &who)),
-        scope_spans: vec![ScopeSpans { scope: Some(scope()), spans, schema_url: String::new() }],
-        schema_url: String::new(),
-    });
-    ExportTraceServiceRequest { resource_spans: resource_spans.collect() }
-}
-
-fn span_of(ended: Ended) -> Span {
-    let kind = match ended.kind {
-        SpanKind::Client => span::SpanKind::Client,
-        SpanKind::Server => span::SpanKind::Server,
-        SpanKind::Producer => span::SpanKind::Producer,
-        SpanKind::Consumer => span::SpanKind::Consumer,
-        SpanKind::Internal => span::SpanKind::Internal,
-    };
-    let attributes = ended.attributes.into_iter().map(|(key, value)| match value {
-        Attribute::Text(value) => text(key, value),
-        Attribute::Int(value) => {
-            let value = AnyValue { value: Some(any_value::Value::IntValue(value)) };
-            KeyValue { key: key.to_owned(), value: Some(value), ..KeyValue::default() }
-        }
-    });
-    Span {
-        trace_id: ended.context.trace.to_vec(),
-        span_id: ended.context.span.to_vec(),
-        parent_span_id: ended.parent.map(|parent| parent.to_vec()).unwrap_or_default(),
-        flags: 1,
-        name: ended.name.into_owned(),
-        kind: kind.into(),
-        start_time_unix_nano: ended.start_ns,
-        end_time_unix_nano: ended.end_ns,
-        attributes: attributes.collect(),
-        status: ended
-            .error
-            .map(|message| Status { message, code: status::StatusCode::Error.into() }),
-        ..Span::default()
-    }
+    request
 }
 
 fn metrics(

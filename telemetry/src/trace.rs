@@ -12,9 +12,9 @@ use std::time::{Instant, SystemTime};
 
 use greenroom_protocol::TraceContext;
 
-use tokio::sync::mpsc;
-
+use crate::encoding::{self, Ended};
 use crate::export::Exported;
+use crate::queue::Queue;
 use crate::registry::Who;
 
 /// What a span is to the one before it.
@@ -32,46 +32,30 @@ pub enum SpanKind {
     Internal,
 }
 
-/// A span that has ended, on its way out of the process.
-#[derive(Clone, Debug)]
-pub struct Ended {
-    pub(crate) who: Arc<Who>,
-    pub(crate) context: TraceContext,
-    pub(crate) parent: Option<[u8; 8]>,
-    pub(crate) name: Cow<'static, str>,
-    pub(crate) kind: SpanKind,
-    /// Since 1970.
-    pub(crate) start_ns: u64,
-    pub(crate) end_ns: u64,
-    pub(crate) attributes: Vec<(&'static str, Attribute)>,
-    /// Why it did not succeed.
-    pub(crate) error: Option<String>,
-}
-
 /// Something that is known of a span.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Attribute {
+pub enum Attribute<'a> {
     /// A number.
     Int(i64),
     /// A text.
-    Text(String),
+    Text(Cow<'a, str>),
 }
 
-impl From<u64> for Attribute {
+impl From<u64> for Attribute<'_> {
     fn from(number: u64) -> Self {
         Self::Int(i64::try_from(number).unwrap_or(i64::MAX))
     }
 }
 
-impl From<String> for Attribute {
+impl From<String> for Attribute<'_> {
     fn from(text: String) -> Self {
-        Self::Text(text)
+        Self::Text(text.into())
     }
 }
 
-impl From<&str> for Attribute {
-    fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
+impl<'a> From<&'a str> for Attribute<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text.into())
     }
 }
 
@@ -83,7 +67,7 @@ struct On {
     who: Arc<Who>,
     /// Of what nobody else has sampled.
     share: f64,
-    queue: mpsc::Sender<Ended>,
+    queue: Arc<Queue>,
     exported: Arc<Exported>,
 }
 
@@ -99,12 +83,7 @@ impl fmt::Debug for Tracer {
 impl Tracer {
     /// Of somebody who puts `share` of what nobody else has sampled into traces, 0.0 to 1.0.
     #[cfg(any(feature = "otlp", test))]
-    pub(crate) fn new(
-        who: Who,
-        share: f64,
-        queue: mpsc::Sender<Ended>,
-        exported: Arc<Exported>,
-    ) -> Self {
+    pub(crate) fn new(who: Who, share: f64, queue: Arc<Queue>, exported: Arc<Exported>) -> Self {
         Self(Some(Arc::new(On { who: Arc::new(who), share, queue, exported })))
     }
 
@@ -180,10 +159,17 @@ pub struct Span(Box<Open>);
 
 struct Open {
     on: Arc<On>,
-    began: Instant,
-    /// Taken when it ends.
-    ended: Option<Ended>,
     context: TraceContext,
+    parent: Option<[u8; 8]>,
+    name: Cow<'static, str>,
+    kind: SpanKind,
+    /// Since 1970.
+    start_ns: u64,
+    began: Instant,
+    /// As they are sent.
+    attributes: Vec<u8>,
+    /// Why it did not succeed.
+    error: Option<String>,
 }
 
 impl fmt::Debug for Span {
@@ -200,19 +186,17 @@ impl Span {
         name: Cow<'static, str>,
         kind: SpanKind,
     ) -> Self {
-        let context = TraceContext { trace, span: random() };
-        let ended = Ended {
-            who: Arc::clone(&on.who),
-            context,
+        Self(Box::new(Open {
+            on,
+            context: TraceContext { trace, span: random() },
             parent,
             name,
             kind,
             start_ns: now_ns(),
-            end_ns: 0,
+            began: Instant::now(),
             attributes: Vec::new(),
             error: None,
-        };
-        Self(Box::new(Open { on, began: Instant::now(), ended: Some(ended), context }))
+        }))
     }
 
     /// For spans within it, wherever they begin.
@@ -226,17 +210,13 @@ impl Span {
     }
 
     /// Says something of it.
-    pub fn set(&mut self, key: &'static str, value: impl Into<Attribute>) {
-        if let Some(ended) = &mut self.0.ended {
-            ended.attributes.push((key, value.into()));
-        }
+    pub fn set<'a>(&mut self, key: &'static str, value: impl Into<Attribute<'a>>) {
+        encoding::attribute(&mut self.0.attributes, key, &value.into());
     }
 
     /// It did not succeed, and why.
     pub fn fail(&mut self, why: impl fmt::Display) {
-        if let Some(ended) = &mut self.0.ended {
-            ended.error = Some(why.to_string());
-        }
+        self.0.error = Some(why.to_string());
     }
 
     /// Ends it now.
@@ -247,14 +227,23 @@ impl Span {
 
 impl Drop for Span {
     fn drop(&mut self) {
-        let Open { on, began, ended, .. } = &mut *self.0;
-        let Some(mut ended) = ended.take() else { return };
+        let open = &*self.0;
+        let On { who, queue, exported, .. } = &*open.on;
         // The wall clock may jump: what it lasted is by the other one.
-        let lasted = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        ended.end_ns = ended.start_ns.saturating_add(lasted);
-        Exported::add(&on.exported.ended, 1);
-        if on.queue.try_send(ended).is_err() {
-            Exported::add(&on.exported.dropped, 1);
+        let lasted = u64::try_from(open.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let ended = Ended {
+            context: open.context,
+            parent: open.parent,
+            name: &open.name,
+            kind: open.kind,
+            start_ns: open.start_ns,
+            end_ns: open.start_ns.saturating_add(lasted),
+            attributes: &open.attributes,
+            error: open.error.as_deref(),
+        };
+        Exported::add(&exported.ended, 1);
+        if !queue.push(who, &ended) {
+            Exported::add(&exported.dropped, 1);
         }
     }
 }
@@ -271,11 +260,7 @@ pub struct Sampler {
 
 impl Sampler {
     fn new(share: f64) -> Self {
-        let sampler = Self {
-            share,
-            skip: Cell::new(u64::MAX),
-            state: Cell::new(u64::from_le_bytes(random())),
-        };
+        let sampler = Self { share, skip: Cell::new(u64::MAX), state: Cell::new(seed()) };
         sampler.begin_again();
         sampler
     }
@@ -299,13 +284,7 @@ impl Sampler {
 
     /// How many are left out is random, with the share's mean: a rhythm in what comes is not mistaken for all of it.
     fn begin_again(&self) {
-        // SplitMix64, which needs no more than a number to go on from.
-        let state = self.state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.state.set(state);
-        let mut mixed = state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        self.skip.set(gap(self.share, mixed ^ (mixed >> 31)));
+        self.skip.set(gap(self.share, split_mix(&self.state)));
     }
 }
 
@@ -328,10 +307,28 @@ fn gap(share: f64, random: u64) -> u64 {
     (uniform.ln() / (1.0 - share).ln()).floor() as u64
 }
 
+thread_local! {
+    /// Where this thread's random numbers are: seeded by the system, which is not asked for each span.
+    static RANDOM: Cell<u64> = Cell::new(seed());
+}
+
+fn seed() -> u64 {
+    getrandom::u64().expect("randomness: links between servers need it too")
+}
+
+/// The next number after `state`: SplitMix64, which needs no more than a number to go on from.
+fn split_mix(state: &Cell<u64>) -> u64 {
+    let next = state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    state.set(next);
+    let mut mixed = next;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 /// Never all zeros.
 fn random() -> [u8; 8] {
-    let random = getrandom::u64().expect("randomness: links between servers need it too");
-    random.max(1).to_le_bytes()
+    RANDOM.with(split_mix).max(1).to_le_bytes()
 }
 
 fn now_ns() -> u64 {
@@ -344,6 +341,7 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
+    use crate::queue::SPANS_MAX;
 
     fn who() -> Who {
         Who { role: "game", name: "game-1".to_owned() }
@@ -360,37 +358,33 @@ mod tests {
     }
 
     #[test]
-    fn a_span_is_sent_on_with_its_parent_and_what_is_known_of_it() {
-        let (queue, mut ended) = mpsc::channel(4);
-        let tracer = Tracer::new(who(), 1.0, queue, Arc::default());
-        let root = tracer.root("join", SpanKind::Client).unwrap();
-        let mut child = tracer.child(Some(root.context()), "create", SpanKind::Server).unwrap();
-        child.set("greenroom.kind", "arena");
-        child.fail("no");
-        child.end();
-        let first = ended.try_recv().unwrap();
-        assert_eq!((&*first.name, first.parent), ("create", Some(root.context().span)));
-        assert_eq!(first.context.trace, root.context().trace);
-        assert_eq!(first.attributes, [("greenroom.kind", Attribute::Text("arena".to_owned()))]);
-        assert_eq!(first.error.as_deref(), Some("no"));
-        drop(root);
-        let second = ended.try_recv().unwrap();
-        assert!(second.parent.is_none() && second.end_ns >= second.start_ns);
+    fn a_full_queue_drops_spans_and_counts_them() {
+        let (queue, exported) = (Arc::new(Queue::default()), Arc::new(Exported::default()));
+        let tracer = Tracer::new(who(), 1.0, Arc::clone(&queue), Arc::clone(&exported));
+        let counted = || (exported.ended.load(Relaxed), exported.dropped.load(Relaxed));
+        let all = SPANS_MAX as u64;
+        for _ in 0..all + 2 {
+            drop(tracer.root("x", SpanKind::Internal));
+        }
+        assert_eq!((counted(), queue.take().count), ((all + 2, 2), SPANS_MAX));
+        queue.close();
+        drop(tracer.root("x", SpanKind::Internal));
+        assert_eq!((counted(), queue.take().count), ((all + 3, 3), 0));
     }
 
     #[test]
-    fn a_full_queue_drops_spans_and_counts_them() {
-        let (queue, ended) = mpsc::channel(1);
-        let exported = Arc::new(Exported::default());
-        let tracer = Tracer::new(who(), 1.0, queue, Arc::clone(&exported));
-        let counted = || (exported.ended.load(Relaxed), exported.dropped.load(Relaxed));
-        for _ in 0..3 {
-            drop(tracer.root("x", SpanKind::Internal));
-        }
-        assert_eq!(counted(), (3, 2));
-        drop(ended);
-        drop(tracer.root("x", SpanKind::Internal));
-        assert_eq!(counted(), (4, 3));
+    fn spans_of_one_trace_have_its_id_and_ids_of_their_own() {
+        let tracer = Tracer::new(who(), 1.0, Arc::default(), Arc::default());
+        let root = tracer.root("join", SpanKind::Client).unwrap();
+        let others = [
+            tracer.child(Some(root.context()), "create", SpanKind::Server).unwrap(),
+            root.parent().child("store", SpanKind::Internal),
+        ];
+        assert!(others.iter().all(|span| span.context().trace == root.context().trace));
+        assert!(others.iter().all(|span| span.0.parent == Some(root.context().span)));
+        assert_ne!(others[0].context().span, others[1].context().span);
+        let elsewhere = std::thread::spawn(random).join().unwrap();
+        assert_ne!(elsewhere, random());
     }
 
     #[test]

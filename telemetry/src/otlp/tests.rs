@@ -4,8 +4,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::trace::v1::{
+    ResourceSpans, ScopeSpans, Span, Status, span, status,
+};
+
 use super::*;
-use crate::Export;
+use crate::queue::SPANS_MAX;
+use crate::{Export, SpanKind};
 
 /// One request to a collector that the test plays: its path and body. Answers with `status`.
 fn take(listener: &TcpListener, status: &str) -> (String, Vec<u8>) {
@@ -96,6 +102,77 @@ fn spans_and_metrics_arrive_under_the_names_of_who_had_them() {
     assert!(names.contains(&("greenroom.telemetry.span.sent", "{span}")), "{names:?}");
 }
 
+/// What is written by hand is what generated code writes.
+#[test]
+fn spans_are_written_as_their_description_says() {
+    let (queue, service) = (Arc::new(Queue::default()), "greenroom");
+    let long = "ä".repeat(20_000);
+    let who = Who::new("game", "game-1");
+    let tracer = Tracer::new(who.clone(), 1.0, Arc::clone(&queue), Arc::default());
+    let root = tracer.root("join", SpanKind::Client).unwrap();
+    let mut child = root.parent().child(String::new(), SpanKind::Internal);
+    child.set("greenroom.kind", "arena");
+    child.set("greenroom.lsn", 300_u64);
+    child.set("greenroom.seat", 0_u64);
+    child.set("greenroom.key", long.clone());
+    child.fail(&long);
+    let mut refused = root.parent().child("refused", SpanKind::Consumer);
+    refused.fail("");
+    let contexts = [child.context(), refused.context(), root.context()];
+    drop(child);
+    drop(refused);
+    drop(root);
+    let written = spans(service, queue.take());
+    let read = ExportTraceServiceRequest::decode(&written[..]).unwrap();
+    assert_eq!(read.encode_to_vec(), written, "the same bytes, in the same order");
+    // Times are its own.
+    let mut times = read.resource_spans[0].scope_spans[0].spans.iter();
+    let mut span = |context: usize, name: &str, kind: span::SpanKind| {
+        let of = times.next().unwrap();
+        assert!(of.start_time_unix_nano > 0 && of.end_time_unix_nano >= of.start_time_unix_nano);
+        Span {
+            trace_id: contexts[context].trace.to_vec(),
+            span_id: contexts[context].span.to_vec(),
+            parent_span_id: if context == 2 { Vec::new() } else { contexts[2].span.to_vec() },
+            flags: 1,
+            name: name.to_owned(),
+            kind: kind.into(),
+            start_time_unix_nano: of.start_time_unix_nano,
+            end_time_unix_nano: of.end_time_unix_nano,
+            ..Span::default()
+        }
+    };
+    let number = |key: &str, value| KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue { value: Some(any_value::Value::IntValue(value)) }),
+        ..KeyValue::default()
+    };
+    let failed = |message: &str| {
+        Some(Status { message: message.to_owned(), code: status::StatusCode::Error.into() })
+    };
+    let spans = vec![
+        Span {
+            attributes: vec![
+                text("greenroom.kind", "arena"),
+                number("greenroom.lsn", 300),
+                number("greenroom.seat", 0),
+                text("greenroom.key", long.as_str()),
+            ],
+            status: failed(&long),
+            ..span(0, "", span::SpanKind::Internal)
+        },
+        Span { status: failed(""), ..span(1, "refused", span::SpanKind::Consumer) },
+        span(2, "join", span::SpanKind::Client),
+    ];
+    let scope_spans = ScopeSpans { scope: Some(scope()), spans, ..ScopeSpans::default() };
+    let resource_spans = ResourceSpans {
+        resource: Some(resource(service, &who)),
+        scope_spans: vec![scope_spans],
+        ..ResourceSpans::default()
+    };
+    assert_eq!(read, ExportTraceServiceRequest { resource_spans: vec![resource_spans] });
+}
+
 #[test]
 fn a_request_that_may_be_taken_later_is_made_again() {
     let (listener, config) = listen();
@@ -117,7 +194,7 @@ fn without_a_collector_spans_are_dropped_and_counted_and_nobody_waits() {
     let export = Export::start(&config, &registry).unwrap();
     let tracer = export.tracer(Who::new("game", "g"));
     let began = Instant::now();
-    for _ in 0..QUEUE_MAX * 3 {
+    for _ in 0..SPANS_MAX * 3 {
         drop(tracer.root("x", SpanKind::Internal));
     }
     assert!(began.elapsed() < ANSWER_MAX, "{:?}", began.elapsed());
@@ -126,7 +203,7 @@ fn without_a_collector_spans_are_dropped_and_counted_and_nobody_waits() {
     }
     export.stop(Duration::from_secs(20));
     let text = registry.prometheus();
-    let all = QUEUE_MAX * 3;
+    let all = SPANS_MAX * 3;
     for line in [
         format!("greenroom_telemetry_span_ended_total {all}"),
         format!("greenroom_telemetry_span_dropped_total {all}"),
