@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,8 @@ use greenroom_logs::{
     LogWriter, Logs, LogsConfig,
     kinds::{ProcessFailed, ProcessStarted, ProcessStopped},
 };
+
+use greenroom_telemetry::{Registry, Who};
 
 use crate::{roles::build, settings::Settings};
 
@@ -40,7 +42,11 @@ pub(crate) fn folder(settings: &Settings) -> Result<PathBuf> {
 
 impl ProcessLog {
     /// Opens it. `command` is what this process does; its folder is named by its server, if that has a name.
-    pub(crate) fn start(settings: &Settings, command: &'static str) -> Result<Self> {
+    pub(crate) fn start(
+        settings: &Settings,
+        command: &'static str,
+        registry: &Registry,
+    ) -> Result<Self> {
         let config: LogsConfig = settings.table("logs")?;
         let name = settings.text(&format!("{command}.name")).unwrap_or_else(|| command.into());
         let writer = LogWriter::start(&config, &folder(settings)?, &name)?;
@@ -59,6 +65,11 @@ impl ProcessLog {
             anyhow::bail!(
                 "logs.kinesis.stream = {stream:?}: this build ships nothing to Kinesis; build with --features kinesis"
             );
+        }
+        registry.add(Who::process(), Arc::new(writer.logs().clone()));
+        #[cfg(feature = "kinesis")]
+        if let Some(shipper) = &shipper {
+            registry.add(Who::process(), shipper.metrics().clone());
         }
         *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer.logs().clone());
         let (command, pid) = (command.into(), std::process::id());

@@ -383,7 +383,8 @@ pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let key = cluster_key(&settings.table("cluster")?, Missing::Make)?;
     let storage = store::open(&settings)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
-    let log = ProcessLog::start(&settings, "master")?;
+    telemetry.registry.add(Who::process(), storage.metrics().clone());
+    let log = ProcessLog::start(&settings, "master", &telemetry.registry)?;
     let master =
         start_master(&settings, key, app.placement, &storage, &telemetry, log.logs(), &stop)?;
     let admin = start_admin(&settings, &master.facts.handle, &telemetry, &stop)?;
@@ -413,7 +414,7 @@ pub(crate) fn session(app: &App, matches: &clap::ArgMatches) -> Result<ExitCode>
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
-    let log = ProcessLog::start(&settings, "session")?;
+    let log = ProcessLog::start(&settings, "session", &telemetry.registry)?;
     let session =
         start_session(&settings, &key, app.session_additions(), &telemetry, log.logs(), &stop)?;
     let SessionFacts { name, urls, page_url } = &session.facts;
@@ -432,7 +433,8 @@ pub(crate) fn game(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
     let storage = store::open_with_spool(&settings)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
-    let log = ProcessLog::start(&settings, "game")?;
+    telemetry.registry.add(Who::process(), storage.metrics().clone());
+    let log = ProcessLog::start(&settings, "game", &telemetry.registry)?;
     let game = start_game(&settings, &key, app.registry, &storage, &telemetry, log.logs(), &stop)?;
     ready(&format!("game {} {}", game.facts.name, game.facts.address))?;
     wait_for_the_end(is_child(matches), || game.is_over())?;

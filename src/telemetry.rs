@@ -64,7 +64,11 @@ const METRICS: &[(&str, &[Description])] = &[
     ("master", greenroom_master::Metrics::DESCRIPTIONS),
     ("game server", greenroom_game::Metrics::DESCRIPTIONS),
     ("process", Process::DESCRIPTIONS),
+    ("process that has a store", greenroom_storage::Metrics::DESCRIPTIONS),
+    ("process's event log", greenroom_logs::Metrics::DESCRIPTIONS),
     ("process that has a collector", Exported::DESCRIPTIONS),
+    #[cfg(feature = "kinesis")]
+    ("process that ships its events", greenroom_logs::ship::Metrics::DESCRIPTIONS),
 ];
 
 /// Every metric as a table in Markdown, for `greenroom metrics` and `docs/observability.md`.

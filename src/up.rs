@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::ArgMatches;
 use greenroom_console::client;
 use greenroom_protocol::wire::admin_master::Status;
+use greenroom_telemetry::Who;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
@@ -70,7 +71,8 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     // beside it sets the time that they are waited for.
     settings.or("master.rejoin_grace", "0s")?;
     let telemetry = Telemetry::start(&settings, &stop)?;
-    let log = ProcessLog::start(&settings, "up")?;
+    telemetry.registry.add(Who::process(), storage.metrics().clone());
+    let log = ProcessLog::start(&settings, "up", &telemetry.registry)?;
     let logs = log.logs();
     let additions = app.session_additions();
     let master =

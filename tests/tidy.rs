@@ -18,7 +18,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("delta", &[]),
     ("link", &["protocol"]),
     ("telemetry", &["protocol"]),
-    ("logs", &["protocol"]),
+    ("logs", &["protocol", "telemetry"]),
     ("storage", &["protocol", "telemetry"]),
     ("client", &["protocol", "link", "delta", "telemetry"]),
     ("session-core", &["protocol"]),

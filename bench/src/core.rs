@@ -191,6 +191,7 @@ impl Core {
             session_key: SessionKey(key),
             user: UserId::new(format!("guest-{n:08}"))?,
             name: format!("player {n:06}").into(),
+            trace: None,
         };
         self.apply("bind", &Command::Bind(self.session.clone(), bind))?;
         for effect in &self.effects {

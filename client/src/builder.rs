@@ -14,6 +14,7 @@ use crate::{
     random::{self, Dice},
     servers::ServerBook,
     tls::{self, Trust},
+    traces::Sampling,
 };
 
 /// Settings of a [`Client`]; [`Client::builder`] begins one.
@@ -160,7 +161,7 @@ impl Builder {
             attempt_timeout: self.attempt_within,
             lost: None,
             pause: None,
-            traces: self.tracer.is_on(),
+            sampling: Sampling::new(&self.tracer),
         };
         let connection = dialer.check_in(Instant::now() + self.connect_within).await?;
         Ok(Client::start(dialer, connection, self.reconnect_for, self.request_within, self.tracer))

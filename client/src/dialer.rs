@@ -7,8 +7,8 @@ use ecow::{EcoString, eco_format};
 use greenroom_protocol::{
     Code, HELLO_BYTES_MAX, Limits, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, SessionKey, TRACE_FEATURE,
     wire::client_session::{
-        CheckIn, CheckedIn, ClientHello, ClientToSession, Credentials, PONG, SERVER_PING,
-        ServerHello, SessionToClient,
+        CHECK_IN, CheckIn, CheckedIn, ClientHello, ClientToSession, Credentials, PONG, SERVER_PING,
+        ServerHello, SessionToClient, TRACE,
     },
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -19,6 +19,7 @@ use crate::{
     error::Misbehaved,
     random::Dice,
     servers::ServerBook,
+    traces::Sampling,
     transport::{Reading, Wire, WireError},
 };
 
@@ -84,7 +85,7 @@ pub(crate) struct Dialer {
     pub(crate) lost: Option<Address>,
     pub(crate) pause: Option<Duration>,
     /// This client begins traces, if the server takes them.
-    pub(crate) traces: bool,
+    pub(crate) sampling: Sampling,
 }
 
 impl Dialer {
@@ -158,12 +159,12 @@ impl Dialer {
         }
     }
 
-    async fn attempt(&self, address: &Address) -> Result<Connection, AttemptError> {
+    async fn attempt(&mut self, address: &Address) -> Result<Connection, AttemptError> {
         let mut wire = Wire::dial(address, self.tls.clone()).await?;
         let hello = ClientToSession::from(ClientHello {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
-            features: self.traces.then(|| TRACE_FEATURE.into()).into_iter().collect(),
+            features: self.sampling.is_on().then(|| TRACE_FEATURE.into()).into_iter().collect(),
             agent: concat!("greenroom-client/", env!("CARGO_PKG_VERSION")).into(),
         });
         wire.push(frame(&hello));
@@ -188,11 +189,22 @@ impl Dialer {
             );
             return Err(AttemptError::Refused(Refusal::new(Code::CredentialsInvalid, text)));
         }
+        let takes_traces =
+            self.sampling.is_on() && features.iter().any(|feature| feature == TRACE_FEATURE);
+        let mut span = self.sampling.request(CHECK_IN);
+        if let Some(span) = span.as_ref().filter(|_| takes_traces) {
+            wire.push([&[TRACE][..], &span.context().bytes()].concat());
+        }
         wire.push(check_in);
-        let second = next(&mut wire).await?;
-        let SessionToClient::CheckedIn(checked_in) = second else {
-            return Err(out_of_turn(&second));
-        };
+        let answer = next(&mut wire).await.and_then(|second| match second {
+            SessionToClient::CheckedIn(checked_in) => Ok(checked_in),
+            other => Err(out_of_turn(&other)),
+        });
+        if let (Some(span), Err(error)) = (&mut span, &answer) {
+            span.fail(error);
+        }
+        drop(span);
+        let checked_in = answer?;
         let heartbeat = Duration::from_millis(heartbeat_ms.into());
         Ok(Connection {
             wire,
@@ -200,7 +212,7 @@ impl Dialer {
             heartbeat: heartbeat.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX),
             checked_in,
             since: Instant::now(),
-            takes_traces: self.traces && features.iter().any(|feature| feature == TRACE_FEATURE),
+            takes_traces,
         })
     }
 }

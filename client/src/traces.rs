@@ -51,6 +51,11 @@ impl Sampling {
         Self { tracer: tracer.clone(), sampler: tracer.sampler() }
     }
 
+    /// Whether there are traces at all.
+    pub(crate) const fn is_on(&self) -> bool {
+        self.tracer.is_on()
+    }
+
     fn begin(&self, name: &'static str, kind: SpanKind) -> Option<Span> {
         if !self.sampler.is_due() {
             return None;
@@ -59,7 +64,7 @@ impl Sampling {
         self.tracer.root(name, kind)
     }
 
-    /// The span of a request, if it is sampled.
+    /// The span of a request or a check-in, if it is sampled.
     pub(crate) fn request(&self, kind: u8) -> Option<Span> {
         self.begin(client_session::traced_name(kind)?, SpanKind::Client)
     }

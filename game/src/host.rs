@@ -1,6 +1,7 @@
 //! The instances of a server, and who is attached to their seats over which link. No task and no socket here: what is
 //! to be sent is appended to the links' buffers.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -125,6 +126,8 @@ struct Durable {
     n: u64,
     /// One is on its way to the store: there is never another one.
     is_under_way: bool,
+    /// What is to be in the next one, and waits for the one under way, is a part of this: the newest that is sampled.
+    waits: Option<Parent>,
     stage: Kept,
 }
 
@@ -741,6 +744,7 @@ impl Host {
             taken: core.tick_number().0,
             n: 0,
             is_under_way: false,
+            waits: None,
             stage: Kept::Unsaid,
         });
         let is_durable = durable.is_some();
@@ -773,9 +777,13 @@ impl Host {
     /// Takes a snapshot, if none is under way.
     fn save(&mut self, at: usize) {
         let Some(hosted) = self.instances.get_mut(at) else { return };
-        let Some(durable) = hosted.durable.as_mut().filter(|durable| !durable.is_under_way) else {
+        let Some(durable) = &mut hosted.durable else { return };
+        let waited = durable.waits.take();
+        let cause = self.spans.cause().or(waited);
+        if durable.is_under_way {
+            durable.waits = cause;
             return;
-        };
+        }
         let core = &hosted.core;
         let (instance, incarnation) = (core.instance(), core.incarnation());
         durable.taken = core.tick_number().0;
@@ -786,7 +794,7 @@ impl Host {
                 let (n, tick, kind) = (durable.n, durable.taken, core.kind_name());
                 // What others go on from, or are told of, is in the store first.
                 let may_wait = durable.stage == Kept::Said;
-                let span = self.snapshot_span(instance, tick);
+                let span = self.snapshot_span(cause, instance, tick);
                 let save = Save { instance, incarnation, n, may_wait, kind, tick, state, span };
                 self.chores.push(Chore::Save(save));
             }
@@ -799,8 +807,13 @@ impl Host {
     }
     /// The span of a snapshot: of what led to it, if that is sampled, or sampled for itself.
     #[inline]
-    fn snapshot_span(&self, instance: InstanceId, tick: u64) -> Option<Span> {
-        let mut span = match self.spans.cause() {
+    fn snapshot_span(
+        &self,
+        cause: Option<Parent>,
+        instance: InstanceId,
+        tick: u64,
+    ) -> Option<Span> {
+        let mut span = match cause {
             Some(cause) => cause.child("snapshot", SpanKind::Internal),
             None if self.sampler.is_due() => {
                 self.sampler.sampled();
@@ -1367,7 +1380,7 @@ impl Host {
                     let is_failure = closed.refusal.code == Code::InstanceFailed;
                     Metrics::add(&self.metrics.failed, u64::from(is_failure));
                     if is_failure {
-                        self.logs.emit(&InstanceFailed {
+                        self.logs_of_cause().emit(&InstanceFailed {
                             instance: closed.instance,
                             instance_kind: self.instances[at].core.kind_name().into(),
                             what: closed.refusal.message.clone(),
@@ -1384,8 +1397,15 @@ impl Host {
                 let trace = self.spans.cause();
                 self.orders.push(Ordered { instance, incarnation, order: *order, trace });
             }
-            Effect::Event(told) => emit(&self.logs, &self.instances[at].core, &told),
+            Effect::Event(told) => emit(&self.logs_of_cause(), &self.instances[at].core, &told),
             Effect::Log { level, text } => self.log(at, level, &text),
+        }
+    }
+    /// The event log for what an instance does now: of its trace, if that is sampled.
+    fn logs_of_cause(&self) -> Cow<'_, Logs> {
+        match self.spans.cause() {
+            Some(cause) => Cow::Owned(self.logs.within(cause.context())),
+            None => Cow::Borrowed(&self.logs),
         }
     }
     fn fan_out(&mut self, at: usize, effect: &Effect, bytes: &[u8]) {

@@ -14,6 +14,7 @@ use greenroom_logs::{
     ship::{ShipError, Shipper, Target, read_stream},
 };
 use greenroom_protocol::{ServerName, SessionId, UserId};
+use greenroom_telemetry::{Source as _, Value};
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
@@ -67,9 +68,11 @@ fn ship(folder: &Path, process: &str, target: &Target, events: u64) -> Result<()
     if let Some(shipper) = shipper {
         let metrics = std::sync::Arc::clone(shipper.metrics());
         shipper.stop();
-        for (name, value) in metrics.read() {
-            println!("{name} {value}");
-        }
+        metrics.read(&mut |of, value| {
+            if let Value::Whole(value) = value {
+                println!("{} {value}", of.name);
+            }
+        });
     }
     Ok(())
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ecow::EcoString;
 use greenroom_protocol::{
-    Epoch, Incarnation, InstanceId, Key, KindName, Seat, ServerName, SessionId, Tick, UserId,
+    Epoch, Incarnation, InstanceId, Key, KindName, Seat, ServerName, SessionId, Tick, TraceContext,
+    UserId,
 };
 
 /// Bytes of a text in an event, at most; the rest is cut off, and three dots say so.
@@ -261,6 +262,11 @@ impl Value for Duration {
 /// The number of a trace, as 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace(pub u128);
+impl From<TraceContext> for Trace {
+    fn from(context: TraceContext) -> Self {
+        Self(u128::from_be_bytes(context.trace))
+    }
+}
 impl Value for Trace {
     const FORM: Form = Form::Text;
     fn write(&self, out: &mut Vec<u8>) {

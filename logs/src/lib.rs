@@ -36,4 +36,4 @@ pub use id::{Stamp, time};
 #[cfg(feature = "sql")]
 pub use plot::Shape;
 pub use reference::reference;
-pub use writer::{Counters, LogWriter, Logs};
+pub use writer::{Counters, LogWriter, Logs, Metrics};

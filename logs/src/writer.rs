@@ -14,9 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use greenroom_telemetry::{Description, Source, Value as Reading};
+
 use crate::{
     Event, Kind, Level, LogsConfig, LogsError, OfGame, Severity, Stamp,
-    event::{LINE_BYTES_MAX, Line},
+    event::{LINE_BYTES_MAX, Line, Trace},
     id::Stamps,
     kinds::{EventsLost, SegmentsDropped, TornLine},
     segment,
@@ -38,7 +40,7 @@ const CLOSER: &str = "logs closer";
 #[derive(Clone, Default)]
 pub struct Logs {
     shared: Option<Arc<Shared>>,
-    /// `,"node":…,"role":…`, ready to be written.
+    /// `,"node":…,"role":…`, and of what is traced its trace, ready to be written.
     node: Arc<str>,
 }
 
@@ -59,6 +61,38 @@ impl PartialEq for Logs {
     }
 }
 impl Eq for Logs {}
+
+greenroom_telemetry::instruments! {
+    /// Of the event log of a process.
+    pub struct Metrics;
+    /// Events that were taken.
+    counter emitted = "greenroom.logs.event.emitted", "event";
+    /// Events that are in a segment.
+    counter written = "greenroom.logs.event.written", "event";
+    /// Events that wait to be written.
+    gauge waiting = "greenroom.logs.event.waiting", "event";
+    /// Events that were not taken, because the queue was full; the log says so, too.
+    counter lost = "greenroom.logs.event.lost", "event";
+    /// Events that went with the oldest segments, to stay below the bound on disk.
+    counter dropped = "greenroom.logs.event.dropped", "event";
+    /// Times that the disk took nothing.
+    counter failures = "greenroom.logs.write.failed", "write";
+}
+
+impl Source for Logs {
+    fn read(&self, each: &mut dyn FnMut(&'static Description, Reading)) {
+        let Counters { emitted, written, lost, failures, dropped } = self.counters();
+        let now = Metrics {
+            emitted: emitted.into(),
+            written: written.into(),
+            waiting: emitted.saturating_sub(written).into(),
+            lost: lost.into(),
+            dropped: dropped.into(),
+            failures: failures.into(),
+        };
+        now.read(each);
+    }
+}
 
 /// What the log of a process has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,6 +192,17 @@ impl Logs {
         text.extend_from_slice(b",\"role\":");
         crate::event::text(&mut text, role);
         Self { shared: self.shared.clone(), node: String::from_utf8_lossy(&text).into() }
+    }
+
+    /// The same log for what is a part of this trace.
+    #[must_use]
+    pub fn within(&self, trace: impl Into<Trace>) -> Self {
+        if self.shared.is_none() {
+            return self.clone();
+        }
+        let Trace(trace) = trace.into();
+        let node = format!("{},\"trace\":\"{trace:032x}\"", self.node);
+        Self { shared: self.shared.clone(), node: node.into() }
     }
 
     /// Whether events of this severity are written.

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use greenroom_protocol::{RequestId, SessionId};
+use greenroom_protocol::{RequestId, ServerName, SessionId};
 use greenroom_telemetry::Span;
 
 /// Requests whose time is taken, at most; of more nobody takes it.
 const REQUESTS_MAX: usize = 65_536;
+/// Check-ins that are sampled and wait for their answers, at most; of more there is no span.
+const CHECK_INS_MAX: usize = 1_024;
 /// One that has no answer after this time has lost it with its session.
 const FORGET: Duration = Duration::from_secs(30);
 
@@ -15,6 +17,8 @@ const FORGET: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     waiting: BTreeMap<(SessionId, RequestId), Waiting>,
+    /// Check-ins that are sampled, by their session server and its number.
+    check_ins: BTreeMap<(ServerName, u64), (Instant, Span)>,
 }
 
 #[derive(Debug)]
@@ -34,6 +38,22 @@ impl Requests {
         }
     }
 
+    /// Somebody checks in, and that is sampled.
+    pub(crate) fn checks_in(&mut self, server: ServerName, number: u64, span: Span) {
+        if self.check_ins.len() < CHECK_INS_MAX {
+            self.check_ins.insert((server, number), (Instant::now(), span));
+        }
+    }
+
+    /// A check-in is answered. Gives its span, if it is sampled.
+    #[inline]
+    pub(crate) fn checked_in(&mut self, server: &ServerName, number: u64) -> Option<Span> {
+        if self.check_ins.is_empty() {
+            return None;
+        }
+        self.check_ins.remove(&(server.clone(), number)).map(|(_, span)| span)
+    }
+
     /// A request is answered. Gives how long it took, and its span.
     pub(crate) fn answered(
         &mut self,
@@ -47,11 +67,13 @@ impl Requests {
     /// Forgets what will have no answer from here.
     pub(crate) fn sweep(&mut self) {
         self.waiting.retain(|_, waiting| waiting.since.elapsed() < FORGET);
+        self.check_ins.retain(|_, (since, _)| since.elapsed() < FORGET);
     }
 
     /// This master decides no more: others answer.
     pub(crate) fn clear(&mut self) {
         self.waiting.clear();
+        self.check_ins.clear();
     }
 }
 

@@ -14,7 +14,7 @@ use greenroom_protocol::wire::client_session::{Request, SessionServers, traced_n
 use greenroom_protocol::wire::master_game::{GameToMaster, MasterToGame, Renewed};
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::wire::session_master::{
-    Answer, Ask, MasterToSession, Outcome, Received, SessionToMaster, Welcome,
+    Answer, Ask, Bind, BindRefused, MasterToSession, Outcome, Received, SessionToMaster, Welcome,
 };
 use greenroom_protocol::{
     Code, Epoch, LINK_FRAME_BYTES_MAX, Limits, Outbound, Refusal, ServerName, StampedHeader,
@@ -541,7 +541,7 @@ impl Sequencer {
         let Some(origin) = self.connections.speaker(link) else { return };
         match message {
             SessionToMaster::Load(load) => self.submit(Command::SessionLoad(origin, load)),
-            SessionToMaster::Bind(bind) => self.submit(Command::Bind(origin, bind)),
+            SessionToMaster::Bind(bind) => self.client_checks_in(origin, bind),
             SessionToMaster::Unbind(unbind) => self.submit(Command::Unbind(origin, n, unbind)),
             SessionToMaster::Ask(ask) => self.client_asks(origin, ask),
             SessionToMaster::Received(Received { n }) => {
@@ -585,7 +585,10 @@ impl Sequencer {
                 return tracing::debug!(kind, server = %origin.server, "a message of a newer version");
             }
         };
-        self.submit(Command::Happened(origin, n, event));
+        match self.traces.answers_order(&event) {
+            Some(trace) => self.submit_traced(Command::Happened(origin, n, event), trace),
+            None => self.submit(Command::Happened(origin, n, event)),
+        }
     }
 
     /// A server goes on where it was, if it is still known as it was when it was told that it may.
@@ -606,6 +609,17 @@ impl Sequencer {
             }
             None => self.connections.introduce(link, self.core.state()),
         }
+    }
+
+    fn client_checks_in(&mut self, origin: Origin, mut bind: Bind) {
+        // What is in the log does not depend on what is traced.
+        let trace = bind.trace.take();
+        let Some(span) = self.traces.tracer.child(trace, "check_in", SpanKind::Server) else {
+            return self.submit(Command::Bind(origin, bind));
+        };
+        let trace = span.context();
+        self.requests.checks_in(origin.server.clone(), bind.number, span);
+        self.submit_traced(Command::Bind(origin, bind), trace);
     }
 
     fn client_asks(&mut self, origin: Origin, ask: Ask) {
@@ -688,6 +702,15 @@ impl Sequencer {
                 span.fail(refusal);
             }
         }
+        match message {
+            MasterToSession::Bound(bound) => drop(self.requests.checked_in(server, bound.number)),
+            MasterToSession::BindRefused(BindRefused { number, refusal }) => {
+                if let Some(mut span) = self.requests.checked_in(server, *number) {
+                    span.fail(refusal);
+                }
+            }
+            _ => {}
+        }
         if let Some(mut line) = self.connections.line(Role::Session, server) {
             line.session(0, message);
         }
@@ -713,7 +736,8 @@ impl Sequencer {
             self.appended.committed(commit, &self.metrics);
             self.traces.committed(commit);
             self.connections.release(self.core.state(), last, commit, &mut self.traces);
-            self.told.tell(self.core.state().facts(), commit);
+            let traces = self.traces.just_committed();
+            self.told.tell(self.core.state().facts(), commit, &traces);
             if let Some(documents) = &mut self.documents {
                 documents.tell(self.core.state().documents(), commit);
             }

@@ -16,6 +16,7 @@ use greenroom_logs::{
     },
 };
 use greenroom_master_core::{Asker, Fact, Facts, Placed};
+use greenroom_protocol::TraceContext;
 use greenroom_protocol::wire::{master_game::SeatState, server_server::Role};
 
 #[derive(Debug)]
@@ -35,8 +36,8 @@ impl Told {
         self.next = facts.first();
     }
 
-    /// Tells what is committed and was not told.
-    pub(crate) fn tell(&mut self, facts: &Facts, commit: u64) {
+    /// Tells what is committed and was not told; `traces` are those of its commands that are sampled.
+    pub(crate) fn tell(&mut self, facts: &Facts, commit: u64, traces: &[(u64, TraceContext)]) {
         let missed = facts.first().saturating_sub(self.next);
         if missed > 0 {
             self.logs.emit(&EventsLost { events: missed });
@@ -44,7 +45,10 @@ impl Told {
         }
         for placed in facts.from(self.next).take_while(|placed| placed.lsn <= commit) {
             self.next += 1;
-            emit(&self.logs, placed);
+            match traces.iter().find(|(lsn, _)| *lsn == placed.lsn) {
+                Some((_, trace)) => emit(&self.logs.within(*trace), placed),
+                None => emit(&self.logs, placed),
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use greenroom_master_core::Event;
 use greenroom_master_core::replica::{Entry, Logged};
 use greenroom_protocol::wire::master_game::Traced;
 use greenroom_protocol::{InstanceId, TraceContext};
@@ -18,8 +19,12 @@ pub(crate) struct Traces {
     writes: Option<TraceContext>,
     /// By number: the time until the commit.
     commits: BTreeMap<u64, Span>,
+    /// Commands that were committed and of which nothing was told yet, by number.
+    committed: Vec<(u64, TraceContext)>,
     /// Instances that are made for sampled requests.
     orders: BTreeMap<InstanceId, TraceContext>,
+    /// Of these, those whose game servers have the order.
+    under_way: BTreeMap<InstanceId, TraceContext>,
 }
 
 impl Traces {
@@ -53,8 +58,15 @@ impl Traces {
     #[inline]
     pub(crate) fn committed(&mut self, commit: u64) {
         while let Some(first) = self.commits.first_entry().filter(|first| *first.key() <= commit) {
+            self.committed.push((*first.key(), first.get().context()));
             first.remove().end();
         }
+    }
+
+    /// The traces of what was just committed, for what is told of it.
+    #[inline]
+    pub(crate) fn just_committed(&mut self) -> Vec<(u64, TraceContext)> {
+        std::mem::take(&mut self.committed)
     }
 
     /// An instance is made for a request with this trace.
@@ -70,7 +82,28 @@ impl Traces {
         if self.orders.is_empty() {
             return None;
         }
-        Some(Traced { instance, trace: self.orders.remove(&instance)? })
+        let trace = self.orders.remove(&instance)?;
+        if self.under_way.len() < ORDERS_MAX {
+            self.under_way.insert(instance, trace);
+        }
+        Some(Traced { instance, trace })
+    }
+
+    /// What a game server says of such an order is a part of its trace.
+    #[inline]
+    pub(crate) fn answers_order(&mut self, event: &Event) -> Option<TraceContext> {
+        if self.under_way.is_empty() {
+            return None;
+        }
+        match event {
+            Event::Running(running) => self.under_way.remove(&running.instance),
+            Event::CreateRefused(refused) => self.under_way.remove(&refused.instance),
+            Event::SeatChanged(_)
+            | Event::MetaChanged(_)
+            | Event::Closed(_)
+            | Event::Scored(_)
+            | Event::HandedOver(_) => None,
+        }
     }
 
     /// Spans of entries that come from the active, until they are applied and acknowledged.
@@ -87,6 +120,8 @@ impl Traces {
     pub(crate) fn clear(&mut self) {
         self.writes = None;
         self.commits.clear();
+        self.committed.clear();
         self.orders.clear();
+        self.under_way.clear();
     }
 }

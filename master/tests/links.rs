@@ -124,6 +124,7 @@ impl SessionServer {
             session_key: SessionKey([9; 16]),
             user: UserId::new(user).unwrap(),
             name: user.into(),
+            trace: None,
         };
         self.say(&bind.into());
         loop {

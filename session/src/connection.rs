@@ -16,7 +16,8 @@ use std::{
 
 use greenroom_link::framing::{Framing, HEADROOM, close as websocket_close};
 use greenroom_protocol::{
-    MemberId, Moment, PieceHeader, RequestId, SERVER_FRAME_BYTES_MAX, wire::client_instance,
+    MemberId, Moment, PieceHeader, RequestId, SERVER_FRAME_BYTES_MAX, TraceContext,
+    wire::client_instance,
 };
 use greenroom_session_core::ConnId;
 use greenroom_telemetry::Span;
@@ -92,6 +93,8 @@ pub(crate) struct Connection {
     pub(crate) partial: Cell<Option<Moment>>,
     /// Its requests to the directory that have no answer yet.
     requests: RefCell<Vec<Waiting>>,
+    /// Of its check-in, if that is sampled; it ends with the answer.
+    check_in: Cell<Option<Span>>,
 }
 
 /// A request that waits for its answer.
@@ -165,6 +168,29 @@ impl Connection {
             pinged: Cell::new(None),
             partial: Cell::new(None),
             requests: RefCell::default(),
+            check_in: Cell::default(),
+        }
+    }
+
+    /// Its client checks in, and that is sampled.
+    pub(crate) fn checks_in(&self, span: Span) {
+        self.check_in.set(Some(span));
+    }
+
+    /// The trace of its check-in, if it is sampled and has no answer.
+    pub(crate) fn check_in_trace(&self) -> Option<TraceContext> {
+        let span = self.check_in.take()?;
+        let trace = span.context();
+        self.check_in.set(Some(span));
+        Some(trace)
+    }
+
+    /// Its client has checked in, or is refused.
+    pub(crate) fn checked_in(&self, is_in: bool) {
+        if let Some(mut span) = self.check_in.take()
+            && !is_in
+        {
+            span.fail("refused");
         }
     }
 

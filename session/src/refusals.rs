@@ -6,7 +6,7 @@ use greenroom_logs::{
     Logs,
     kinds::{CheckInRefused, SecurityRefusal},
 };
-use greenroom_protocol::{Code, Moment, Refusal, SessionId, UserId};
+use greenroom_protocol::{Code, Moment, Refusal, SessionId, TraceContext, UserId};
 
 /// Refusals of one second that are told one by one. Strangers decide how many there are, and the log has to have room
 /// for other things; what is left out is counted in the next one that is told.
@@ -25,13 +25,15 @@ impl Refusals {
         Self { logs, told: Cell::default(), left_out: Cell::default() }
     }
 
-    /// Tells that a client was turned away. `holder` is whose it was, if it was checked in.
+    /// Tells that a client was turned away. `holder` is whose it was, if it was checked in; `trace` is of its check-in, if
+    /// that is sampled.
     pub(crate) fn tell(
         &self,
         now: Moment,
         address: Option<IpAddr>,
         holder: Option<&(UserId, SessionId)>,
         refusal: &Refusal,
+        trace: Option<TraceContext>,
     ) {
         // The course of things, which the master tells of as far as it matters.
         if holder.is_some() && !is_offence(&refusal.code) {
@@ -46,8 +48,12 @@ impl Refusals {
         self.told.set((second, told + 1));
         let left_out = self.left_out.take();
         let code = refusal.code.name().into();
+        let logs = match trace {
+            Some(trace) => &self.logs.within(trace),
+            None => &self.logs,
+        };
         match holder {
-            Some((user, session)) => self.logs.emit(&SecurityRefusal {
+            Some((user, session)) => logs.emit(&SecurityRefusal {
                 user: user.clone(),
                 session: *session,
                 code,
@@ -55,7 +61,7 @@ impl Refusals {
                 address,
                 left_out,
             }),
-            None => self.logs.emit(&CheckInRefused { code, address, left_out }),
+            None => logs.emit(&CheckInRefused { code, address, left_out }),
         }
     }
 }
@@ -91,12 +97,12 @@ mod tests {
         let refusals = Refusals::new(writer.logs().of("session-1", "session"));
         let refusal = Refusal::new(Code::RateLimited, "slower");
         for n in 0..1_000 {
-            refusals.tell(Moment(5_000 + n % 900), None, None, &refusal);
+            refusals.tell(Moment(5_000 + n % 900), None, None, &refusal, None);
         }
         let holder = (UserId::new("ann").unwrap(), SessionId(7));
-        refusals.tell(Moment(6_000), None, Some(&holder), &refusal);
+        refusals.tell(Moment(6_000), None, Some(&holder), &refusal, None);
         let superseded = Refusal::new(Code::Superseded, "newer");
-        refusals.tell(Moment(6_000), None, Some(&holder), &superseded);
+        refusals.tell(Moment(6_000), None, Some(&holder), &superseded, None);
         assert!(writer.logs().flush(Duration::from_secs(10)));
         let mut reader = Reader::open(folder.path(), From::Start).unwrap();
         let mut records = Vec::new();

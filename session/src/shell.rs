@@ -510,6 +510,10 @@ impl Shell {
             if let (Some(mut span), REFUSED) = (span, kind) {
                 span.fail("refused");
             }
+        } else if let Some(&kind) = frame.first()
+            && (kind == client_session::CHECKED_IN || kind == client_session::CLOSING)
+        {
+            connection.checked_in(kind == client_session::CHECKED_IN);
         }
     }
 
@@ -522,7 +526,10 @@ impl Shell {
             Told::TurnedAway(conn, holder, refusal) => {
                 Metrics::add(&self.metrics.turned_away, 1);
                 tracing::debug!(?conn, %refusal, "turned a client away");
-                self.refusals.tell(self.now(), self.address(*conn), holder.as_ref(), refusal);
+                let connection = self.connections.borrow().get(*conn).cloned();
+                let trace = connection.and_then(|connection| connection.check_in_trace());
+                let (now, address) = (self.now(), self.address(*conn));
+                self.refusals.tell(now, address, holder.as_ref(), refusal, trace);
             }
             Told::StaleEpoch(MasterLink(link), epoch) => {
                 tracing::warn!(link, %epoch, "a master whose epoch is over is told so");
@@ -731,7 +738,7 @@ impl Shell {
     /// Tells a client that was not admitted why, as far as it listens.
     async fn turn_away(&self, accepted: Accepted, refusal: Refusal) {
         Metrics::add(&self.metrics.turned_away, 1);
-        self.refusals.tell(self.now(), Some(accepted.address.ip()), None, &refusal);
+        self.refusals.tell(self.now(), Some(accepted.address.ip()), None, &refusal, None);
         if self.farewells.get() >= FAREWELLS_MAX {
             // Whoever knocks in such numbers may not take the files that players need.
             return;
@@ -955,6 +962,12 @@ impl Shell {
                         Some(trace) => core.traced_frame(now, conn, frame, trace, &mut outputs),
                         None => core.frame(now, conn, frame, &mut outputs),
                     }
+                } else if let Some(span) = span
+                    && kind == client_session::CHECK_IN
+                {
+                    let trace = span.context();
+                    connection.checks_in(span);
+                    core.traced_frame(now, conn, frame, trace, &mut outputs);
                 } else if kind == client_session::TRACE && self.traces.is_on() {
                     self.traces.announce(now, conn, frame);
                 } else {

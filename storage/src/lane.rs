@@ -63,6 +63,8 @@ struct Entry {
     next: Option<usize>,
     /// How often it has found the store away.
     rests: u32,
+    /// When the store was given it last.
+    begun: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,6 +242,7 @@ impl Lane {
             bytes,
             next: None,
             rests: 0,
+            begun: deadline,
         });
         self.deadlines.insert((deadline, slot, 0), ());
         match (key, line) {
@@ -258,6 +261,7 @@ impl Lane {
     /// Hands the store whatever may be begun.
     fn begin_ready(&mut self) {
         let mut jobs = Vec::new();
+        let now = Instant::now();
         while self.under_way < self.under_way_max
             && let Some(slot) = self.ready.pop_front()
         {
@@ -274,6 +278,7 @@ impl Lane {
                 }
             };
             entry.state = State::UnderWay;
+            entry.begun = now;
             entry.sampled().for_each(|steps| steps.begun(self.backend.name(), &operation));
             self.under_way += 1;
             jobs.push(Job::new(operation, entry.deadline(), slot, self.done.clone()));
@@ -292,6 +297,7 @@ impl Lane {
         self.under_way -= 1;
         Metrics::sub(&self.metrics.under_way, 1);
         Metrics::add(&self.metrics.answered, 1);
+        self.metrics.job_duration.record(self.entries[slot].begun.elapsed());
         self.entries[slot].state = State::Waiting;
         if let Err(error @ StorageError::Unavailable(_)) = &result
             && self.rest(slot)
@@ -392,8 +398,14 @@ impl Lane {
     /// Takes an entry away, and gives who still waits for it; the next of its key may begin.
     fn finish(&mut self, slot: usize) -> Waiting {
         let entry = self.entries.remove(slot);
+        let now = Instant::now();
         for (place, reply) in entry.replies.iter().enumerate() {
             self.deadlines.remove(&(reply.deadline, slot, place));
+            if reply.to.is_some() {
+                let left = reply.deadline.saturating_duration_since(now);
+                let took = reply.patience.saturating_sub(left);
+                self.metrics.operation_duration.record(took);
+            }
         }
         let count = u64::try_from(entry.replies.len()).unwrap_or(u64::MAX);
         Metrics::sub(&self.metrics.waiting, count);

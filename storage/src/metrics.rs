@@ -1,54 +1,50 @@
-//! What the storage counts. Names are those of the metrics: `storage.` before the field's name.
+//! What the storage counts.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-macro_rules! counters { ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-    /// Counters of a storage actor, readable from any thread.
-    #[derive(Debug, Default)]
-    pub struct Metrics { $($(#[$doc])* pub $name: AtomicU64,)* }
-    impl Metrics {
-        /// Every counter with its name.
-        pub fn read(&self) -> Vec<(&'static str, u64)> {
-            vec![$((concat!("storage.", stringify!($name)), self.$name.load(Relaxed)),)*]
-        }
-    }
-} }
-
-counters! {
+greenroom_telemetry::instruments! {
+    /// Of a storage actor, readable from any thread.
+    pub struct Metrics;
     /// Operations that were taken.
-    submitted,
+    counter submitted = "greenroom.storage.operation.submitted", "operation";
     /// Operations that were refused because the queue was full.
-    busy,
+    counter busy = "greenroom.storage.operation.refused", "operation";
     /// Operations that wait or are under way now.
-    waiting,
+    gauge waiting = "greenroom.storage.operation.waiting", "operation";
     /// Of these, operations that the store works on now.
-    under_way,
+    gauge under_way = "greenroom.storage.operation.under_way", "operation";
+    /// How long operations took that have an answer, from when they were taken.
+    histogram operation_duration = "greenroom.storage.operation.duration";
+    /// How long the store had each job.
+    histogram job_duration = "greenroom.storage.job.duration";
     /// Jobs that the store has answered.
-    answered,
+    counter answered = "greenroom.storage.job.answered", "job";
     /// Batches that lanes have handed to the store.
-    batches,
+    counter batches = "greenroom.storage.batch.begun", "batch";
     /// Writes that a newer one of the same key stood in for.
-    merged,
+    counter merged = "greenroom.storage.write.merged", "write";
     /// Operations that were tried again because the store was away.
-    retried,
+    counter retried = "greenroom.storage.operation.retried", "operation";
     /// Reads of an update that were done again because somebody else had written.
-    conflicts,
+    counter conflicts = "greenroom.storage.update.conflicted", "update";
     /// Operations whose deadline was over before the store began them.
-    unavailable,
+    counter unavailable = "greenroom.storage.operation.unavailable", "operation";
     /// Mutations of which nobody knows whether they have happened.
-    undecided,
+    counter undecided = "greenroom.storage.write.undecided", "write";
     /// Writes of owners that a newer one has deposed: each is logged.
-    deposed,
-    /// Writes that were kept on this machine's disk while the store was away.
-    spooled,
-    /// Writes that the spool did not take: it was full, or its disk.
-    spool_refused,
-    /// Files of the spool that were damaged: what could be read is stored, the file is set aside.
-    spool_damaged,
-    /// Writes that went from the spool to the store.
-    drained,
+    counter deposed = "greenroom.storage.write.deposed", "write";
     /// Operations that failed for another reason.
-    failed,
+    counter failed = "greenroom.storage.operation.failed", "operation";
+    /// Writes that were kept on this machine's disk while the store was away.
+    counter spooled = "greenroom.storage.spool.kept", "write";
+    /// Writes that the spool did not take: it was full, or its disk.
+    counter spool_refused = "greenroom.storage.spool.refused", "write";
+    /// Files of the spool that were damaged: what could be read is stored, the file is set aside.
+    counter spool_damaged = "greenroom.storage.spool.damaged", "file";
+    /// Writes that went from the spool to the store.
+    counter drained = "greenroom.storage.spool.drained", "write";
+    /// Bytes that the spool has on disk.
+    gauge spool_bytes = "greenroom.storage.spool.usage", bytes;
 }
 
 impl Metrics {

@@ -55,8 +55,6 @@ pub(crate) struct Spool {
 
 #[derive(Debug, Default)]
 struct Facts {
-    /// Bytes of all files, and of what waits to be written.
-    bytes: AtomicU64,
     /// Writes on their way to the disk.
     on_their_way: AtomicU64,
     /// There is something in the files.
@@ -114,7 +112,8 @@ impl Spool {
         let frame = frame(write);
         let bytes = counted(&frame);
         let reserve = |held: u64| held.checked_add(bytes).filter(|held| *held <= self.bytes_max);
-        let reserved = self.facts.bytes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, reserve);
+        let reserved =
+            self.metrics.spool_bytes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, reserve);
         if reserved.is_err() {
             Metrics::add(&self.metrics.spool_refused, 1);
             return Err(StorageError::Unavailable(eco_format!(
@@ -126,7 +125,7 @@ impl Spool {
         let (kept, answer) = oneshot::channel();
         let sent = self.mailbox.send(Append { frame, kept }).await;
         if sent.is_err() {
-            self.facts.bytes.fetch_sub(bytes, Ordering::SeqCst);
+            self.metrics.spool_bytes.fetch_sub(bytes, Ordering::SeqCst);
             return Err(StorageError::Closed);
         }
         answer.await.map_err(|_| StorageError::Closed)?
@@ -322,7 +321,7 @@ pub(crate) fn open(
     }
     let next = closed.last_key_value().map_or(1, |(number, _)| number + 1);
     let facts = Arc::new(Facts::default());
-    facts.bytes.store(closed.values().map(|(_, bytes)| bytes).sum(), Ordering::SeqCst);
+    metrics.spool_bytes.store(closed.values().map(|(_, bytes)| bytes).sum(), Ordering::SeqCst);
     facts.holds_some.store(!closed.is_empty(), Ordering::SeqCst);
     let (to_mailbox, mailbox) = mpsc::channel(MAILBOX);
     let files = Files {
@@ -442,7 +441,7 @@ impl Files {
         let counts = frames.iter().map(|frame| counted(frame)).sum::<u64>();
         let written = self.write_at_end(&frames.concat(), counts);
         if written.is_err() {
-            self.facts.bytes.fetch_sub(counts, Ordering::SeqCst);
+            self.metrics.spool_bytes.fetch_sub(counts, Ordering::SeqCst);
         }
         written
     }
@@ -514,7 +513,7 @@ impl Files {
             tracing::warn!(%error, "{} is drained and can't be put away", path.display());
             return false;
         }
-        self.facts.bytes.fetch_sub(*counts, Ordering::SeqCst);
+        self.metrics.spool_bytes.fetch_sub(*counts, Ordering::SeqCst);
         self.closed.pop_front();
         self.facts.holds_some.store(self.hold_some(), Ordering::SeqCst);
         true

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -168,8 +168,12 @@ async fn a_full_queue_says_so_at_once_to_who_cannot_wait_and_holds_up_who_can() 
         ticket.await.unwrap();
     }
     assert_eq!(level(&storage, "late").await, None);
-    let metrics: BTreeMap<_, _> = storage.metrics().read().into_iter().collect();
-    assert_eq!((metrics["storage.busy"], metrics["storage.waiting"]), (2, 0));
+    let metrics = storage.metrics();
+    let read = |of: &AtomicU64| of.load(Ordering::SeqCst);
+    assert_eq!((read(&metrics.busy), read(&metrics.waiting)), (2, 0));
+    // Everything that was taken has its time.
+    assert_eq!(metrics.operation_duration.read().count(), read(&metrics.submitted));
+    assert_eq!(metrics.job_duration.read().count(), read(&metrics.answered));
 }
 
 #[tokio::test]

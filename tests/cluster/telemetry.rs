@@ -83,6 +83,19 @@ impl Collector {
     }
 }
 
+/// The spans of the trace whose root is the first of these places.
+fn trace_of(arrived: &[Span], places: &[(&str, &str)]) -> Vec<Span> {
+    let root = arrived.iter().find(|span| span.place() == places[0]);
+    let trace = root.map(|span| &*span.trace).unwrap_or_default();
+    arrived.iter().filter(|span| span.trace == trace).cloned().collect()
+}
+
+/// Whether a trace has a span of each of these places.
+fn has_all(trace: &[Span], places: &[(&str, &str)]) -> bool {
+    let there: BTreeSet<_> = trace.iter().map(Span::place).collect();
+    places.iter().all(|place| there.contains(place))
+}
+
 /// Sends what the export of clients still has.
 async fn sent(export: Export) {
     tokio::task::spawn_blocking(move || export.stop(Duration::from_secs(10))).await.unwrap();
@@ -229,22 +242,18 @@ async fn one_join_is_one_trace_at_a_real_collector() {
     client.close().await;
     sent(export).await;
 
-    let of_join = || {
-        let arrived = collector.spans();
-        let joins = arrived.iter().find(|span| span.place() == JOIN[0]);
-        let trace = joins.map(|span| span.trace.clone()).unwrap_or_default();
-        arrived.into_iter().filter(|span| span.trace == trace).collect::<Vec<_>>()
-    };
     let mut trace = Vec::new();
-    let missing = |trace: &[Span]| {
-        let places: BTreeSet<_> = trace.iter().map(Span::place).collect();
-        JOIN.iter().find(|place| !places.contains(place))
-    };
     crate::harness::wait_until("the spans of the join", || {
-        trace = of_join();
-        missing(&trace).is_none()
+        trace = trace_of(&collector.spans(), JOIN);
+        has_all(&trace, JOIN)
     });
     assert_nested(&trace, JOIN[0]);
+    let mut check_in = Vec::new();
+    crate::harness::wait_until("the spans of the check-in", || {
+        check_in = trace_of(&collector.spans(), CHECK_IN);
+        has_all(&check_in, CHECK_IN)
+    });
+    assert_nested(&check_in, CHECK_IN[0]);
     let of_masters = trace.iter().filter(|span| span.service == "greenroom-master");
     let masters: BTreeSet<_> = of_masters.map(|span| (&*span.server, &*span.name)).collect();
     let named = |name| masters.iter().find(|(_, of)| *of == name).map(|(server, _)| *server);
@@ -265,6 +274,8 @@ async fn one_join_is_one_trace_at_a_real_collector() {
         "greenroom.session.check_in.accepted",
         "greenroom.master.commit.duration",
         "greenroom.game.instance.created",
+        "greenroom.storage.operation.duration",
+        "greenroom.logs.event.written",
         "process.cpu.time",
     ] {
         let line = format!("-> Name: {metric}");
@@ -273,7 +284,29 @@ async fn one_join_is_one_trace_at_a_real_collector() {
     keep("join-trace", &trace);
     let (ended, text) = up.stop();
     assert!(ended, "{text}");
+
+    // What the log has of a trace that the collector has.
+    for (trace, kinds) in [
+        (&trace, &["directory_join", "instance_granted", "instance_running"][..]),
+        (&check_in, &["check_in"]),
+    ] {
+        let id = &trace[0].trace;
+        let sql = format!("select kind from events where trace = '{id}' order by kind");
+        let output = run(&["logs", "sql", &sql, "--format", "csv", "--data", many.folder()]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let found: Vec<_> = text.lines().skip(1).collect();
+        assert_eq!(found, kinds, "{text}{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
+
+/// The spans that a check-in leads to.
+const CHECK_IN: &[(&str, &str)] = &[
+    ("greenroom-client", "check_in"),
+    ("greenroom-session", "check_in"),
+    ("greenroom-master", "check_in"),
+    ("greenroom-master", "commit"),
+    ("greenroom-master", "apply"),
+];
 
 /// The spans that the last card of a duel leads to: its result and the count of the winner's wins are stored, and a
 /// snapshot is.
@@ -345,8 +378,7 @@ async fn the_last_card_of_a_duel_is_followed_to_the_store() {
         });
         let Some(of) = stored.map(|span| span.trace.clone()) else { return false };
         trace = arrived.into_iter().filter(|span| span.trace == of).collect();
-        let places: BTreeSet<_> = trace.iter().map(Span::place).collect();
-        RESULT.iter().all(|place| places.contains(place))
+        has_all(&trace, RESULT)
     });
     assert_nested(&trace, RESULT[0]);
     // The store has it within the order, and the order is of the call.

@@ -87,6 +87,10 @@ impl Many {
     fn start(&self) -> (Process, String) {
         self.start_with(&[])
     }
+    /// Its data.
+    pub(crate) fn folder(&self) -> &str {
+        self.folder.text()
+    }
     /// With more flags.
     pub(crate) fn start_with(&self, flags: &[&str]) -> (Process, String) {
         self.start_as(&mut greenroom(), flags)

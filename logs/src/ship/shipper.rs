@@ -25,6 +25,7 @@ use crate::{
     KinesisConfig, Logs,
     kinds::{ShippingFailed, ShippingLost, ShippingResumed},
     read::{Position, Stream},
+    segment::{self, Segment},
 };
 
 /// How often segments are looked at for more, and folders for those that nobody ships.
@@ -41,37 +42,29 @@ const LOCK: &str = "shipping.lock";
 /// Held by the process whose folder it is: see the writer.
 const OWNER: &str = "lock";
 
-macro_rules! counters { ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-    /// What a shipper counts. Names are those of the metrics: `logs.shipping.` before the field's name.
-    #[derive(Debug, Default)]
-    pub struct Metrics { $($(#[$doc])* pub $name: AtomicU64,)* }
-    impl Metrics {
-        /// Every counter with its name.
-        pub fn read(&self) -> Vec<(&'static str, u64)> {
-            vec![$((concat!("logs.shipping.", stringify!($name)), self.$name.load(Relaxed)),)*]
-        }
-    }
-} }
-
-counters! {
+greenroom_telemetry::instruments! {
+    /// What a shipper counts.
+    pub struct Metrics;
     /// Events that are in the stream.
-    events,
+    counter events = "greenroom.logs.shipping.event.shipped", "event";
     /// Records that are in the stream.
-    records,
+    counter records = "greenroom.logs.shipping.record.shipped", "record";
     /// Bytes of them.
-    bytes,
+    counter bytes = "greenroom.logs.shipping.io", bytes;
     /// Calls that were made.
-    calls,
+    counter calls = "greenroom.logs.shipping.call.made", "call";
     /// Calls that failed whole.
-    calls_failed,
+    counter calls_failed = "greenroom.logs.shipping.call.failed", "call";
     /// Records that were put again.
-    records_again,
+    counter records_again = "greenroom.logs.shipping.record.retried", "record";
     /// Of these, those that a shard took no more of.
-    records_throttled,
+    counter records_throttled = "greenroom.logs.shipping.record.throttled", "record";
     /// Segments that went, for the bound on disk, before they were shipped.
-    segments_lost,
+    counter segments_lost = "greenroom.logs.shipping.segment.lost", "segment";
     /// Events that no record may hold.
-    events_too_large,
+    counter events_too_large = "greenroom.logs.shipping.event.too_large", "event";
+    /// What is on disk and not shipped, as segments have it there, as of the last 2 s.
+    gauge backlog = "greenroom.logs.shipping.backlog", bytes;
 }
 
 fn add(counter: &AtomicU64, more: usize) {
@@ -224,6 +217,7 @@ impl Ship {
                 tracing::warn!(%error, "after a restart some events will be shipped again");
             }
         }
+        self.measure();
         // A process that is back ships its own.
         let own = self.own.clone();
         self.shipped.retain(|process, shipped| {
@@ -243,6 +237,23 @@ impl Ship {
                 Err(error) => tracing::warn!(%error, process = name, "its events can't be shipped"),
             }
         }
+    }
+
+    /// Counts what is on disk and not shipped.
+    fn measure(&self) {
+        let backlog = self.shipped.values().map(|shipped| {
+            let (segment, offset) = (shipped.kept.position.segment, shipped.kept.position.offset);
+            let all = segment::list(&shipped.folder).unwrap_or_default();
+            let left = all.iter().filter(|of| of.number >= segment).map(|of| match of {
+                // Where it is in a segment is known by its lines; one that is compressed counts whole.
+                Segment { number, is_closed: false, bytes, .. } if *number == segment => {
+                    bytes.saturating_sub(offset)
+                }
+                Segment { bytes, .. } => *bytes,
+            });
+            left.sum::<u64>()
+        });
+        self.metrics.backlog.store(backlog.sum(), Relaxed);
     }
 
     /// Takes what is written, as far as there is room; says whether there is more.

@@ -122,7 +122,10 @@ fn everything_that_is_written_is_in_the_stream_once_and_in_order() {
     let (counted, errors) = Ships::start(folder.path(), &target, 5_000).stop();
     let events = in_stream(&target);
     assert_eq!(once(&events), on_disk(folder.path()), "{errors}");
-    assert!(events.len() >= 5_000 && counted["logs.shipping.events"] == events.len() as u64);
+    assert!(
+        events.len() >= 5_000
+            && counted["greenroom.logs.shipping.event.shipped"] == events.len() as u64
+    );
     assert_eq!(once(&events).len(), events.len(), "nothing failed, so nothing comes twice");
     assert_ordered(&events);
     assert_eq!(errors, "");
@@ -147,7 +150,7 @@ fn what_fails_is_put_again_alone_and_nothing_is_lost_or_out_of_order() {
     );
     assert_ordered(&events);
     let refused = proxy.seen().records_refused as u64;
-    assert!(refused > 0 && counted["logs.shipping.records_throttled"] >= refused);
+    assert!(refused > 0 && counted["greenroom.logs.shipping.record.throttled"] >= refused);
 }
 
 #[test]

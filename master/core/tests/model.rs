@@ -259,6 +259,7 @@ impl World {
                 session_key: SessionKey([number; 16]),
                 user: user.clone(),
                 name: "a name".into(),
+                trace: None,
             };
             world.apply(&Command::Bind(origin("s1"), bind));
             let bound = world.effects.iter().find_map(|effect| {

@@ -189,6 +189,7 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
                 session_key: SessionKey([a % 8; 16]),
                 user: user(if c < 200 { a } else { b }),
                 name: "a name".into(),
+                trace: None,
             };
             Command::Bind(origin(session_server), bind)
         }

@@ -14,9 +14,15 @@ use crate::{
 pub const PING: u8 = 0x03;
 /// Kind byte of the answer to a [`PING`], with its 8 bytes.
 pub const PONG: u8 = 0x04;
+/// Kind byte of a check-in.
+pub const CHECK_IN: u8 = 0x02;
 /// Kind byte of the announcement that the next frame on this connection is sampled: a [`crate::TraceContext`] in 25
 /// bytes. Only where both hellos name [`crate::TRACE_FEATURE`].
 pub const TRACE: u8 = 0x06;
+/// Kind byte of the answer to a check-in.
+pub const CHECKED_IN: u8 = 0x82;
+/// Kind byte of the end of a conversation.
+pub const CLOSING: u8 = 0x85;
 /// Kind byte of a server's ping, to be answered with [`PONG`].
 pub const SERVER_PING: u8 = 0x83;
 /// Kind byte of the answer to a client's ping.
@@ -29,6 +35,7 @@ pub const REPLIES: std::ops::RangeInclusive<u8> = 0x90..=0x9f;
 /// What a request is called in a trace; nothing for a kind of a newer version.
 pub const fn traced_name(kind: u8) -> Option<&'static str> {
     match kind {
+        CHECK_IN => Some("check_in"),
         0x10 => Some("create"),
         0x11 => Some("join"),
         0x12 => Some("join_or_create"),

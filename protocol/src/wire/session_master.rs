@@ -161,6 +161,9 @@ pub struct Bind {
     pub user: UserId,
     /// The name to be shown.
     pub name: EcoString,
+    /// The trace of it, if it is sampled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
 }
 
 /// A connection is gone.

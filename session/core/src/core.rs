@@ -185,7 +185,7 @@ struct Connection {
 enum Stage {
     Fresh,
     Greeted,
-    Checking(Box<client_session::CheckIn>),
+    Checking(Box<client_session::CheckIn>, Option<TraceContext>),
     Binding(Box<Bind>),
     In(Box<Held>),
 }
@@ -290,14 +290,14 @@ impl Connection {
     fn held_mut(&mut self) -> Option<&mut Held> {
         match &mut self.stage {
             Stage::In(held) => Some(held),
-            Stage::Fresh | Stage::Greeted | Stage::Checking(_) | Stage::Binding(_) => None,
+            Stage::Fresh | Stage::Greeted | Stage::Checking(..) | Stage::Binding(_) => None,
         }
     }
 
     fn held(&self) -> Option<&Held> {
         match &self.stage {
             Stage::In(held) => Some(held),
-            Stage::Fresh | Stage::Greeted | Stage::Checking(_) | Stage::Binding(_) => None,
+            Stage::Fresh | Stage::Greeted | Stage::Checking(..) | Stage::Binding(_) => None,
         }
     }
 }
@@ -613,7 +613,7 @@ impl Core {
                     Err(error) => self.close(conn, error.into(), out),
                 }
             }
-            (Stage::Checking(_) | Stage::Binding(_), _) => {
+            (Stage::Checking(..) | Stage::Binding(_), _) => {
                 let refusal =
                     Refusal::new(Code::NotCheckedIn, "wait for the answer to the check-in");
                 self.close(conn, refusal, out);
@@ -646,7 +646,7 @@ impl Core {
             }
             (Stage::Greeted, Ok(ClientToSession::CheckIn(check_in))) => {
                 out.push(Output::Authenticate(conn, check_in.credentials.clone()));
-                connection.stage = Stage::Checking(Box::new(check_in));
+                connection.stage = Stage::Checking(Box::new(check_in), self.trace);
             }
             (_, Err(error)) => self.close(conn, error.into(), out),
             (_, Ok(ClientToSession::Hello(_))) => {
@@ -710,13 +710,13 @@ impl Core {
         else {
             return;
         };
-        let Stage::Checking(check_in) = &connection.stage else { return };
+        let Stage::Checking(check_in, trace) = &connection.stage else { return };
         match result {
             Err(refusal) => self.close(conn, refusal, out),
             Ok((user, name)) => {
                 self.binds += 1;
-                let bind =
-                    Bind { number: self.binds, session_key: check_in.session_key, user, name };
+                let (number, session_key) = (self.binds, check_in.session_key);
+                let bind = Bind { number, session_key, user, name, trace: *trace };
                 self.binding.insert(bind.number, conn);
                 self.say(0, bind.clone().into(), out);
                 if let Some(connection) = self.conns.get_mut(conn.0) {
@@ -809,7 +809,7 @@ impl Core {
             Stage::Binding(bind) => {
                 self.binding.remove(&bind.number);
             }
-            Stage::Fresh | Stage::Greeted | Stage::Checking(_) => {}
+            Stage::Fresh | Stage::Greeted | Stage::Checking(..) => {}
         }
     }
 
@@ -1607,7 +1607,7 @@ impl Core {
                     let text = "no master can be reached now: try again, or another session server";
                     (UNAVAILABLE_MS, Code::Unavailable, text)
                 }
-                Stage::Fresh | Stage::Greeted | Stage::Checking(_) => {
+                Stage::Fresh | Stage::Greeted | Stage::Checking(..) => {
                     (CHECK_IN_MS, Code::CheckInTimeout, "no check-in within 5 s of connecting")
                 }
             };

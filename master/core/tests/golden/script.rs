@@ -283,6 +283,7 @@ impl Script {
             session_key: SessionKey([key; 16]),
             user: user(number),
             name: format!("name {}", self.below(60)).into(),
+            trace: None,
         };
         let effects = self.world.apply(Command::Bind(self.world.origin(at), bind));
         let bound = effects.into_iter().find_map(|effect| match effect {

@@ -382,6 +382,7 @@ impl World {
             session_key: SessionKey(key),
             user: UserId::new(user).unwrap(),
             name: user.into(),
+            trace: None,
         };
         let effects = self.apply(Command::Bind(self.origin(at), bind));
         let answer = effects.into_iter().find_map(|effect| match effect {
