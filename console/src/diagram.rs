@@ -132,7 +132,8 @@ fn masters(status: &Status) -> Markup {
                 text.rate x="649" y="47" text-anchor="middle" { "log, " (grouped(lag)) " behind" }
             } @else if status.masters.len() == 1 {
                 text.note x="649" y="58" text-anchor="middle" {
-                    "alone: `up --processes` or `[master] peer` adds a standby" }
+                    "alone: `up --processes` or `[master] peer` adds a standby"
+                }
             }
             @if let Some(witness) = &status.witness {
                 a href={ "/servers" } {

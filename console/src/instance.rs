@@ -55,16 +55,17 @@ fn found(id: InstanceId, instance: &InstanceStatus) -> Markup {
                     dt { "Private" } dd { (text("private")) }
                     @if let Some(MetaValue::Text(key)) = field("key") { dt { "Key" } dd { bdi { (shown(key)) } } }
                     @if let Some(MetaValue::Text(owner)) = field("owner") {
-                        dt { "Made by" } dd { a href=(search_link("users", "id", owner)) { bdi { (short(owner, 60))
-                            } } }
+                        dt { "Made by" }
+                        dd { a href=(search_link("users", "id", owner)) { bdi { (short(owner, 60)) } } }
                     }
                 }
             }
             section.panel {
                 h2 { "Metadata" }
                 @if own.is_empty() {
-                    p.hint { "The game says nothing of it. A kind declares fields with " code { "#[derive(Meta)]" }
-                        "." }
+                    p.hint {
+                        "The game says nothing of it. A kind declares fields with " code { "#[derive(Meta)]" } "."
+                    }
                 } @else {
                     dl { @for (name, value) in &own { dt { (shown(name)) } dd { bdi { (value) } } } }
                 }
@@ -77,8 +78,8 @@ fn found(id: InstanceId, instance: &InstanceStatus) -> Markup {
             } @else {
                 div.scroll {
                     table {
-                        thead { tr { th { "Seat" } th { "State" } th { "User" } th { "Name" } th { "Session server"
-                            } th {} } }
+                        @let heads = ["Seat", "State", "User", "Name", "Session server", ""];
+                        thead { tr { @for head in heads { th scope="col" { (head) } } } }
                         tbody { @for of in &instance.seats { tr { (seat(of)) } } }
                     }
                 }

@@ -42,8 +42,10 @@ pub(crate) fn live(seen: &Seen) -> Markup {
             None => {
                 div.empty {
                     b { "Nothing is known of the cluster yet" }
-                    p { "The master has not answered since this port is open. Its log says why; " code {
-                        "--cluster-log info" } " says more." }
+                    p {
+                        "The master has not answered since this port is open. Its log says why; "
+                        code { "--cluster-log info" } " says more."
+                    }
                 }
             }
             Some(status) => {
@@ -127,8 +129,8 @@ fn counters(seen: &Seen, status: &Status) -> Markup {
         }
         @if !silent.is_empty() {
             p.hint {
-                "Not counted: " (silent.join(", "))
-                    ", of a build that does not say these numbers. They are of all other servers."
+                "Not counted: " (silent.join(", ")) ", of a build that does not say these numbers. "
+                "They are of all other servers."
             }
         }
     }

@@ -92,7 +92,9 @@ pub(crate) fn page(
                         }
                     }
                     div.who {
-                        @if !cluster.is_empty() { span.cluster title="The cluster's name" { bdi { (shown(cluster)) } } }
+                        @if !cluster.is_empty() {
+                            span.cluster title="The cluster's name" { bdi { (shown(cluster)) } }
+                        }
                         (answering(head))
                         span #connection.pulse role="status" title="Whether this page hears from the master" { "…" }
                     }
@@ -102,8 +104,11 @@ pub(crate) fn page(
                 main #content { (content) }
                 (dialog())
                 div #toast role="status" {}
-                noscript { p.banner.warn {
-                    "Without scripts this page shows how things were when it was opened, and nobody can act." } }
+                noscript {
+                    p.banner.warn {
+                        "Without scripts this page shows how things were when it was opened, and nobody can act."
+                    }
+                }
             }
         }
     };
@@ -156,9 +161,8 @@ fn dialog() -> Markup {
                     "Admin token"
                     input #token type="password" autocomplete="off" spellcheck="false";
                     small {
-                        "64 hexadecimal digits, in the file " code { "admin.token" }
-                            " of the cluster's data folder. This "
-                        "tab remembers it until it is closed."
+                        "64 hexadecimal digits, in the file " code { "admin.token" } " of the cluster's data folder. "
+                        "This tab remembers it until it is closed."
                     }
                 }
                 p #confirm-problem.problem role="alert" hidden {}

@@ -48,6 +48,7 @@ impl Asked {
         let limit = query.limit.unwrap_or(LIMIT);
         Ok(Find { table, filter: query.filter, order: query.order, limit, cursor })
     }
+
     fn address(&self, path: &str, cursor: Option<&[u8]>) -> String {
         let mut parts = Vec::new();
         if !self.kind.is_empty() {
@@ -181,8 +182,8 @@ pub(crate) fn instances(asked: &Asked, status: Option<&Status>, answer: &Answer)
         nav.tabs aria-label="Kinds" {
             @for kind in kinds {
                 @let of = Asked { kind: kind.name.to_string(), ..Asked::default() };
-                a href=(of.address("/instances", None)) aria-current=[(kind.name.as_str() ==
-                    asked.kind).then_some("page")] {
+                @let is_this = kind.name.as_str() == asked.kind;
+                a href=(of.address("/instances", None)) aria-current=[is_this.then_some("page")] {
                     (shown(kind.name.as_str())) " " span.count { (grouped(kind.instances)) }
                 }
             }
@@ -286,6 +287,8 @@ fn table(
     above: &Markup,
 ) -> Markup {
     let Shape { path, title, fields, example, heads, empty } = shape;
+    let first = asked.address(path, None);
+    let all = Asked { q: String::new(), ..asked.clone() }.address(path, None);
     html! {
         h1 { (title) }
         (above)
@@ -294,8 +297,7 @@ fn table(
             label for="q" { "Which" }
             input #q name="q" value=(asked.q) autocomplete="off" spellcheck="false" aria-describedby="fields";
             button type="submit" { "Find" }
-            @if !asked.q.is_empty() { a.clear href=(Asked { q: String::new(), ..asked.clone() }.address(path,
-                None)) { "All" } }
+            @if !asked.q.is_empty() { a.clear href=(all) { "All" } }
             p #fields.hint {
                 "Such as " code { (example) } ". Fields: "
                 @for (at, field) in fields.iter().enumerate() { @if at > 0 { ", " } code { (shown(field)) } }
@@ -316,10 +318,11 @@ fn table(
             Answer::Rows(rows) if rows.rows.is_empty() => {
                 div.empty {
                     b { "Nothing like this" }
-                    p { "Looked at " (grouped(rows.explain.examined.into())) " records, by " code {
-                        (shown(&rows.explain.index)) } "." }
-                    p { a href=(Asked { q: String::new(), cursor: String::new(), ..asked.clone() }.address(path,
-                        None)) { "Show all" } }
+                    p {
+                        "Looked at " (grouped(rows.explain.examined.into())) " records, by "
+                        code { (shown(&rows.explain.index)) } "."
+                    }
+                    p { a href=(all) { "Show all" } }
                 }
             }
             Answer::Rows(rows) => {
@@ -334,9 +337,10 @@ fn table(
                         (rows.rows.len()) " shown; " (grouped(rows.explain.examined.into())) " looked at, by "
                         code { (shown(&rows.explain.index)) }
                     }
-                    @if !asked.cursor.is_empty() { a rel="first" href=(asked.address(path, None)) { "First page" } }
-                    @if let Some(cursor) = &rows.cursor { a rel="next" href=(asked.address(path, Some(cursor))) {
-                        "Next page" } }
+                    @if !asked.cursor.is_empty() { a rel="first" href=(first) { "First page" } }
+                    @if let Some(cursor) = &rows.cursor {
+                        a rel="next" href=(asked.address(path, Some(cursor))) { "Next page" }
+                    }
                 }
             }
         }

@@ -4,50 +4,22 @@
 //! when a timer is due, and costs nothing between. What nobody else may know is in `private_view` and nowhere else:
 //! the other's page has only numbers of cards, whatever somebody reads on its wire.
 
+mod cards;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use greenroom::{Cx, GameEvent, Grace, Instance, Kind, MetaKeyword, Never, Reject, Seat, Who, Why};
+use greenroom::{Cx, GameEvent, Grace, Instance, Kind, MetaKeyword, Never, Reject, Seat, Why};
 use greenroom::{StoreRefusal, StoreTicket, Stored};
 use serde::{Deserialize, Serialize};
 
-/// Health of a player who was not hit yet, and at most.
-const HEALTH: u8 = 20;
-/// Shield at most.
-const SHIELD_MAX: u8 = 8;
+pub use cards::{Card, Fighter};
+use cards::{DECK, HEALTH, Held};
+
 /// How long a player may think about a turn; then the first card of the hand is played.
 const TURN_TIME: Duration = Duration::from_secs(30);
 /// How long a store that could not be reached is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Cards in a hand, as long as there are some to be drawn.
-const HAND: usize = 5;
-/// What each player draws from, in an order that chance decides.
-const DECK: [Card; 16] = {
-    use Card::{Focus, Guard, Leech, Mend, Pierce, Strike, Venom};
-    [
-        Strike, Strike, Strike, Strike, Pierce, Pierce, Guard, Guard, Guard, Mend, Mend, Leech,
-        Leech, Focus, Focus, Venom,
-    ]
-};
-
-/// A card.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Card {
-    /// 4 damage.
-    Strike,
-    /// 3 damage that no shield stops.
-    Pierce,
-    /// 4 shield.
-    Guard,
-    /// 4 health.
-    Mend,
-    /// 2 damage, and 2 health.
-    Leech,
-    /// The next card that does damage does twice as much.
-    Focus,
-    /// 1 damage that no shield stops, before each of the other's next 3 turns.
-    Venom,
-}
 
 /// How far a duel is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, MetaKeyword)]
@@ -122,31 +94,6 @@ pub struct Table {
     turn: Option<Seat>,
     winner: Option<Seat>,
     fighters: BTreeMap<Seat, Fighter>,
-}
-
-/// A player, as everybody sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fighter {
-    /// The name to be shown.
-    pub name: String,
-    /// 0 to 20.
-    pub health: u8,
-    /// Damage that it stops before it breaks.
-    pub shield: u8,
-    /// The next damage counts twice.
-    pub focused: bool,
-    /// Turns for which it still costs health.
-    pub venom: u8,
-    /// Cards in the hand.
-    pub hand: u8,
-}
-
-/// What nobody else sees: the hand, and what comes next, which not even its owner does.
-#[derive(Debug, Serialize, Deserialize)]
-struct Held {
-    who: Who,
-    hand: Vec<Card>,
-    deck: Vec<Card>,
 }
 
 /// The state.
@@ -261,29 +208,6 @@ impl Instance for Duel {
     }
 }
 
-impl Card {
-    /// Does what it does; gives the damage that was done, and that which a shield stopped.
-    fn act(self, me: &mut Fighter, them: &mut Fighter) -> (u8, u8) {
-        let mut strength = 0;
-        match self {
-            Self::Strike => strength = 4,
-            Self::Pierce => strength = 3,
-            Self::Guard => me.shield = (me.shield + 4).min(SHIELD_MAX),
-            Self::Mend => me.health = (me.health + 4).min(HEALTH),
-            Self::Leech => (strength, me.health) = (2, (me.health + 2).min(HEALTH)),
-            Self::Focus => me.focused = true,
-            Self::Venom => them.venom = 3,
-        }
-        if strength > 0 && std::mem::take(&mut me.focused) {
-            strength *= 2;
-        }
-        let blocked = if self == Self::Pierce { 0 } else { strength.min(them.shield) };
-        let damage = (strength - blocked).min(them.health);
-        (them.shield, them.health) = (them.shield - blocked, them.health - damage);
-        (damage, blocked)
-    }
-}
-
 impl Duel {
     /// Plays a card of a hand, and gives the turn to the other; false if there is no such card.
     fn play(&mut self, by: Seat, at: usize, cx: &mut Cx<Self>) -> bool {
@@ -304,9 +228,7 @@ impl Duel {
     /// Gives the turn to a seat, unless the duel is over: somebody has no health, or both have no card.
     fn begin_turn(&mut self, seat: Seat, cx: &mut Cx<Self>) {
         let mut me = self.fighter(seat);
-        if me.venom > 0 && me.health > 0 {
-            (me.venom, me.health) = (me.venom - 1, me.health - 1);
-        }
+        me.suffer();
         let (mine, theirs, hand) = (me.health, self.fighter(other(seat)).health, me.hand);
         self.table.fighters.insert(seat, me);
         if mine > 0 && theirs > 0 && hand > 0 {
@@ -321,13 +243,9 @@ impl Duel {
     /// Fills a hand from its deck.
     fn draw(&mut self, seat: Seat) {
         let pair = self.held.get_mut(&seat).zip(self.table.fighters.get_mut(&seat));
-        let Some((held, fighter)) = pair else { return };
-        while held.hand.len() < HAND
-            && let Some(card) = held.deck.pop()
-        {
-            held.hand.push(card);
+        if let Some((held, fighter)) = pair {
+            fighter.hand = held.draw();
         }
-        fighter.hand = u8::try_from(held.hand.len()).unwrap_or(u8::MAX);
     }
 
     fn end(&mut self, winner: Option<Seat>, cx: &mut Cx<Self>) {
