@@ -129,7 +129,7 @@ enum Name {
     W4,
     /// The master's core alone: memory of a million records, searches, verbs, ranks, live searches, a standby.
     Directory,
-    /// Durable writes through the storage actor on SQLite, beside the bare library.
+    /// Durable writes through the storage actor: on SQLite and Couchbase beside the bare libraries, and to memory.
     Store,
     /// The event log: what is written, asked and shipped, and what it costs the players of W2.
     Logs,
@@ -405,8 +405,15 @@ impl Plan {
         let mut summary = Map::new();
         self.show_part("store", "queue", store::queue()?, &mut summary)?;
         for size in store::SIZES {
+            let figures = store::memory(size, runs, seconds)?;
+            self.show_part("store", &format!("memory_{size}"), figures, &mut summary)?;
             let figures = store::upserts(size, runs, seconds)?;
-            self.show_part("store", &size.to_string(), figures, &mut summary)?;
+            self.show_part("store", &format!("sqlite_{size}"), figures, &mut summary)?;
+            #[cfg(feature = "couchbase")]
+            {
+                let figures = store::couchbase::upserts(size, runs, seconds)?;
+                self.show_part("store", &format!("couchbase_{size}"), figures, &mut summary)?;
+            }
         }
         summary.insert("bench".to_owned(), "store".into());
         Ok(summary)

@@ -1,5 +1,8 @@
-//! The store: durable writes through the storage actor on SQLite, beside the bare library that commits the same batches
-//! to the same disk in turn, and what a full queue takes.
+//! The store: durable writes through the storage actor on SQLite and on Couchbase, beside the bare library that does the
+//! same in turn, writes to memory, and what a full queue takes.
+
+#[cfg(feature = "couchbase")]
+pub(crate) mod couchbase;
 
 use std::fs::File;
 use std::io::Write as _;
@@ -68,13 +71,37 @@ pub(crate) fn upserts(size: usize, runs: u16, seconds: f64) -> anyhow::Result<Fi
             ("p99_ms", actor.p99_ms),
             ("cpu_us_per_upsert", actor.cpu_us),
             ("bare_upserts_per_s", bare.per_s),
+            ("bare_p99_ms", bare.p99_ms),
             ("bare_cpu_us_per_upsert", bare.cpu_us),
-            ("cost_percent", (1.0 - actor.per_s / bare.per_s) * 100.0),
+            ("cpu_percent_more", (actor.cpu_us / bare.cpu_us - 1.0) * 100.0),
             ("fdatasync_p50_ms", sync),
         ]);
     }
+    Ok(figures(&all))
+}
+
+/// The medians of all runs, which have the same figures.
+fn figures(all: &[Figures]) -> Figures {
     let names: Vec<&'static str> = all.iter().take(1).flatten().map(|(name, _)| *name).collect();
-    Ok(names.into_iter().filter_map(|name| Some((name, median(&all, name)?))).collect())
+    names.into_iter().filter_map(|name| Some((name, median(all, name)?))).collect()
+}
+
+/// The actor by itself, on a store that takes no time: what every store costs at least.
+pub(crate) fn memory(size: usize, runs: u16, seconds: f64) -> anyhow::Result<Figures> {
+    let window = Duration::from_secs_f64(seconds);
+    let mut all = Vec::new();
+    for run in 1..=runs {
+        progress(&format!("store in memory, {size} keys under way, run {run} of {runs}"));
+        let config = StorageConfig { store: "memory".into(), ..StorageConfig::default() };
+        let actor = through(config, size, window)?;
+        all.push(vec![
+            ("upserts_per_s", actor.per_s),
+            ("p50_ms", actor.p50_ms),
+            ("p99_ms", actor.p99_ms),
+            ("cpu_us_per_upsert", actor.cpu_us),
+        ]);
+    }
+    Ok(figures(&all))
 }
 
 /// What one run took.
@@ -168,11 +195,15 @@ fn taken(
     })
 }
 
-/// The same through the actor: a task for each key under way.
+/// Through the actor on SQLite.
 fn actor(file: &Path, size: usize, window: Duration) -> anyhow::Result<Taken> {
     let store = format!("sqlite:{}", file.display()).into();
-    let config =
-        StorageConfig { store, deadline: Duration::from_secs(60), ..StorageConfig::default() };
+    through(StorageConfig { store, ..StorageConfig::default() }, size, window)
+}
+
+/// Through the actor: a task for each key under way.
+fn through(config: StorageConfig, size: usize, window: Duration) -> anyhow::Result<Taken> {
+    let config = StorageConfig { deadline: Duration::from_secs(60), ..config };
     let storage = greenroom_storage::open(&config, Schema::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let (began, cpu) = (Instant::now(), machine::cpu(std::process::id())?);

@@ -13,7 +13,7 @@ use greenroom_game_core::{
     Stored, Told,
 };
 use greenroom_link::{Full, Outgoing};
-use greenroom_logs::kinds::{InstanceFailed, TickOverrun};
+use greenroom_logs::kinds::{InstanceFailed, SnapshotUnreadable, TickOverrun};
 use greenroom_logs::{Logs, OfGame};
 use greenroom_protocol::wire::client_instance::{QUERY_REFUSED, SEND_AGAIN, traced_name};
 use greenroom_protocol::wire::master_game::{
@@ -36,7 +36,7 @@ use crate::Metrics;
 use crate::clockwork::{Clockwork, Ticks};
 use crate::frozen::{Asked, Frozen, Waiting};
 use crate::lease::Lease;
-use crate::snapshots::{Loaded, Save};
+use crate::snapshots::{self, Loaded, Save};
 use crate::spans::Spans;
 use crate::upward::Upward;
 
@@ -933,7 +933,14 @@ impl Host {
                     return self.host(core);
                 }
                 Err(why) => {
-                    tracing::error!(%instance, %kind, %why, "a snapshot can't be read; it is set aside");
+                    let kept = snapshots::aside(instance, incarnation);
+                    tracing::error!(%instance, %kind, %why, %kept, "a snapshot can't be read; it is set aside");
+                    self.logs.emit(&SnapshotUnreadable {
+                        instance,
+                        instance_kind: kind.clone(),
+                        what: why,
+                        kept: eco_format!("{kept}"),
+                    });
                     self.chores.push(Chore::SetAside(instance, incarnation, loaded));
                     let text = eco_format!(
                         "what was stored of the instance of kind {kind:?} can't be read"

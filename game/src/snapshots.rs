@@ -84,6 +84,12 @@ pub(crate) async fn load(
     Ok(Some(Loaded { state, body: document.body }))
 }
 
+/// Where a snapshot is kept that can't be read.
+pub(crate) fn aside(instance: InstanceId, incarnation: Incarnation) -> Key {
+    Key::new(Collection::Snapshots, eco_format!("unreadable/{instance}/{incarnation}"))
+        .expect("an id and a number are short and printable")
+}
+
 /// Keeps a snapshot that can't be read under another key, where nobody writes over it.
 ///
 /// # Errors
@@ -94,9 +100,7 @@ pub(crate) async fn set_aside(
     incarnation: Incarnation,
     loaded: Loaded,
 ) -> Result<(), StorageError> {
-    let aside = eco_format!("unreadable/{instance}/{incarnation}");
-    let aside = Key::new(Collection::Snapshots, aside)?;
-    storage.upsert(aside, loaded.body).await.map(drop)
+    storage.upsert(aside(instance, incarnation), loaded.body).await.map(drop)
 }
 
 /// Removes what was stored of an instance that is over.

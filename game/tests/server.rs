@@ -13,6 +13,8 @@ use greenroom_game_core::{
 };
 use greenroom_games::{Arena, Crowd, Echo};
 use greenroom_link::{ClusterKey, Incoming, Link, Me, Outgoing, accept, dial};
+use greenroom_logs::read::{From, Reader};
+use greenroom_logs::{LogWriter, LogsConfig};
 use greenroom_protocol::wire::client_instance::{
     CALL, DOWN_ACK, EVENT, MESSAGE, PATCH, REPLY, SNAPSHOT_PIECE,
 };
@@ -1283,7 +1285,11 @@ fn an_instance_is_taken_up_from_the_store_by_another_server_and_its_former_life_
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
 
-        let second = Server::start_in(GameConfig::default(), Some(&store)).await;
+        let folder =
+            std::env::temp_dir().join(format!("greenroom-game-logs-{}", std::process::id()));
+        let log = LogWriter::start(&LogsConfig::default(), &folder, "second").unwrap();
+        let logged = GameConfig { logs: log.logs().clone(), ..GameConfig::default() };
+        let second = Server::start_in(logged, Some(&store)).await;
         let mut other = second.master(1).await;
         let session = SessionId(100);
         let held = RestoredSeat { seat: Seat(0), session };
@@ -1315,6 +1321,17 @@ fn an_instance_is_taken_up_from_the_store_by_another_server_and_its_former_life_
         while store.get(aside.clone()).await.unwrap().is_none_or(|found| found.body != body) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        // It is told as an event, with the place where it is kept.
+        log.stop();
+        let mut events = Reader::open(&folder, From::Start).unwrap();
+        let mut told = String::new();
+        while let Some(record) = events.next_record().unwrap() {
+            told.push_str(&format!("{}\n", record.text));
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+        let kept = format!("snapshots/unreadable/{}/{}", InstanceId(8), Incarnation(5));
+        let is_told = |line: &str| line.contains("snapshot_unreadable") && line.contains(&kept);
+        assert_eq!(told.lines().filter(|line| is_told(line)).count(), 1, "{told}");
         // And of what was never stored, nothing is made.
         let order = CreateInstance { instance: InstanceId(9), ..take_up(5, Vec::new()) };
         other.order(&order.into());

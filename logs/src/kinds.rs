@@ -134,6 +134,15 @@ events! {
         /// Of which kind.
         instance_kind: KindName,
     }
+    /// What was stored of an instance can't be read: it is kept under another key, and the instance is over.
+    SnapshotUnreadable = "snapshot_unreadable", 1, Error, about { instance: InstanceId } {
+        /// Of which kind.
+        instance_kind: KindName,
+        /// What is wrong with it.
+        what: EcoString,
+        /// Where it is kept: the collection of the store, and the key in it.
+        kept: EcoString,
+    }
     /// An instance is over, or was never made.
     InstanceClosed = "instance_closed", 1, Info, about { instance: InstanceId } {
         /// Of which kind.

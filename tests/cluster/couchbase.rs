@@ -45,7 +45,7 @@ impl Nodes {
     }
 
     /// What names this store on a command line.
-    fn store_flags(&self) -> [&str; 6] {
+    fn store_flags(&self) -> [&str; 8] {
         [
             "--store",
             &self.address,
@@ -53,6 +53,9 @@ impl Nodes {
             "Administrator",
             "--storage-couchbase-password",
             "password",
+            // A busy machine needs its time.
+            "--storage-couchbase-connect-timeout",
+            "30s",
         ]
     }
 
@@ -161,27 +164,29 @@ fn duels(nodes: &Nodes) -> Vec<String> {
 #[test]
 fn an_operator_makes_the_store_and_is_told_what_is_wrong_with_it() {
     let mut nodes = Nodes::start();
-    let store = |nodes: &Nodes, what: &str, password: &str| {
-        let [store, address, by, user, with, _] = nodes.store_flags();
+    let store = |nodes: &Nodes, what: &str, password: &str, patience: &str| {
+        let [store, address, by, user, with, _, waits, _] = nodes.store_flags();
         let output = greenroom()
-            .args(["store", what, store, address, by, user, with, password])
-            .args(["--storage-couchbase-connect-timeout", "3s"])
+            .args(["store", what, store, address, by, user, with, password, waits, patience])
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         (output.status.success(), said + &String::from_utf8_lossy(&output.stderr))
     };
-    let (is_well, said) = store(&nodes, "check", "password");
+    let (is_well, said) = store(&nodes, "check", "password", "60s");
     assert!(!is_well && said.contains("the scope \"greenroom\" is missing"), "{said}");
-    let (is_well, said) = store(&nodes, "init", "password");
+    let (is_well, said) = store(&nodes, "init", "password", "60s");
     assert!(is_well && said.contains("made the collection greenroom.documents"), "{said}");
-    assert_eq!(store(&nodes, "init", "password"), (true, "everything is there\n".to_owned()));
-    let (is_well, said) = store(&nodes, "check", "password");
+    assert_eq!(
+        store(&nodes, "init", "password", "60s"),
+        (true, "everything is there\n".to_owned())
+    );
+    let (is_well, said) = store(&nodes, "check", "password", "60s");
     assert!(is_well && said.contains("nothing is missing"), "{said}");
-    let (is_well, said) = store(&nodes, "check", "guess");
+    let (is_well, said) = store(&nodes, "check", "guess", "10s");
     assert!(!is_well && said.contains("couchbase_password is wrong"), "{said}");
     nodes.kill();
-    let (is_well, said) = store(&nodes, "check", "password");
+    let (is_well, said) = store(&nodes, "check", "password", "10s");
     assert!(!is_well && said.contains("can't be reached"), "{said}");
 
     // Of SQLite, the same.

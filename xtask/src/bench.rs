@@ -25,6 +25,11 @@ pub(crate) struct Arguments {
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut build =
         workspace.cargo("build --release --locked --package greenroom --package greenroom-bench");
+    // The SDK of Couchbase is a large build, which only the store needs.
+    if arguments.arguments.iter().any(|argument| argument == "store") {
+        build.args(["--package", "greenroom-couchbase-node"]);
+        build.args(["--features", "greenroom-bench/couchbase"]);
+    }
     if !child::stream(&mut build)?.success() {
         println!("the release build failed: nothing to measure");
         return Ok(ExitCode::FAILURE);

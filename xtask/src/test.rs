@@ -26,6 +26,10 @@ pub(crate) struct Arguments {
     /// Leaves the documents out and fuzzes for 2 seconds a target: for the time between two commits.
     #[arg(long)]
     quick: bool,
+    /// Runs the tests of a Couchbase client and of a store on this cluster, whose documents must not matter, and nothing
+    /// else. User, password and bucket are `GREENROOM_COUCHBASE_USER`, `_PASSWORD` and `_BUCKET`.
+    #[arg(long, value_name = "URL", conflicts_with = "quick")]
+    couchbase: Option<String>,
     /// Runs only the steps of these names (`fmt`, `clippy`, `typescript`, `browser`, `doc`, `fuzz`, `"fuzz TARGET"`)
     /// and, for every other word, the tests that have it in their names.
     filters: Vec<String>,
@@ -66,6 +70,12 @@ fn ends_a_word(rest: &str) -> bool {
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let mut report = Report::default();
+
+    if let Some(url) = &arguments.couchbase {
+        on_couchbase(workspace, url, &arguments.filters, &mut report)?;
+        println!("\nall steps: {:.1} s", started.elapsed().as_secs_f64());
+        return Ok(report.finish());
+    }
 
     announce("tools", "looks for what the tests need, and installs what is missing");
     let tools = tools::install(workspace);
@@ -157,6 +167,47 @@ fn node_tests(
     Ok(report)
 }
 
+/// What a client of a Couchbase cluster must meet there, and what every store must do, on a cluster that is somebody's.
+const ON_COUCHBASE: [(&str, &str, &str); 2] = [
+    (
+        "couchbase client",
+        "test -p greenroom-couchbase-node --all-features --locked --no-fail-fast --test documents --test management \
+         --test queries --",
+        "",
+    ),
+    (
+        "couchbase store",
+        "test -p greenroom-storage --all-features --locked --no-fail-fast --test couchbase --",
+        "on_couchbase::",
+    ),
+];
+
+fn on_couchbase(
+    workspace: &Workspace,
+    url: &str,
+    filters: &[String],
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let is_url = ["couchbase://", "couchbases://"].iter().any(|scheme| url.starts_with(scheme));
+    anyhow::ensure!(is_url, "{url:?} is no cluster: write couchbase://HOST or couchbases://HOST");
+    for (name, words, all) in ON_COUCHBASE {
+        announce(name, &format!("cargo {words} {all} {}", filters.join(" ")));
+        let started = Instant::now();
+        let mut command = workspace.cargo(words);
+        command.args(filters).env("GREENROOM_COUCHBASE", url).env("CARGO_TERM_COLOR", "never");
+        // A filter of ours narrows the names that this step is about.
+        if filters.is_empty() && !all.is_empty() {
+            command.arg(all);
+        }
+        let mut reader = Reader::default();
+        let streamed = child::stream_lines(command, |line| reader.line(line))?;
+        let of_it = reader.finish(streamed.status.success());
+        conclude(name, of_it.failed.is_empty(), started);
+        report.add(of_it);
+    }
+    Ok(())
+}
+
 /// `cargo test` over the workspace, doc tests included, in the one profile that everything else uses too.
 fn cargo_test(workspace: &Workspace, tools: &Tools, filters: &[&str]) -> anyhow::Result<Report> {
     if !build(workspace)? {
@@ -233,6 +284,7 @@ mod tests {
     fn filtered(filters: &[&str]) -> Arguments {
         Arguments {
             quick: false,
+            couchbase: None,
             filters: filters.iter().map(|&filter| filter.to_owned()).collect(),
         }
     }

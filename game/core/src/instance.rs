@@ -106,7 +106,30 @@ pub trait Instance: Sized + 'static {
         _ = seat;
         None
     }
-    /// Reads a state that an older version of a storable kind wrote (see [`Kind::storable`]). Default: it can't.
+    /// Reads a state that another version of a storable kind wrote (see [`Kind::storable`] and [`Kind::version`]), as it
+    /// was then: [`stored_state`](crate::stored_state) reads the type of that version. Default: it can't.
+    ///
+    /// ```
+    /// # use greenroom_game_core::{Reject, stored_state};
+    /// # use serde::Deserialize;
+    /// # struct Arena { scores: Vec<u64> }
+    /// # impl Arena {
+    /// fn migrate(version: u32, state: &[u8]) -> Result<Self, Reject> {
+    ///     /// As version 1 had it.
+    ///     #[derive(Deserialize)]
+    ///     struct Before {
+    ///         score: u64,
+    ///     }
+    ///     match version {
+    ///         1 => stored_state::<Before>(state).map(|before| Self { scores: vec![before.score] }),
+    ///         newer => Err(Reject::new(format!("version {newer} is of a newer game"))),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// A snapshot that can't be read is kept in the store under another key, and told as the event
+    /// `snapshot_unreadable`; the instance is over.
     ///
     /// # Errors
     /// What is wrong with `state`; the instance is then not restored.

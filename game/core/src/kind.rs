@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::core::CoreFault;
-use crate::{Core, Instance, Meta, Now};
+use crate::{Core, Instance, Meta, Now, Reject};
 
 /// A kind's name and settings. What can't be is refused when the game is compiled.
 pub struct Kind<K> {
@@ -176,6 +176,14 @@ impl<K: Serialize + DeserializeOwned> Kind<K> {
         self.spec.durable_steps = steps;
         self.storable()
     }
+}
+
+/// Reads a stored state into the type that wrote it: for [`Instance::migrate`].
+///
+/// # Errors
+/// When it is something else.
+pub fn stored_state<S: DeserializeOwned>(state: &[u8]) -> Result<S, Reject> {
+    rmp_serde::from_slice(state).map_err(|error| Reject::new(eco_format!("{error}")))
 }
 
 impl<K> fmt::Debug for Kind<K> {

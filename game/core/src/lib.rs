@@ -41,7 +41,7 @@ pub use effects::{Effect, Effects, LogLevel};
 pub use event::{EVENT_BYTES_MAX, EVENTS_STEP_MAX, GameEvent, Told};
 pub use input::{Input, Now, Recording};
 pub use instance::{Grace, Instance, Options, Reject, Who, Why};
-pub use kind::{Kind, Registry};
+pub use kind::{Kind, Registry, stored_state};
 pub use meta::{Meta, MetaField, MetaKeyword};
 pub use payload::{Never, PayloadIn, PayloadOut, Raw};
 pub use random::Random;

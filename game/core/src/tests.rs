@@ -1263,3 +1263,101 @@ fn a_durable_kind_says_so_and_after_how_many_steps() {
     assert!(EVERY.storage.is_some());
     assert_eq!((EVERY.spec.durable_steps, Puppet::KIND.spec.durable_steps), (20, 0));
 }
+
+/// Two versions of one kind: the second reads what the first has stored, and the first refuses what the second has.
+mod versions {
+    use super::*;
+    use crate::stored_state;
+
+    #[derive(Serialize, Deserialize)]
+    struct First {
+        score: u64,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Second {
+        scores: Vec<u64>,
+    }
+
+    macro_rules! tally {
+        ($state:ident, $version:literal, $make:expr, { $($migrate:item)* }) => {
+            impl Instance for $state {
+                const KIND: Kind<Self> = Kind::new("tally").version($version).storable();
+                type Params = ();
+                type Meta = ();
+                type In = ();
+                type Query = Never;
+                type Reply = ();
+                type Out = ();
+                type Timer = ();
+                type View<'a> = &'a Self;
+                type PrivateView<'a> = ();
+                fn create((): (), _: &mut Cx<Self>) -> Result<Self, Reject> {
+                    Ok($make)
+                }
+                fn message(&mut self, _: Seat, (): (), _: &mut Cx<Self>) {}
+                fn view(&self) -> &Self {
+                    self
+                }
+                $($migrate)*
+            }
+        };
+    }
+    tally!(First, 1, First { score: 7 }, {});
+    tally!(Second, 2, Second { scores: vec![1] }, {
+        fn migrate(version: u32, state: &[u8]) -> Result<Self, Reject> {
+            match version {
+                1 => {
+                    stored_state::<First>(state).map(|first| Self { scores: vec![first.score, 0] })
+                }
+                other => Err(Reject::new(format!("version {other} is none of ours"))),
+            }
+        }
+    });
+
+    fn snapshot(registry: &Registry) -> Vec<u8> {
+        let order = CreateInstance {
+            instance: InstanceId(5),
+            incarnation: Incarnation(1),
+            kind: KindName::new("tally").unwrap(),
+            params: Default::default(),
+            seed: [3; 32],
+            owner: None,
+            key: None,
+            created_ms: 0,
+            private: false,
+            restore: None,
+        };
+        let core = registry.create(&order, Now::default()).unwrap();
+        core.snapshot().unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_newer_version_goes_on_from_what_an_older_one_has_stored_and_stores_it_as_its_own() {
+        let (first, second) = (Registry::new().with::<First>(), Registry::new().with::<Second>());
+        let migrated = second.restore("tally", &snapshot(&first)).unwrap();
+        let again = migrated.snapshot().unwrap().unwrap();
+        let state: Second = stored_state(&state_of(&again)).unwrap();
+        assert_eq!(state, Second { scores: vec![7, 0] });
+        // It is of version 2 now, which goes through no migration.
+        second.restore("tally", &again).unwrap();
+    }
+
+    #[test]
+    fn a_version_that_can_not_be_read_is_named_and_nothing_is_made_of_it() {
+        let (first, second) = (Registry::new().with::<First>(), Registry::new().with::<Second>());
+        let error = first.restore("tally", &snapshot(&second)).unwrap_err().to_string();
+        assert!(error.contains("tally") && error.contains("version 2"), "{error}");
+        assert!(stored_state::<First>(b"\xc1").is_err());
+    }
+
+    /// The game's own bytes in a snapshot.
+    fn state_of(snapshot: &[u8]) -> Vec<u8> {
+        #[derive(Deserialize)]
+        struct Whole {
+            #[serde(with = "serde_bytes")]
+            state: Vec<u8>,
+        }
+        rmp_serde::from_slice::<Whole>(snapshot).unwrap().state
+    }
+}
