@@ -229,8 +229,9 @@ fn through(config: StorageConfig, size: usize, window: Duration) -> anyhow::Resu
             .collect();
         let mut count = 0;
         for worker in workers {
+            let all = worker.await??;
             let mut times = times.lock().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
-            for time in worker.await?? {
+            for time in all {
                 times.record(time)?;
                 count += 1;
             }

@@ -196,9 +196,11 @@ impl Dialer {
             wire.push([&[TRACE][..], &span.context().bytes()].concat());
         }
         wire.push(check_in);
-        let answer = next(&mut wire).await.and_then(|second| match second {
-            SessionToClient::CheckedIn(checked_in) => Ok(checked_in),
-            other => Err(out_of_turn(&other)),
+        let answer = next(&mut wire).await.and_then(|second| {
+            let SessionToClient::CheckedIn(checked_in) = second else {
+                return Err(out_of_turn(&second));
+            };
+            Ok(checked_in)
         });
         if let (Some(span), Err(error)) = (&mut span, &answer) {
             span.fail(error);

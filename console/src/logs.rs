@@ -154,22 +154,21 @@ fn says(event: &Entry<'_>) -> String {
 fn fields(event: &Entry<'_>) -> Vec<(String, String)> {
     let fields: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(event.fields.get()).unwrap_or_default();
-    let plain = |value: serde_json::Value| match value {
-        serde_json::Value::String(text) => text,
-        other => other.to_string(),
-    };
-    fields.into_iter().map(|(name, value)| (name, plain(value))).collect()
+    let plain =
+        |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    fields.into_iter().map(|(name, value)| (name, plain(&value))).collect()
 }
 
 /// Reads a page; takes as long as a disk does.
 pub(crate) fn read(folder: &Folder, asked: &Asked, is_whole: bool) -> Result<Page, String> {
     let (wanted, end) = (asked.wanted()?, asked.end()?);
     let limits = if is_whole { PAGE } else { ABOUT_ONE };
-    back::page(folder, end.as_deref(), limits, |event| wanted.holds(event)).map_err(told)
+    back::page(folder, end.as_deref(), limits, |event| wanted.holds(event))
+        .map_err(|error| told(&error))
 }
 
-fn told(error: LogsError) -> String {
-    let why = std::error::Error::source(&error).map(|source| format!(": {source}"));
+fn told(error: &LogsError) -> String {
+    let why = std::error::Error::source(error).map(|source| format!(": {source}"));
     format!("reading {error}{}", why.unwrap_or_default())
 }
 
@@ -295,22 +294,22 @@ fn row(event: &Entry<'_>) -> Markup {
             td.what {
                 @if let Some(user) = event.user.as_deref() {
                     @let of_user = Asked { user: user.into(), ..Asked::default() };
-                    (pair("user", html! { a href=(of_user.address("/logs", None)) { (short(user, VALUE_CHARS_MAX)) } }))
+                    (pair("user", &html! { a href=(of_user.address("/logs", None)) { (short(user, VALUE_CHARS_MAX)) } }))
                 }
                 @if let Some(instance) = event.instance.as_deref() {
-                    (pair("instance", html! { a href={ "/instances/" (in_url(instance)) } { (short(instance, 40)) } }))
+                    (pair("instance", &html! { a href={ "/instances/" (in_url(instance)) } { (short(instance, 40)) } }))
                 }
-                @if let Some(session) = event.session.as_deref() { (pair("session", html! { (short(session, 40)) })) }
-                @if let Some(trace) = event.trace.as_deref() { (pair("trace", html! { (short(trace, 40)) })) }
+                @if let Some(session) = event.session.as_deref() { (pair("session", &html! { (short(session, 40)) })) }
+                @if let Some(trace) = event.trace.as_deref() { (pair("trace", &html! { (short(trace, 40)) })) }
                 @for (name, value) in fields(event) {
-                    (pair(&short(&name, 48), html! { (short(&value, VALUE_CHARS_MAX)) }))
+                    (pair(&short(&name, 48), &html! { (short(&value, VALUE_CHARS_MAX)) }))
                 }
             }
         }
     }
 }
 
-fn pair(name: &str, value: Markup) -> Markup {
+fn pair(name: &str, value: &Markup) -> Markup {
     html! { span.pair { span.name { (name) } " " bdi { (value) } } " " }
 }
 
@@ -387,14 +386,14 @@ impl Tail {
     /// Goes on behind a page, or where a browser says that it lost the stream.
     pub(crate) fn open(folder: &Folder, asked: &Asked, last: Option<&str>) -> Result<Self, String> {
         let from = positions(last.unwrap_or(&asked.after))?;
-        let reader = Reader::open(folder, From::Positions(from)).map_err(told)?;
+        let reader = Reader::open(folder, From::Positions(from)).map_err(|error| told(&error))?;
         Ok(Self { reader, wanted: asked.wanted()? })
     }
 
     /// What was written since. Takes as long as a disk does.
     pub(crate) fn look(&mut self) -> Result<Found, String> {
         let (began, mut found) = (Instant::now(), Found::default());
-        while let Some(record) = self.reader.next_record().map_err(told)? {
+        while let Some(record) = self.reader.next_record().map_err(|error| told(&error))? {
             if self.wanted.holds(&record.event()) {
                 if found.records.len() == TOLD_MAX {
                     found.records.pop_front();

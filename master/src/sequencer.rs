@@ -702,14 +702,12 @@ impl Sequencer {
                 span.fail(refusal);
             }
         }
-        match message {
-            MasterToSession::Bound(bound) => drop(self.requests.checked_in(server, bound.number)),
-            MasterToSession::BindRefused(BindRefused { number, refusal }) => {
-                if let Some(mut span) = self.requests.checked_in(server, *number) {
-                    span.fail(refusal);
-                }
-            }
-            _ => {}
+        if let MasterToSession::Bound(bound) = message {
+            drop(self.requests.checked_in(server, bound.number));
+        } else if let MasterToSession::BindRefused(BindRefused { number, refusal }) = message
+            && let Some(mut span) = self.requests.checked_in(server, *number)
+        {
+            span.fail(refusal);
         }
         if let Some(mut line) = self.connections.line(Role::Session, server) {
             line.session(0, message);

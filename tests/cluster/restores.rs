@@ -8,6 +8,7 @@ use greenroom_games::arena;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::harness::{Cluster, event, up};
 
@@ -124,12 +125,13 @@ struct Way {
     address: String,
     to: String,
     cut: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl Way {
     async fn open(to: &str) -> Self {
-        let mut way =
-            Self { address: "127.0.0.1:0".into(), to: to.into(), cut: CancellationToken::new() };
+        let (cut, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let mut way = Self { address: "127.0.0.1:0".into(), to: to.into(), cut, tasks };
         way.mend().await;
         way
     }
@@ -138,12 +140,12 @@ impl Way {
         let listener = TcpListener::bind(&self.address).await.unwrap();
         self.address = listener.local_addr().unwrap().to_string();
         self.cut = CancellationToken::new();
-        let (cut, to) = (self.cut.clone(), self.to.clone());
-        tokio::spawn(self.cut.clone().run_until_cancelled_owned(async move {
+        let (cut, tasks, to) = (self.cut.clone(), self.tasks.clone(), self.to.clone());
+        self.tasks.spawn(self.cut.clone().run_until_cancelled_owned(async move {
             loop {
                 let (mut from, _) = listener.accept().await.unwrap();
                 let mut onward = TcpStream::connect(&to).await.unwrap();
-                tokio::spawn(cut.clone().run_until_cancelled_owned(async move {
+                tasks.spawn(cut.clone().run_until_cancelled_owned(async move {
                     // However it ends, both ends are told by their sockets.
                     let _ended = copy_bidirectional(&mut from, &mut onward).await;
                 }));
