@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use greenroom::App;
-use greenroom_games::{Arena, Crowd, Duel, Echo, Lobby, PAGES, Visit};
+use greenroom_games::{Arena, Crowd, Duel, Echo, Lobby, PAGES, Vault, Visit};
 
 fn main() -> ExitCode {
     App::new()
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         .instance::<Crowd>()
         .instance::<Visit>()
         .instance::<Lobby>()
+        .instance::<Vault>()
         .pages(PAGES)
         .main()
 }

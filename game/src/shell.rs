@@ -1,6 +1,7 @@
 //! Sockets, tasks and clocks around the host. One thread; nothing is awaited while it is borrowed.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
@@ -8,16 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ecow::{EcoString, eco_format};
-use greenroom_game_core::{Registry, StoreRefusal};
+use greenroom_game_core::{Registry, StoreRefusal, StoreTicket};
 use greenroom_link::{
     ClusterKey, HasMasters, Incoming, Link, LinkError, Me, Outgoing, Writer, accept, stay_linked,
 };
 use greenroom_protocol::wire::server_server::{Identity, Role};
-use greenroom_protocol::{Incarnation, MasterLink, ServerName};
+use greenroom_protocol::{Incarnation, InstanceId, MasterLink, ServerName};
 use greenroom_storage::Storage;
 use greenroom_telemetry::{Span, SpanKind, Tracer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
@@ -170,6 +171,7 @@ impl Game {
             documents: self.storage.clone().map(Documents::new),
             storage: self.storage,
             me: self.me,
+            asked: RefCell::default(),
             rescheduled: Notify::new(),
             emptied: Notify::new(),
             tasks: TaskTracker::new(),
@@ -212,6 +214,8 @@ struct Shell {
     documents: Option<Rc<Documents>>,
     storage: Option<Storage>,
     me: Me,
+    /// Of each document that an instance waits for, the end of the order that was given last.
+    asked: RefCell<BTreeMap<(InstanceId, EcoString), (StoreTicket, oneshot::Receiver<()>)>>,
     /// Something may be due earlier than it was.
     rescheduled: Notify,
     /// An instance has ended, or the master has acknowledged something.
@@ -277,7 +281,8 @@ impl Shell {
             }
         }
     }
-    /// Hands what an instance asked to the store, in the order in which it was asked, and tells it the answer.
+    /// Hands what an instance asked to the store, in the order in which it was asked, and tells it the answers in the
+    /// same order for each document: tasks that wait at the same time do not wake in turn by themselves.
     fn store(self: &Rc<Self>, ordered: Ordered) {
         let Ordered { instance, incarnation, order, trace } = ordered;
         let (of, ticket) = ((instance, incarnation), order.ticket);
@@ -286,6 +291,9 @@ impl Shell {
             span.set("greenroom.key", order.key.as_str());
         }
         let parent = span.as_ref().map(Span::parent);
+        let document = (instance, order.key.clone());
+        let (ended, end) = oneshot::channel::<()>();
+        let before = self.asked.borrow_mut().insert(document.clone(), (ticket, end));
         let documents = self.documents.as_ref().ok_or(StoreRefusal::Unavailable);
         let taken = documents.and_then(|documents| documents.perform(order, parent));
         let shell = Rc::clone(self);
@@ -298,7 +306,15 @@ impl Shell {
                 span.fail(refusal);
             }
             drop(span);
+            if let Some((_, before)) = before {
+                // It ends by being dropped.
+                let _ended = before.await;
+            }
             shell.with_host(|host| host.stored(of, ticket, outcome, trace));
+            if shell.asked.borrow().get(&document).is_some_and(|(last, _)| *last == ticket) {
+                shell.asked.borrow_mut().remove(&document);
+            }
+            drop(ended);
         });
     }
     /// Waits until a link that was full has room, and sends its members what they missed.

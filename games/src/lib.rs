@@ -12,6 +12,7 @@ pub mod duel;
 pub mod echo;
 pub mod lobby;
 mod pages;
+pub mod vault;
 pub mod visit;
 
 pub use arena::Arena;
@@ -20,4 +21,5 @@ pub use duel::Duel;
 pub use echo::Echo;
 pub use lobby::Lobby;
 pub use pages::PAGES;
+pub use vault::Vault;
 pub use visit::Visit;

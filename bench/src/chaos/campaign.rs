@@ -10,6 +10,7 @@ use super::cluster::{Cluster, LOOK_INTERVAL, Part, Shape};
 use super::cores::{Used, Window};
 use super::faults::{Begun, Fault, Only};
 use super::ground::{Tail, pause};
+use super::keep;
 use super::ledger::Wrong;
 use super::load::{Load, Order};
 use super::status::View;
@@ -22,6 +23,10 @@ use crate::wire::Random;
 const HEAL_MAX: Duration = Duration::from_secs(40);
 /// The load goes on for this long after the cluster is whole, before a fault is judged.
 const AFTER: Duration = Duration::from_millis(300);
+/// The longest that a keeper may wait for an answer after a fault.
+const KEEPERS_MAX: Duration = Duration::from_secs(60);
+/// The longest that keepers may take to have their instances.
+const JOIN_MAX: Duration = Duration::from_secs(90);
 /// The longest that an audit may take.
 const AUDIT_MAX: Duration = Duration::from_secs(20);
 /// Time in which the load runs before the first fault.
@@ -159,7 +164,12 @@ impl Campaign<'_> {
         {
             bar.set_style(style);
         }
+        let began = Instant::now();
         cluster.wait(WARM_UP)?;
+        while self.load.ledger.lock().keepers < self.plan.order.keepers as u64 {
+            ensure!(began.elapsed() < JOIN_MAX, "keepers have no instance after {JOIN_MAX:?}");
+            cluster.wait(LOOK_INTERVAL)?;
+        }
         {
             let mut ledger = self.load.ledger.lock();
             ledger.calm_from_us = ledger.now_us();
@@ -202,11 +212,13 @@ impl Campaign<'_> {
             // Also what is made until the masters notice.
             ledger.may_be_gone_before_us = Some(u64::MAX);
         }
+        self.look_at_snapshots(cluster)?;
         let begun = fault.perform(cluster, &self.load.ledger)?;
         // What the cluster says of itself means something once nobody is missing.
         cluster.wait_until_all_run()?;
         cluster.wait_until(HEAL_MAX, "whole", View::is_whole)?;
         let healed_us = self.load.ledger.lock().now_us();
+        self.wait_for_keepers(cluster)?;
         cluster.wait(AFTER)?;
         let audit = self.load.ask_for_audit();
         let asked = Instant::now();
@@ -221,6 +233,25 @@ impl Campaign<'_> {
             ledger.may_be_gone_before_us = Some(ledger.now_us());
         }
         Ok(self.judged(cluster, number, fault, begun, healed_us))
+    }
+
+    /// What is stored now is stored: whoever goes on after the fault has it, or what is newer.
+    fn look_at_snapshots(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        if self.plan.order.keepers > 0 {
+            let stored = keep::snapshots(&cluster.store())?;
+            self.load.ledger.lock().stored_before = stored;
+        }
+        Ok(())
+    }
+
+    /// Waits until each keeper has sent something since the fault and was told that it is stored.
+    fn wait_for_keepers(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while self.load.ledger.lock().answered < self.plan.order.keepers as u64 {
+            ensure!(began.elapsed() < KEEPERS_MAX, "a keeper is not answered in {KEEPERS_MAX:?}");
+            cluster.wait(LOOK_INTERVAL)?;
+        }
+        Ok(())
     }
 
     fn judged(
@@ -252,6 +283,8 @@ impl Campaign<'_> {
             calm_gap_ms: ms(calm.length_us),
             slowest_ms: ms(slowest_us),
             healed_ms: ms(healed_us.saturating_sub(begun.at_us)),
+            rewound: ledger.rewinds().len(),
+            restored_ms: ms(ledger.rewinds().iter().copied().max().unwrap_or(0)),
             steps,
         }
     }

@@ -161,6 +161,11 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The store of its game servers.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.shape.folder.join("store.sqlite")
+    }
+
     /// Where `from` dials `to`.
     fn route(
         &mut self,

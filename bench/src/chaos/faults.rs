@@ -335,6 +335,6 @@ pub(crate) struct Begun {
 
 impl Begun {
     fn now(ledger: &Shared) -> Self {
-        Self { at_us: ledger.lock().now_us(), wall_us: wall_now_us() }
+        Self { at_us: ledger.lock().strikes(), wall_us: wall_now_us() }
     }
 }

@@ -82,6 +82,20 @@ pub(crate) struct Ledger {
     pub(crate) may_be_gone_before_us: Option<u64>,
     /// Messages of players, and steps that their views show.
     pub(crate) steps: u64,
+    /// Keepers that have their instance.
+    pub(crate) keepers: u64,
+    /// Those that sent something since the last fault began and were told that it is stored.
+    pub(crate) answered: u64,
+    /// When the last fault began.
+    pub(crate) struck_us: u64,
+    /// Of instances that stay, the step of the snapshot that was stored when the last fault began.
+    pub(crate) stored_before: BTreeMap<String, u64>,
+    /// From a fault until a keeper was told that its instance goes on elsewhere, in microseconds: one each time.
+    pub(crate) rewinds_us: Vec<u64>,
+    /// How many of them were told before the last fault.
+    pub(crate) rewinds_before: usize,
+    /// Seats that keepers lost.
+    pub(crate) seats_lost: u64,
     wrong: BTreeMap<Wrong, (u64, Vec<String>)>,
     /// Errors that clients saw: code or name of the error, where, how often, and one of their texts.
     errors: BTreeMap<(String, &'static str), (u64, String)>,
@@ -115,6 +129,13 @@ impl Ledger {
             gone_with_server: 0,
             may_be_gone_before_us: None,
             steps: 0,
+            keepers: 0,
+            answered: 0,
+            struck_us: 0,
+            stored_before: BTreeMap::new(),
+            rewinds_us: Vec::new(),
+            rewinds_before: 0,
+            seats_lost: 0,
             wrong: BTreeMap::new(),
             errors: BTreeMap::new(),
         }
@@ -129,6 +150,24 @@ impl Ledger {
     pub(crate) fn acknowledged(&mut self, asked_us: u64) {
         let acked_us = self.now_us();
         self.writes.push(Write { asked_us, acked_us });
+    }
+
+    /// Something is done to the cluster now.
+    pub(crate) fn strikes(&mut self) -> u64 {
+        self.answered = 0;
+        self.rewinds_before = self.rewinds_us.len();
+        self.struck_us = self.now_us();
+        self.struck_us
+    }
+
+    /// What keepers were told of the last fault.
+    pub(crate) fn rewinds(&self) -> &[u64] {
+        &self.rewinds_us[self.rewinds_before..]
+    }
+
+    /// A keeper is told that its instance goes on from what was stored.
+    pub(crate) fn is_rewound(&mut self) {
+        self.rewinds_us.push(self.now_us().saturating_sub(self.struck_us));
     }
 
     /// A search is answered.

@@ -14,11 +14,14 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::keep::Keeper;
 use super::lane::{KIND, Lane, Params};
 use super::ledger::{Shared, Wrong};
 use super::play::{Lives, Player, ROOM};
 use crate::wire::Random;
 
+/// Keepers of each user, so that none needs more seats than it may have.
+const KEEPERS_MAX: usize = 5;
 /// Lanes of each user: with what it plays in, as many seats as it needs.
 const LANES: usize = 2;
 /// Operations that wait for a lane; more are shed.
@@ -45,6 +48,8 @@ pub(crate) struct Order {
     pub(crate) ops: u32,
     /// Instances that are made before, and stay.
     pub(crate) fill: usize,
+    /// Instances that stay, with a keeper in each.
+    pub(crate) keepers: usize,
     /// All of them look at every view, and what they are refused is no error.
     pub(crate) may_fail: bool,
     /// How long a request may take before a client counts it as undecided.
@@ -170,6 +175,19 @@ impl Run {
                 watches: self.order.may_fail || number % ROOM < WATCHERS,
             };
             tasks.spawn(player.run());
+        }
+        let turns = Arc::new(Semaphore::new(OPENING_MAX));
+        for (number, client) in clients.iter().cycle().take(self.order.keepers).enumerate() {
+            let keeper = Keeper {
+                number,
+                of: self.order.keepers,
+                run: run.clone(),
+                turns: Arc::clone(&turns),
+                client: client.clone(),
+                ledger: self.ledger.clone(),
+                control: Arc::clone(&self.control),
+            };
+            tasks.spawn(keeper.run());
         }
         let lanes = self.lanes(&clients, &run, &mut tasks);
         begun.send(()).context("nobody waits for the load")?;
@@ -387,6 +405,13 @@ impl Order {
         ensure!(
             self.users >= 2,
             "--users {}: one asks and another looks, so two at least",
+            self.users
+        );
+        let keepers_max = self.users * KEEPERS_MAX;
+        ensure!(
+            self.keepers <= keepers_max,
+            "--keepers {}: {} users have room for {keepers_max}",
+            self.keepers,
             self.users
         );
         Ok(())

@@ -9,6 +9,7 @@ mod faults;
 mod fill;
 mod ground;
 mod isolate;
+mod keep;
 mod lane;
 mod ledger;
 mod load;
@@ -57,6 +58,9 @@ pub(crate) struct Arguments {
     /// Directory operations a second.
     #[arg(long, default_value_t = 5_000)]
     ops: u32,
+    /// Instances that stay, each with somebody in it who checks what was stored [default: 64 with `game`, else none].
+    #[arg(long)]
+    keepers: Option<usize>,
     /// Users that are in the directory besides [`join`: 1,000,000].
     #[arg(long)]
     directory: Option<usize>,
@@ -147,6 +151,7 @@ fn plan(arguments: &Arguments, greenroom: PathBuf, folder: PathBuf) -> anyhow::R
             users,
             ops: if is_isolated { 0 } else { ops },
             fill,
+            keepers: arguments.keepers.unwrap_or(if only == Only::Game { 64 } else { 0 }),
             may_fail: is_isolated,
             patience: if only == Only::Witness { PATIENCE_LONG } else { PATIENCE },
             doors: Vec::new(),
@@ -184,6 +189,7 @@ fn perform(
     last.insert("machine".to_owned(), machine.into());
     last.insert("users".to_owned(), plan.order.users.into());
     last.insert("ops".to_owned(), plan.order.ops.into());
+    last.insert("keepers".to_owned(), plan.order.keepers.into());
     last.extend(report.summary.json());
     let last = Value::Object(last).to_string();
     let mut lines: Vec<String> = report.outcomes.iter().map(|one| one.json().to_string()).collect();

@@ -24,6 +24,9 @@ pub(crate) struct Outcome {
     pub(crate) slowest_ms: f64,
     /// Until the cluster was whole again.
     pub(crate) healed_ms: f64,
+    /// Keepers that were told that their instance goes on elsewhere, and when the last of them was.
+    pub(crate) rewound: usize,
+    pub(crate) restored_ms: f64,
     /// Where the time of a takeover went.
     pub(crate) steps: Option<Steps>,
 }
@@ -82,12 +85,16 @@ pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
 
 impl Outcome {
     pub(crate) fn json(&self) -> Value {
-        let Self { number, fault, at_s, gap_ms, calm_gap_ms, slowest_ms, healed_ms, steps } = self;
+        let Self { number, fault, at_s, gap_ms, calm_gap_ms, slowest_ms, healed_ms, .. } = self;
         let mut object = json!({
             "fault": fault, "number": number, "at_s": round(*at_s), "gap_ms": round(*gap_ms),
             "calm_gap_ms": round(*calm_gap_ms), "slowest_ms": round(*slowest_ms), "healed_ms": round(*healed_ms),
         });
-        if let (Some(steps), Some(object)) = (steps, object.as_object_mut()) {
+        if let (Some(object), true) = (object.as_object_mut(), self.rewound > 0) {
+            object.insert("rewound".to_owned(), self.rewound.into());
+            object.insert("restored_ms".to_owned(), round(self.restored_ms).into());
+        }
+        if let (Some(steps), Some(object)) = (self.steps, object.as_object_mut()) {
             for (name, value) in Steps::NAMES.iter().zip(steps.values()) {
                 object.insert(format!("{name}_ms"), round(value).into());
             }
@@ -101,6 +108,12 @@ impl Outcome {
             "{:>3} {}: gap {:.1} ms (before: {:.1}), slowest {:.1} ms, whole after {:.0} ms",
             self.number, self.fault, self.gap_ms, self.calm_gap_ms, self.slowest_ms, self.healed_ms
         );
+        if self.rewound > 0 {
+            text.push_str(&format!(
+                ", {} instances restored in {:.0} ms",
+                self.rewound, self.restored_ms
+            ));
+        }
         for (name, value) in
             Steps::NAMES.iter().zip(self.steps.iter().flat_map(|steps| steps.values()))
         {
@@ -171,6 +184,9 @@ impl Summary {
             let steps = outcomes.iter().filter_map(|one| one.steps);
             spread(name, steps.map(|steps| steps.values()[at]).collect());
         }
+        spread("restored", ledger.rewinds_us.iter().map(|&us| ms(us)).collect());
+        add("rewound", count(ledger.rewinds_us.len()));
+        add("seats_lost", ledger.seats_lost as f64);
         let seconds = ms(ledger.now_us()) / 1e3;
         add("seconds", seconds);
         add("acknowledged_writes", count(ledger.writes.len()));
@@ -267,6 +283,8 @@ mod tests {
             calm_gap_ms: 1.0,
             slowest_ms: gap_ms,
             healed_ms: 700.0,
+            rewound: 0,
+            restored_ms: 0.0,
             steps: None,
         }
     }
