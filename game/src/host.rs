@@ -36,7 +36,7 @@ use crate::Metrics;
 use crate::clockwork::{Clockwork, Ticks};
 use crate::frozen::{Asked, Frozen, Waiting};
 use crate::lease::Lease;
-use crate::snapshots::{self, Loaded, Save};
+use crate::snapshots::{self, FAILURES_MAX, FAILURES_SPAN_MS, Failed, Loaded, Save, Sentence};
 use crate::spans::Spans;
 use crate::upward::Upward;
 
@@ -128,6 +128,8 @@ struct Durable {
     is_under_way: bool,
     /// What is to be in the next one, and waits for the one under way, is a part of this: the newest that is sampled.
     waits: Option<Parent>,
+    /// When it failed, of late, in this life or an earlier one.
+    failures: Vec<u64>,
     stage: Kept,
 }
 
@@ -139,6 +141,8 @@ enum Kept {
     Said,
     /// It stands still until its last snapshot is stored, and goes on elsewhere.
     HandingOver,
+    /// It failed: it is no more, but for its seats, until it is known whether it goes on from its last snapshot.
+    Failed,
 }
 
 /// What the store is to do for instances that are durable.
@@ -147,13 +151,18 @@ pub(crate) enum Chore {
     Save(Save),
     Load(InstanceId, Incarnation),
     SetAside(InstanceId, Incarnation, Loaded),
+    Fail(Failed),
     Remove(InstanceId, Incarnation),
 }
 
 impl Hosted {
     /// It stands still, and goes on elsewhere in a moment.
     fn is_handed_over(&self) -> bool {
-        self.durable.as_ref().is_some_and(|kept| kept.stage == Kept::HandingOver)
+        let stage = self.durable.as_ref().map(|kept| kept.stage);
+        matches!(stage, Some(Kept::HandingOver | Kept::Failed))
+    }
+    fn has_failed(&self) -> bool {
+        self.durable.as_ref().is_some_and(|kept| kept.stage == Kept::Failed)
     }
     /// It may run elsewhere when no master has renewed the lease.
     fn runs_by_lease(&self) -> bool {
@@ -726,12 +735,12 @@ impl Host {
             return Err(Refusal::new(Code::Busy, "another life of the instance runs here"));
         }
         let core = self.registry.create(order, self.now())?;
-        self.host(core);
+        self.host(core, Vec::new());
         Metrics::add(&self.metrics.created, 1);
         Ok(())
     }
     /// Has an instance run here. One that is durable is said to once it is stored.
-    fn host(&mut self, core: Core) {
+    fn host(&mut self, core: Core, failures: Vec<u64>) {
         let (running, instance) = (core.running(), core.instance());
         self.used += u64::from(core.weight());
         let now = self.micros();
@@ -745,6 +754,7 @@ impl Host {
             n: 0,
             is_under_way: false,
             waits: None,
+            failures,
             stage: Kept::Unsaid,
         });
         let is_durable = durable.is_some();
@@ -784,6 +794,7 @@ impl Host {
             durable.waits = cause;
             return;
         }
+        let failures = durable.failures.clone();
         let core = &hosted.core;
         let (instance, incarnation) = (core.instance(), core.incarnation());
         durable.taken = core.tick_number().0;
@@ -795,7 +806,8 @@ impl Host {
                 // What others go on from, or are told of, is in the store first.
                 let may_wait = durable.stage == Kept::Said;
                 let span = self.snapshot_span(cause, instance, tick);
-                let save = Save { instance, incarnation, n, may_wait, kind, tick, state, span };
+                let save =
+                    Save { instance, incarnation, n, may_wait, kind, tick, state, failures, span };
                 self.chores.push(Chore::Save(save));
             }
             Ok(None) => {}
@@ -853,6 +865,7 @@ impl Host {
                     self.upward.push(&CreateRefused { instance, incarnation, refusal }.into());
                     return self.let_go(at);
                 }
+                // One that failed goes on from the snapshot before.
                 if stage == Kept::HandingOver {
                     let refusal = Refusal::new(Code::Draining, "the game server is stopping");
                     return self.tell(at, Input::Destroy { refusal });
@@ -870,7 +883,7 @@ impl Host {
             }
             // Steps made meanwhile: of a kind that steps when it is spoken to, no other may come for long.
             Kept::Said if self.is_to_save(at) => self.save(at),
-            Kept::Said => {}
+            Kept::Said | Kept::Failed => {}
             Kept::HandingOver => {
                 let Some(durable) = &self.instances[at].durable else { return };
                 if is_in_store && durable.taken == self.instances[at].core.tick_number().0 {
@@ -930,7 +943,7 @@ impl Host {
                 Ok(core) => {
                     Metrics::add(&self.metrics.restored, 1);
                     tracing::info!(%instance, tick = core.tick_number().0, "an instance goes on here");
-                    return self.host(core);
+                    return self.host(core, loaded.failures);
                 }
                 Err(why) => {
                     let kept = snapshots::aside(instance, incarnation);
@@ -1320,11 +1333,23 @@ impl Host {
         {
             return frozen.keep(input);
         }
-        if hosted.is_handed_over() && !matches!(input, Input::Destroy { .. }) {
-            return; // What comes now is undecided to its sender, who is told so.
+        if hosted.is_handed_over() {
+            match input {
+                Input::Destroy { refusal } if hosted.has_failed() => {
+                    let of = (hosted.core.instance(), hosted.core.incarnation());
+                    self.chores.push(Chore::Remove(of.0, of.1));
+                    return self.end_failed(at, &refusal);
+                }
+                Input::Destroy { .. } => {}
+                // What comes now is undecided to its sender, who is told so.
+                _ => return,
+            }
         }
         hosted.core.handle(now, input, &mut self.effects);
         let is_closed = hosted.core.is_closed();
+        if is_closed && self.may_go_on(at) {
+            return self.fail(at, asking);
+        }
         // Taken out while they are performed; both keep their memory.
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.items.drain(..) {
@@ -1344,6 +1369,86 @@ impl Host {
         if self.is_to_save(at) {
             self.save(at);
         }
+    }
+    /// Whether an instance that has just ended failed, and has a snapshot that it may go on from.
+    fn may_go_on(&self, at: usize) -> bool {
+        let is_said = |kept: &Durable| kept.stage == Kept::Said;
+        self.instances[at].durable.as_ref().is_some_and(is_said) && self.failure().is_some()
+    }
+    /// Why an instance failed, if these are the effects of that.
+    fn failure(&self) -> Option<&Refusal> {
+        self.effects.items.iter().find_map(|effect| match effect {
+            Effect::Report(report) => match &**report {
+                GameToMaster::Closed(closed) if closed.refusal.code == Code::InstanceFailed => {
+                    Some(&closed.refusal)
+                }
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+    /// An instance that is durable failed by a bug of its game. Nobody is told before it is known whether it goes on.
+    #[cold]
+    fn fail(&mut self, at: usize, asking: Option<Asking>) {
+        let what = self.failure().map(|refusal| refusal.message.clone()).unwrap_or_default();
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.items.drain(..) {
+            if matches!(effect, Effect::Log { .. } | Effect::AttachRefused { .. }) {
+                self.perform(at, effect, &effects.bytes, asking);
+            }
+        }
+        effects.clear();
+        self.effects = effects;
+        let now_ms = self.now().wall.as_millis();
+        let Hosted { core, durable: Some(durable), .. } = &mut self.instances[at] else { return };
+        durable.stage = Kept::Failed;
+        let (instance, incarnation, n) = (core.instance(), core.incarnation(), durable.n + 1);
+        let now_ms = u64::try_from(now_ms).unwrap_or(u64::MAX);
+        self.chores.push(Chore::Fail(Failed { instance, incarnation, n, now_ms }));
+        Metrics::add(&self.metrics.failed, 1);
+        let instance_kind = core.kind_name().into();
+        self.logs.emit(&InstanceFailed { instance, instance_kind, what });
+        self.schedule(at);
+    }
+    /// It is noted that an instance failed.
+    pub(crate) fn sentenced(
+        &mut self,
+        (instance, incarnation): (InstanceId, Incarnation),
+        sentence: Result<Sentence, StorageError>,
+    ) {
+        let Some(at) = self.running(instance, incarnation) else { return };
+        match sentence {
+            Ok(Sentence::Over) => {
+                let minutes = FAILURES_SPAN_MS / 60_000;
+                let text = eco_format!(
+                    "the instance failed by a bug of its game, more than {FAILURES_MAX} times in {minutes} minutes: it \
+                     is given up"
+                );
+                tracing::error!(
+                    %instance, kind = self.instances[at].core.kind_name(),
+                    "given up, since it fails again and again; its snapshot is kept as failed/{instance}/{incarnation}"
+                );
+                self.end_failed(at, &Refusal::new(Code::InstanceFailed, text));
+            }
+            // A store that can't be reached now can't be read either: whoever is to take it up waits until it can.
+            Ok(Sentence::GoesOn) | Err(_) => {
+                self.upward.push(&HandedOver { instance, incarnation }.into());
+                self.let_go(at);
+            }
+        }
+    }
+    /// An instance that failed does not go on: those in it are told, and the master.
+    fn end_failed(&mut self, at: usize, refusal: &Refusal) {
+        for seat in 0..self.instances[at].attached.len() {
+            let seat = Seat(u16::try_from(seat).expect("a kind has at most 32,768 seats"));
+            self.end(at, seat, refusal.clone());
+        }
+        let core = &self.instances[at].core;
+        let (instance, incarnation) = (core.instance(), core.incarnation());
+        Metrics::add(&self.metrics.closed, 1);
+        let refusal = refusal.clone();
+        self.upward.push(&Closed { instance, incarnation, refusal }.into());
+        self.remove(at);
     }
     fn perform(&mut self, at: usize, effect: Effect, bytes: &[u8], asking: Option<Asking>) {
         match effect {

@@ -274,6 +274,11 @@ impl Shell {
                     tracing::error!(%instance, %error, "a snapshot that can't be read was not set aside");
                 }
             }
+            Chore::Fail(failed) => {
+                let of = (failed.instance, failed.incarnation);
+                let sentence = snapshots::failed(storage, failed).await;
+                self.with_host(|host| host.sentenced(of, sentence));
+            }
             Chore::Remove(instance, incarnation) => {
                 if let Err(error) = snapshots::remove(storage, (instance, incarnation)).await {
                     tracing::debug!(%instance, %error, "the snapshot of what is over stays");

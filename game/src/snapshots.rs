@@ -21,6 +21,7 @@ pub(crate) struct Save {
     pub(crate) kind: &'static str,
     pub(crate) tick: u64,
     pub(crate) state: Vec<u8>,
+    pub(crate) failures: Vec<u64>,
     /// Until it is stored, if it is sampled.
     pub(crate) span: Option<Span>,
 }
@@ -31,13 +32,43 @@ struct Stored {
     kind: EcoString,
     tick: u64,
     state: Blob,
+    /// When it failed by a bug of its game, of late, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<u64>,
 }
+
+/// An instance that failed by a bug of its game: it goes on from its snapshot, unless it does so too often.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) instance: InstanceId,
+    pub(crate) incarnation: Incarnation,
+    /// One more than the snapshots of this life.
+    pub(crate) n: u64,
+    /// Milliseconds since 1970.
+    pub(crate) now_ms: u64,
+}
+
+/// What becomes of an instance that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sentence {
+    /// It goes on from its last snapshot.
+    GoesOn,
+    /// It has failed so often that it would fail again; its snapshot is kept for people.
+    Over,
+}
+
+/// How often an instance may fail within [`FAILURES_SPAN_MS`] and go on.
+pub(crate) const FAILURES_MAX: usize = 3;
+/// Ten minutes.
+pub(crate) const FAILURES_SPAN_MS: u64 = 600_000;
 
 /// What was read.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     /// Why the document is none, or the whole instance.
     pub(crate) state: Result<Vec<u8>, EcoString>,
+    /// When it failed, of late.
+    pub(crate) failures: Vec<u64>,
     body: Body,
 }
 
@@ -51,8 +82,8 @@ fn key(instance: InstanceId) -> Key {
 /// # Errors
 /// As the store; [`StorageError::Deposed`] when the instance goes on in a later life.
 pub(crate) async fn save(storage: &Storage, save: Save) -> Result<Kept, StorageError> {
-    let Save { instance, incarnation, n, may_wait, kind, tick, state, mut span } = save;
-    let stored = Stored { kind: kind.into(), tick, state: Blob(state.into()) };
+    let Save { instance, incarnation, n, may_wait, kind, tick, state, failures, mut span } = save;
+    let stored = Stored { kind: kind.into(), tick, state: Blob(state.into()), failures };
     let owner = Owner::Instance { incarnation: incarnation.0, n };
     let storage = match &span {
         Some(span) => &storage.within(span.parent()),
@@ -78,10 +109,40 @@ pub(crate) async fn load(
     instance: InstanceId,
 ) -> Result<Option<Loaded>, StorageError> {
     let Some(document) = storage.get(key(instance)).await? else { return Ok(None) };
-    let stored = document.body.decode::<Stored>();
-    let state =
-        stored.map(|stored| stored.state.0.to_vec()).map_err(|error| eco_format!("{error}"));
-    Ok(Some(Loaded { state, body: document.body }))
+    let (state, failures) = match document.body.decode::<Stored>() {
+        Ok(Stored { state, failures, .. }) => (Ok(state.0.to_vec()), failures),
+        Err(error) => (Err(eco_format!("{error}")), Vec::new()),
+    };
+    Ok(Some(Loaded { state, failures, body: document.body }))
+}
+
+/// Notes at the snapshot of an instance that it failed. One that may not go on is kept under another key, and its own
+/// is free: of that the store knows only that it is over.
+///
+/// # Errors
+/// As the store; [`StorageError::Deposed`] when the instance goes on in a later life.
+pub(crate) async fn failed(storage: &Storage, failed: Failed) -> Result<Sentence, StorageError> {
+    let Failed { instance, incarnation, n, now_ms } = failed;
+    let Some(document) = storage.get(key(instance)).await? else { return Ok(Sentence::Over) };
+    let owner = Owner::Instance { incarnation: incarnation.0, n };
+    let counted = document.body.decode::<Stored>().map(|mut stored| {
+        stored.failures.retain(|at_ms| now_ms.saturating_sub(*at_ms) < FAILURES_SPAN_MS);
+        stored.failures.push(now_ms);
+        stored
+    });
+    match counted {
+        Ok(stored) if stored.failures.len() <= FAILURES_MAX => {
+            storage.ask(Write::owned(key(instance), owner, Body::of(&stored)?)).await?;
+            Ok(Sentence::GoesOn)
+        }
+        Ok(_) | Err(_) => {
+            let aside =
+                Key::new(Collection::Snapshots, eco_format!("failed/{instance}/{incarnation}"))?;
+            storage.upsert(aside, document.body).await?;
+            remove(storage, (instance, incarnation)).await?;
+            Ok(Sentence::Over)
+        }
+    }
 }
 
 /// Where a snapshot is kept that can't be read.

@@ -294,11 +294,23 @@ impl Session {
         self.outgoing.push(LinkHeader { kind: message.kind(), target: 0 }, &[&payload]);
     }
     fn attach(&self, member: u32, channel: u32, instance: u128, seat: u16, generation: u32) {
+        self.attach_to(1, member, channel, instance, seat, generation);
+    }
+    /// The same, to a later life of it.
+    fn attach_to(
+        &self,
+        life: u64,
+        member: u32,
+        channel: u32,
+        instance: u128,
+        seat: u16,
+        generation: u32,
+    ) {
         self.say(&SessionToGame::Attach(Attach {
             member: MemberId(member),
             channel: Channel(channel),
             instance: InstanceId(instance),
-            incarnation: Incarnation(1),
+            incarnation: Incarnation(life),
             seat: Seat(seat),
             user: UserId::new(format!("user-{seat}")).unwrap(),
             name: "Somebody".into(),
@@ -1225,8 +1237,9 @@ impl Instance for Saga {
     fn create((): (), _: &mut Cx<'_, Self>) -> Result<Self, Reject> {
         Ok(Self { calls: 0, waiting: Vec::new() })
     }
-    fn message(&mut self, _: Seat, _: Raw, cx: &mut Cx<'_, Self>) {
+    fn message(&mut self, _: Seat, input: Raw, cx: &mut Cx<'_, Self>) {
         self.calls += 1;
+        assert_ne!(*input, *b"fail", "told to panic");
         let asked =
             cx.store().upsert("calls", &std::collections::BTreeMap::from([("n", self.calls)]));
         let ticket = asked.unwrap();
@@ -1337,6 +1350,59 @@ fn an_instance_is_taken_up_from_the_store_by_another_server_and_its_former_life_
         other.order(&order.into());
         let GameToMaster::CreateRefused(refused) = other.hear().await else { panic!() };
         assert_eq!(refused.refusal.code, Code::InstanceLost);
+    });
+}
+
+/// A bug of the game ends one step, not what was stored before it; one that comes back again and again ends the instance,
+/// whose snapshot is kept for people.
+#[test]
+fn what_is_durable_goes_on_from_its_snapshot_when_it_fails_and_is_given_up_when_it_fails_again_and_again()
+ {
+    run(async {
+        let store = in_memory();
+        let server = Server::start_in(GameConfig::default(), Some(&store)).await;
+        let mut master = server.master(1).await;
+        assert!(matches!(master.create("saga", 7).await, GameToMaster::Running(_)));
+        let mut ann = server.session("s1").await;
+        let held = RestoredSeat { seat: Seat(0), session: SessionId(100) };
+        for life in 1..=4_u32 {
+            ann.attach_to(life.into(), life, 3, 7, 0, life);
+            assert!(matches!(ann.control().await, GameToSession::Attached(_)));
+            let before = server.metrics.snapshots.load(Relaxed);
+            ann.up(life, CALL, 1, 0, &[]);
+            // The call itself, and what became of its document.
+            while server.metrics.snapshots.load(Relaxed) < before + 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            ann.up(life, CALL, 2, 0, b"fail");
+            let told = loop {
+                match master.hear().await {
+                    GameToMaster::SeatChanged(_) | GameToMaster::MetaChanged(_) => {}
+                    other => break other,
+                }
+            };
+            if life == 4 {
+                let GameToMaster::Closed(closed) = told else { panic!("{told:?}") };
+                assert_eq!(closed.refusal.code, Code::InstanceFailed);
+                assert!(closed.refusal.message.contains("given up"), "{}", closed.refusal.message);
+                continue;
+            }
+            let GameToMaster::HandedOver(handed) = told else { panic!("{told:?}") };
+            assert_eq!(handed.incarnation, Incarnation(life.into()));
+            master.order(&take_up(u64::from(life) + 1, vec![held.clone()]).into());
+            let GameToMaster::Running(running) = master.hear().await else { panic!() };
+            assert_eq!(running.incarnation, Incarnation(u64::from(life) + 1));
+        }
+        // Only now is who was in it told anything.
+        let GameToSession::Ended(ended) = ann.control().await else { panic!() };
+        assert_eq!((ended.member, ended.refusal.code), (MemberId(4), Code::InstanceFailed));
+        assert_eq!(server.metrics.failed.load(Relaxed), 4);
+        let snapshot = |id: String| greenroom_storage::Key::new(Collection::Snapshots, id).unwrap();
+        let own = snapshot(InstanceId(7).to_string());
+        assert!(store.get(own).await.unwrap().is_none());
+        let aside = snapshot(format!("failed/{}/{}", InstanceId(7), Incarnation(4)));
+        let kept = store.get(aside).await.unwrap().unwrap();
+        assert!(kept.body.text().contains("\"kind\":\"saga\""), "{}", kept.body.text());
     });
 }
 

@@ -143,6 +143,8 @@ impl Keeper {
         match event {
             Event::Rewound { .. } => {
                 ledger.is_rewound();
+                // What was under way is not answered any more.
+                known.sent_us = None;
                 known.at_least = ledger.stored_before.get(&instance.to_string()).copied();
             }
             Event::State { tick, .. } => {

@@ -30,6 +30,8 @@ pub enum Document {
     Kept(Box<KeptInstance>),
     /// An instance that was to stay is over.
     Over(InstanceId),
+    /// What is stored of an instance is of no use to anybody: it is over, and no game server is there to say so.
+    Unstored(InstanceId, Incarnation),
     /// A user's place on a rank board.
     Ranked(RankedMember),
     /// A user is not on a rank board any more.
@@ -134,6 +136,15 @@ impl State {
         if self.directory.get(at).is_kept() {
             let kept = self.kept_instance(at);
             self.documents.push(Document::Kept(Box::new(kept)));
+        }
+    }
+
+    /// An instance is over, and whoever ran it does not remove what is stored of it. A life before this one can't write
+    /// it anew.
+    pub(crate) fn forget_snapshot(&mut self, at: At) {
+        let instance = self.directory.get(at);
+        if instance.durable() {
+            self.documents.push(Document::Unstored(instance.id, instance.incarnation));
         }
     }
 

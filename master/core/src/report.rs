@@ -399,8 +399,11 @@ impl State {
     /// Gives an instance up. Its server is told to stop it: should it be gone, as soon as it comes back.
     fn lose(&mut self, step: &mut Step<'_>, id: InstanceId, why: &'static str) {
         let Some(at) = self.directory.find(id) else { return };
-        let &Instance { server, incarnation, .. } = self.directory.get(at);
+        let &Instance { server, incarnation, stage, .. } = self.directory.get(at);
         self.stop(server, id, incarnation, why);
+        if stage == Stage::Closing {
+            self.forget_snapshot(at);
+        }
         self.close(step, at, &Refusal::new(Code::InstanceLost, Code::InstanceLost.meaning()));
     }
 

@@ -688,7 +688,10 @@ impl State {
     pub(crate) fn destroy(&mut self, step: &mut Step<'_>, at: At, refusal: Refusal) {
         match self.directory.get(at).stage {
             Stage::Closing => return,
-            Stage::Stranded => return self.close(step, at, &refusal),
+            Stage::Stranded => {
+                self.forget_snapshot(at);
+                return self.close(step, at, &refusal);
+            }
             Stage::Granted | Stage::Running | Stage::Restoring => {}
         }
         self.edit(at, |instance| instance.stage = Stage::Closing);

@@ -8,7 +8,7 @@
 
 mod world;
 
-use greenroom_master_core::{Command, Effect, Event, Origin};
+use greenroom_master_core::{Command, Document, Effect, Event, Origin};
 use greenroom_protocol::wire::admin_master::{Action, Find, Row, Table};
 use greenroom_protocol::wire::client_session::MetaValue;
 use greenroom_protocol::wire::master_game::{
@@ -282,6 +282,33 @@ fn a_stranded_instance_is_destroyed_at_once_and_a_seat_in_it_is_left() {
     let [SeatLost { session, refusal, .. }] = &lost(&mut world)[..] else { panic!() };
     assert_eq!((*session, &refusal.code), (bo, &Code::Destroyed));
     assert_eq!(code(&world.ask(bo, 2, join(his.instance)).unwrap()), Code::Destroyed);
+}
+
+/// What is stored of an instance is removed by who runs it; where nobody does, the store is told by the master.
+#[test]
+fn what_is_stored_of_an_instance_that_ends_while_nobody_runs_it_is_no_more() {
+    let unstored = |world: &World| {
+        let all = world.state.documents().from(0).filter_map(|placed| match placed.what {
+            Document::Unstored(instance, incarnation) => Some((instance, incarnation)),
+            _ => None,
+        });
+        all.collect::<Vec<_>>()
+    };
+    // Destroyed while it is stranded.
+    let mut world = World::small();
+    let (ann, granted) = world.play(1, "saga", None);
+    world.apply(Command::Died(world.origin("g1")));
+    world.pass(0);
+    assert_eq!(unstored(&world), []);
+    assert!(world.ask(ann, 2, destroy(granted.instance)).is_some());
+    assert_eq!(unstored(&world), [(granted.instance, next_life(&granted))]);
+    // Its server dies while it is to close.
+    let mut world = World::small();
+    let (ann, granted) = world.play(1, "saga", None);
+    assert_eq!(world.ask(ann, 2, destroy(granted.instance)), None);
+    world.apply(Command::Died(world.origin("g1")));
+    world.pass(0);
+    assert_eq!(unstored(&world), [(granted.instance, granted.incarnation)]);
 }
 
 #[test]

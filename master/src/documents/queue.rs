@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ecow::{EcoString, eco_format};
 use greenroom_master_core::{CheckedIn, Document, KeptInstance, Placed, RankedMember};
-use greenroom_protocol::{InstanceId, UserId};
+use greenroom_protocol::{Incarnation, InstanceId, UserId};
 use greenroom_storage::{Collection, Key, Owner, StorageError};
 use tokio::time::Instant;
 
@@ -77,7 +77,7 @@ pub(crate) struct Queue {
 impl Queue {
     /// Takes a document; false if there is no room for it.
     pub(crate) fn put(&mut self, placed: &Placed<Document>, now: Instant) -> bool {
-        let owner = Owner::Master { epoch: placed.epoch, lsn: placed.lsn };
+        let owner = owner(placed);
         let (key, mut what) = pending(placed);
         let is_full = self.len() >= WAITING_MAX;
         match self.waiting.entry(key) {
@@ -165,6 +165,21 @@ impl Queue {
     }
 }
 
+/// By whom a document is written. A snapshot is its instance's own: it goes in the name of the life that is over, after
+/// all that this one, or one before, can still write.
+fn owner(placed: &Placed<Document>) -> Owner {
+    match placed.what {
+        Document::Unstored(_, Incarnation(incarnation)) => {
+            Owner::Instance { incarnation, n: u64::MAX }
+        }
+        Document::CheckedIn(_)
+        | Document::Kept(_)
+        | Document::Over(_)
+        | Document::Ranked(_)
+        | Document::Unranked { .. } => Owner::Master { epoch: placed.epoch, lsn: placed.lsn },
+    }
+}
+
 fn pending(placed: &Placed<Document>) -> (Key, What) {
     let at_ms = placed.at_ms;
     match placed.what.clone() {
@@ -173,6 +188,7 @@ fn pending(placed: &Placed<Document>) -> (Key, What) {
         }
         Document::Kept(kept) => (instance_key(kept.instance), What::Instance(kept)),
         Document::Over(instance) => (instance_key(instance), What::Gone),
+        Document::Unstored(instance, _) => (snapshot_key(instance), What::Gone),
         Document::Ranked(member) => (member_key(&member.board, &member.user), What::Member(member)),
         Document::Unranked { board, user } => (member_key(&board, &user), What::Gone),
     }
@@ -180,6 +196,11 @@ fn pending(placed: &Placed<Document>) -> (Key, What) {
 
 fn profile_key(user: &UserId) -> Key {
     Key::new(Collection::Users, user.as_str()).expect("a user's id has 64 printable bytes at most")
+}
+
+fn snapshot_key(instance: InstanceId) -> Key {
+    Key::new(Collection::Snapshots, eco_format!("{instance}"))
+        .expect("an id is 26 letters and digits")
 }
 
 fn instance_key(instance: InstanceId) -> Key {

@@ -6,7 +6,7 @@ use greenroom_master_core::{CheckedIn, Document, KeptInstance, Placed, RankedMem
 use greenroom_protocol::{Epoch, Incarnation, InstanceId, KindName, ServerName, UserId};
 use greenroom_storage::backend::memory::Memory;
 use greenroom_storage::backend::{Backend, Boxed, Job};
-use greenroom_storage::{Clock, Collection, OpenError, Owner, Schema, StorageConfig};
+use greenroom_storage::{Body, Clock, Collection, OpenError, Owner, Schema, StorageConfig};
 
 use super::queue::WAITING_MAX;
 use super::*;
@@ -210,6 +210,32 @@ async fn a_late_write_of_a_deposed_master_is_refused_and_counted() {
     let key = Key::new(Collection::Users, "ann").unwrap();
     let owner = scene.storage.get(key).await.unwrap().unwrap().owner;
     assert_eq!(owner, Some(Owner::Master { epoch: Epoch { era: 1, epoch: 2 }, lsn: 20 }));
+}
+
+/// What was stored of an instance that is over, and whose game server is not there to remove it, goes: in the name of its
+/// last life, so that a former one writes nothing after it, and a later one keeps what it has.
+#[tokio::test]
+async fn a_snapshot_that_nobody_needs_is_removed_in_the_name_of_its_life() {
+    let scene = Scene::new();
+    let instance = InstanceId(7);
+    let id = instance.to_string();
+    let key = || Key::new(Collection::Snapshots, id.as_str()).unwrap();
+    let body = Body::of(&serde_json::json!({ "tick": 1 })).unwrap();
+    let owner = |incarnation, n| Owner::Instance { incarnation, n };
+    let stored =
+        |incarnation, n| scene.storage.put_owned(key(), owner(incarnation, n), body.clone());
+    stored(3, 9).await.unwrap();
+    let over = |lsn, life| placed((1, lsn), 1, Document::Unstored(instance, Incarnation(life)));
+    scene.written(&[over(5, 4)]).await;
+    assert_eq!(scene.read(Collection::Snapshots, &id).await, None);
+    assert!(matches!(stored(3, 10).await, Err(StorageError::Deposed { .. })));
+    // Told once more, it is the same removal.
+    scene.written(&[over(5, 4)]).await;
+    assert_eq!(scene.metrics.documents_refused.load(Relaxed), 0);
+    stored(5, 1).await.unwrap();
+    scene.written(&[over(5, 4)]).await;
+    assert!(scene.read(Collection::Snapshots, &id).await.is_some());
+    assert_eq!(scene.metrics.documents_refused.load(Relaxed), 1);
 }
 
 #[tokio::test]
