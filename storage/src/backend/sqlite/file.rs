@@ -42,16 +42,13 @@ pub(super) fn create(file: &Path) -> Result<Connection, OpenError> {
     let mut connection = Connection::open(file).map_err(|error| refused(file, &error))?;
     begin(&mut connection).map_err(|error| refused(file, &error))?;
     // Looked at before anything is changed: the file may be somebody else's.
-    let application =
-        pragma(&connection, "application_id").map_err(|error| refused(file, &error))?;
-    let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0));
-    let tables: i64 = tables.map_err(|error| refused(file, &error))?;
+    let (application, format, tables) =
+        look_at(&mut connection).map_err(|error| refused(file, &error))?;
     if application != APPLICATION && (application != 0 || tables != 0) {
         return Err(
             is("it is a database of something else: name another file with --store".into()),
         );
     }
-    let format = pragma(&connection, "user_version").map_err(|error| refused(file, &error))?;
     if format > FORMAT {
         return Err(is(eco_format!(
             "it was written by a newer Greenroom (format {format}; this one knows {FORMAT}): run that one"
@@ -104,6 +101,14 @@ fn wait_up_to(longest: Duration, times: i32) -> bool {
 
 fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, name, |row| row.get(0))
+}
+
+/// Whose file it is, its format and how many tables it has; all as of one moment, since somebody else may be making it
+/// just now.
+fn look_at(connection: &mut Connection) -> rusqlite::Result<(i64, i64, i64)> {
+    let look = connection.transaction()?;
+    let tables = look.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0))?;
+    Ok((pragma(&look, "application_id")?, pragma(&look, "user_version")?, tables))
 }
 
 /// Sets the connection up, and makes the tables that are not there.
