@@ -46,6 +46,7 @@ mod process_log;
 mod roles;
 mod settings;
 mod store;
+mod store_watch;
 mod telemetry;
 mod up;
 

@@ -11,10 +11,10 @@ use greenroom_logs::{
     LogWriter, Logs, LogsConfig,
     kinds::{ProcessFailed, ProcessStarted, ProcessStopped},
 };
-
+use greenroom_storage::Storage;
 use greenroom_telemetry::{Registry, Who};
 
-use crate::{roles::build, settings::Settings};
+use crate::{roles::build, settings::Settings, store_watch::StoreWatch};
 
 /// How long a process that a bug ends waits until its last events are written.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
@@ -29,6 +29,7 @@ pub(crate) struct ProcessLog {
     #[cfg(feature = "kinesis")]
     shipper: Option<greenroom_logs::ship::Shipper>,
     started: Instant,
+    store: Option<StoreWatch>,
 }
 
 /// Where all processes of this machine have their logs.
@@ -79,7 +80,14 @@ impl ProcessLog {
             #[cfg(feature = "kinesis")]
             shipper,
             started: Instant::now(),
+            store: None,
         })
+    }
+
+    /// Tells of the store's trouble from here on.
+    pub(crate) fn watch(&mut self, storage: &Storage) -> Result<()> {
+        self.store = Some(StoreWatch::start(self.logs(), storage)?);
+        Ok(())
     }
 
     /// What roles emit on.
@@ -88,7 +96,8 @@ impl ProcessLog {
     }
 
     /// Writes what waits.
-    pub(crate) fn stop(self) {
+    pub(crate) fn stop(mut self) {
+        drop(self.store.take());
         self.logs().emit(&ProcessStopped { ran_ms: self.started.elapsed() });
         self.writer.stop();
         // Last, so that it ships what this life had to say.

@@ -384,7 +384,8 @@ pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let storage = store::open(&settings)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
     telemetry.registry.add(Who::process(), storage.metrics().clone());
-    let log = ProcessLog::start(&settings, "master", &telemetry.registry)?;
+    let mut log = ProcessLog::start(&settings, "master", &telemetry.registry)?;
+    log.watch(&storage)?;
     let master =
         start_master(&settings, key, app.placement, &storage, &telemetry, log.logs(), &stop)?;
     let admin = start_admin(&settings, &master.facts.handle, &telemetry, &stop)?;
@@ -434,7 +435,8 @@ pub(crate) fn game(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let storage = store::open_with_spool(&settings)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
     telemetry.registry.add(Who::process(), storage.metrics().clone());
-    let log = ProcessLog::start(&settings, "game", &telemetry.registry)?;
+    let mut log = ProcessLog::start(&settings, "game", &telemetry.registry)?;
+    log.watch(&storage)?;
     let game = start_game(&settings, &key, app.registry, &storage, &telemetry, log.logs(), &stop)?;
     ready(&format!("game {} {}", game.facts.name, game.facts.address))?;
     wait_for_the_end(is_child(matches), || game.is_over())?;

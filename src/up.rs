@@ -72,7 +72,8 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     settings.or("master.rejoin_grace", "0s")?;
     let telemetry = Telemetry::start(&settings, &stop)?;
     telemetry.registry.add(Who::process(), storage.metrics().clone());
-    let log = ProcessLog::start(&settings, "up", &telemetry.registry)?;
+    let mut log = ProcessLog::start(&settings, "up", &telemetry.registry)?;
+    log.watch(&storage)?;
     let logs = log.logs();
     let additions = app.session_additions();
     let master =

@@ -13,7 +13,7 @@ use greenroom_game_core::{
     Stored, Told,
 };
 use greenroom_link::{Full, Outgoing};
-use greenroom_logs::kinds::{InstanceFailed, SnapshotUnreadable, TickOverrun};
+use greenroom_logs::kinds::{InstanceFailed, SnapshotUnreadable, TickOverrun, ViewDesync};
 use greenroom_logs::{Logs, OfGame};
 use greenroom_protocol::wire::client_instance::{QUERY_REFUSED, SEND_AGAIN, traced_name};
 use greenroom_protocol::wire::master_game::{
@@ -1001,6 +1001,7 @@ impl Host {
                 | Effect::ToSeat { .. }
                 | Effect::Patch { .. }
                 | Effect::Piece { .. }
+                | Effect::Desync { .. }
                 | Effect::SeatEnded { .. } => {}
             }
         }
@@ -1510,6 +1511,7 @@ impl Host {
                 self.orders.push(Ordered { instance, incarnation, order: *order, trace });
             }
             Effect::Event(told) => emit(&self.logs_of_cause(), &self.instances[at].core, &told),
+            Effect::Desync { seat, view, reason } => self.desync(at, seat, view, reason),
             Effect::Log { level, text } => self.log(at, level, &text),
         }
     }
@@ -1641,6 +1643,13 @@ impl Host {
             self.clockwork.unset(at, due);
         }
         debug_assert!(hosted.attached.iter().all(Option::is_none), "every seat was ended");
+    }
+    fn desync(&self, at: usize, seat: Seat, view: ViewId, what: EcoString) {
+        let core = &self.instances[at].core;
+        let (instance, instance_kind) = (core.instance(), core.kind_name());
+        tracing::warn!(%instance, kind = instance_kind, %seat, view = view.0, ?what, "a view did not fit");
+        let (user, instance_kind, view) = (core.user(seat).cloned(), instance_kind.into(), view.0);
+        self.logs.emit(&ViewDesync { user, instance, instance_kind, seat, view, what });
     }
     fn log(&self, at: usize, level: LogLevel, text: &str) {
         let core = &self.instances[at].core;

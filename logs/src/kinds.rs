@@ -178,6 +178,46 @@ events! {
         given_up: u64,
     }
 
+    /// A client's view did not fit what came, and it asks for the whole one: its game server and it disagreed.
+    ViewDesync = "view_desync", 1, Warn, about { user: Option<UserId>, instance: InstanceId } {
+        /// Of which kind.
+        instance_kind: EcoString,
+        /// Whose seat.
+        seat: Seat,
+        /// Which view: 0 is the one that all share.
+        view: u16,
+        /// What the client says was wrong.
+        what: EcoString,
+    }
+
+    /// The store was away, or refused: what happened since the last event of this kind, by the process's own count.
+    StorageTrouble = "storage_trouble", 1, Warn, about {} {
+        /// Operations that were tried again.
+        retried: u64,
+        /// Operations whose time was over before the store began them.
+        unavailable: u64,
+        /// Writes of which nobody knows whether they have happened.
+        undecided: u64,
+        /// Writes that were kept on this machine's disk, for later.
+        spooled: u64,
+        /// Writes that were not even kept there.
+        spool_refused: u64,
+        /// Operations that failed for another reason.
+        failed: u64,
+    }
+    /// The store does what it is asked again.
+    StorageAgain = "storage_again", 1, Info, about {} {
+        /// How long it was in trouble, in milliseconds.
+        after_ms: Duration,
+        /// Writes that went from this machine's disk to the store meanwhile.
+        drained: u64,
+    }
+    /// Writes of an owner that is none any more were refused: another has taken its place.
+    StorageDeposed = "storage_deposed", 1, Warn, about {} {
+        /// How many.
+        writes: u64,
+    }
+
     /// A master is active, standby or something else from now on.
     MasterRole = "master_role", 1, Info, about {} {
         /// What it is now: `recovering`, `learner`, `standby`, `paired`, `solo` or `blocked`.

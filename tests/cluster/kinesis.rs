@@ -104,7 +104,7 @@ fn what_is_on_disk_is_in_the_stream_after_it_was_away_and_a_game_server_died() {
 
     let (_, played) = report(&bots.ended());
     assert!(played["results"].as_u64().unwrap() > 20, "{played:#}");
-    let (disk, stream) = (many.data(), stream("events", moto.port));
+    let (disk, stream) = (many.data(), stream("events", proxy.port));
     let (disk, stream) = (At::Disk(disk), At::Stream(&stream));
     wait_until("the log to tell that it goes on", || {
         kinds(many.data()).contains("shipping_resumed")

@@ -521,9 +521,7 @@ impl Core {
         }
         if !need.reason.is_empty() {
             let reason: EcoString = need.reason.chars().take(REASON_BYTES_MAX).collect();
-            let view = need.view;
-            let text = eco_format!("seat {seat} needs view {view} again: {reason:?}");
-            effects.log(LogLevel::Warn, text);
+            effects.items.push(Effect::Desync { seat, view: ViewId(need.view), reason });
         }
         self.want(seat, Wants { shared, own }, effects);
     }
@@ -917,6 +915,10 @@ impl Core {
     /// The kind's name.
     pub const fn kind_name(&self) -> &'static str {
         self.spec.name
+    }
+    /// Who holds a seat.
+    pub fn user(&self, seat: Seat) -> Option<&UserId> {
+        self.world.seats.get(seat).map(|seated| &seated.who.user)
     }
     /// Ticks per second: so often [`Input::Tick`] is due. At 0, [`Self::next_due`] says when [`Input::Wake`] is.
     pub const fn tick_rate(&self) -> u16 {

@@ -112,6 +112,15 @@ pub enum Effect {
     Store(Box<StoreOrder>),
     /// For the event log.
     Event(Box<Told>),
+    /// A client's view did not fit what came: it says so, and gets the whole one.
+    Desync {
+        /// Whose.
+        seat: Seat,
+        /// Which.
+        view: ViewId,
+        /// What the client says was wrong.
+        reason: EcoString,
+    },
     /// A line of the game's own, or about it.
     Log {
         /// How much it matters.
@@ -216,6 +225,7 @@ impl Effect {
             | Self::Report(_)
             | Self::Store(_)
             | Self::Event(_)
+            | Self::Desync { .. }
             | Self::Log { .. } => None,
         }
     }

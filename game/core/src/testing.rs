@@ -368,6 +368,10 @@ impl<K: Instance> Stage<K> {
                 let outcome = self.documents.perform(order);
                 self.documents.answers.push_back((order.ticket, outcome));
             }
+            Effect::Desync { seat, view, reason } => {
+                self.log
+                    .push(eco_format!("warn: seat {seat} needs view {} again: {reason:?}", view.0));
+            }
             Effect::Event(told) => self.told.push((**told).clone()),
             Effect::Log { level, text } => self.log.push(eco_format!("{level}: {text}")),
         }

@@ -118,7 +118,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 fn everything_that_is_written_is_in_the_stream_once_and_in_order() {
     let (moto, folder) = (Moto::start(), tempfile::tempdir().unwrap());
     moto.create("events", 2);
-    let target = target("events", moto.port);
+    let target = target("events", Proxy::start(moto.port).port);
     let (counted, errors) = Ships::start(folder.path(), &target, 5_000).stop();
     let events = in_stream(&target);
     assert_eq!(once(&events), on_disk(folder.path()), "{errors}");

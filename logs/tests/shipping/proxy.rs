@@ -1,4 +1,5 @@
-//! Stands before a Kinesis API and does what stand-ins of it don't: throttles, fails in parts, cuts, loses answers.
+//! Stands before a Kinesis API and does what stand-ins of it don't: throttles, fails in parts, cuts, loses answers. And
+//! it asks one thing at a time: of records that come at the same time moto's server keeps some, and acknowledges all.
 
 use std::collections::VecDeque;
 use std::io::BufReader;
@@ -30,6 +31,8 @@ pub(crate) enum Fault {
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     state: Arc<Mutex<State>>,
+    /// Held while the API is asked.
+    turn: Arc<Mutex<()>>,
 }
 
 struct State {
@@ -55,7 +58,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = State { next: VecDeque::new(), always: Fault::None, seen: Seen::default() };
-        let proxy = Self { port, state: Arc::new(Mutex::new(state)) };
+        let proxy = Self { port, state: Arc::new(Mutex::new(state)), turn: Arc::default() };
         let of_thread = proxy.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -87,6 +90,7 @@ impl Proxy {
                 true => self.fault(),
                 false => Fault::None,
             };
+            let turn = self.turn.lock().unwrap();
             let answer = match fault {
                 Fault::None => asked.ask(behind).ok(),
                 Fault::Throttle => Some(self.in_parts(&asked, behind)),
@@ -100,6 +104,7 @@ impl Proxy {
                     None
                 }
             };
+            drop(turn);
             let written = answer.is_some_and(|answer| answer.write(&mut client).is_ok());
             if !written {
                 break;
