@@ -7,15 +7,16 @@
 
 mod bodies;
 mod queue;
+mod read_back;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use greenroom_master_core::Documents;
+use greenroom_master_core::{Documents, RankedMember};
 use greenroom_storage::{Key, Storage, StorageError, Verdict, Write};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 
@@ -25,6 +26,8 @@ use crate::metrics::Metrics;
 
 /// Documents that the store works on at once, for this writer.
 const UNDER_WAY_MAX: usize = 64;
+/// Pages of boards that wait until they are in the log: the next is read when one is.
+const PAGES_MAX: usize = 1;
 /// How long a stopping master waits for the store to take what it has for it.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
@@ -34,6 +37,8 @@ pub(crate) struct DocumentWriter {
     shared: Arc<Shared>,
     /// Number of the next document that the core tells.
     next: u64,
+    /// What an earlier era has stored, page by page.
+    pages: mpsc::Receiver<Vec<RankedMember>>,
     over: oneshot::Receiver<()>,
 }
 
@@ -66,19 +71,39 @@ impl DocumentWriter {
     pub(crate) fn start(storage: Storage, metrics: Arc<Metrics>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared { queue: Mutex::default(), bell: Notify::new(), metrics });
         let (ended, over) = oneshot::channel();
+        let (read, pages) = mpsc::channel(PAGES_MAX);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let writing = Arc::clone(&shared);
         std::thread::Builder::new().name("documents".into()).spawn(move || {
-            runtime.block_on(write_all(&writing, &storage));
+            runtime.block_on(write_all(&writing, &storage, &read));
             // Who has dropped the other end does not wait.
             let _nobody_waits = ended.send(());
         })?;
-        Ok(Self { shared, next: 0, over })
+        Ok(Self { shared, next: 0, pages, over })
     }
 
     /// This master decides from here on. What the one before it told last is told again.
     pub(crate) fn begin(&mut self, documents: &Documents) {
         self.next = documents.first();
+    }
+
+    /// Has the boards read back that an era before this one has stored.
+    pub(crate) fn wish_boards(&self, era: u32) {
+        self.shared.queue().wish(era);
+        self.shared.bell.notify_one();
+    }
+
+    /// Waits for the next page of what is read back. Nothing is lost if it is dropped.
+    pub(crate) async fn page(documents: &mut Option<Self>) -> Vec<RankedMember> {
+        let page = match documents {
+            Some(documents) => documents.pages.recv().await,
+            None => None,
+        };
+        match page {
+            Some(page) => page,
+            // There is no store, or its thread has ended.
+            None => std::future::pending().await,
+        }
     }
 
     /// Hands over what is committed and was not handed over. It never waits: what there is no room for is left out.
@@ -135,8 +160,9 @@ impl Drop for DocumentWriter {
 }
 
 /// The writer's thread.
-async fn write_all(shared: &Shared, storage: &Storage) {
+async fn write_all(shared: &Shared, storage: &Storage, read: &mpsc::Sender<Vec<RankedMember>>) {
     let mut jobs: JoinSet<(Key, Pending, Done)> = JoinSet::new();
+    let mut readers = JoinSet::new();
     let mut farewell: Option<Instant> = None;
     loop {
         let now = Instant::now();
@@ -158,6 +184,9 @@ async fn write_all(shared: &Shared, storage: &Storage) {
                     }
                     Next::Nothing => break,
                 }
+            }
+            if let Some(era) = queue.take_wish() {
+                readers.spawn(read_back::boards(storage.clone(), era, read.clone()));
             }
             (queue.len(), queue.is_closing())
         };
@@ -181,6 +210,11 @@ async fn write_all(shared: &Shared, storage: &Storage) {
                 // The runtime cancels nothing while it runs, and no job panics but by a bug.
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             },
+            Some(over) = readers.join_next(), if !readers.is_empty() => {
+                if let Err(error) = over {
+                    std::panic::resume_unwind(error.into_panic());
+                }
+            }
             () = shared.bell.notified() => {}
             () = time::sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
         }

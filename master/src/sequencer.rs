@@ -8,7 +8,7 @@ use greenroom_link::Outgoing;
 use greenroom_logs::Logs;
 use greenroom_logs::kinds::{MasterAlarm, MasterEpoch, MasterRole};
 use greenroom_master_core::replica::{self as pair, Alarm, Apply, Logged, Refused, Replica};
-use greenroom_master_core::{Command, Effect, Event, Origin, State};
+use greenroom_master_core::{Command, Effect, Event, Origin, RankedMember, State};
 use greenroom_protocol::wire::admin_master::Rows;
 use greenroom_protocol::wire::client_session::{Request, SessionServers, traced_name};
 use greenroom_protocol::wire::master_game::{GameToMaster, MasterToGame, Renewed};
@@ -198,6 +198,7 @@ impl Sequencer {
                 Some(question) = self.questions.recv() => happened = Happened::Question(question),
                 done = self.disk.done() => happened = Happened::Disk(done),
                 answered = self.witness.answer() => happened = Happened::Witness(answered),
+                page = DocumentWriter::page(&mut self.documents) => happened = Happened::Stored(page),
                 due = ticks.tick() => late = Some(due.elapsed()),
             }
             self.clock.look();
@@ -220,6 +221,7 @@ impl Sequencer {
                 Happened::Question(question) => self.ask(question),
                 Happened::Disk(done) => self.disk_says(done),
                 Happened::Witness(answered) => self.witness_says(answered),
+                Happened::Stored(members) => self.stored(members),
             }
             self.flush();
             if let Some(late) = late {
@@ -517,6 +519,14 @@ impl Sequencer {
                     tracing::error!(%what, "the witness does not answer");
                 }
             }
+        }
+    }
+
+    /// The store has what an earlier era knew of boards.
+    fn stored(&mut self, mut members: Vec<RankedMember>) {
+        members.retain(|member| !self.state().is_ranked(&member.board, &member.user));
+        if self.serving && !members.is_empty() {
+            self.submit(Command::Stored(members));
         }
     }
 
@@ -851,7 +861,7 @@ impl Sequencer {
             | Command::Happened(origin, ..) => (Role::Game, origin),
             Command::LinkLost(role, origin) => (*role, origin),
             // It is said again in a second.
-            Command::Expire | Command::Died(_) => return,
+            Command::Expire | Command::Died(_) | Command::Stored(_) => return,
             Command::Act { number, .. } => {
                 let refusal = Refusal::new(Code::Unavailable, NOT_NOW);
                 return self.operators.acted(*number, Err(refusal));
@@ -896,6 +906,10 @@ impl Sequencer {
         self.told.begin(self.core.state().facts());
         if let Some(documents) = &mut self.documents {
             documents.begin(self.core.state().documents());
+            // Nothing of this era is in the log yet: what the one before it knew may be in the store alone.
+            if self.core.state().epoch().era < at.era {
+                documents.wish_boards(at.era);
+            }
         }
         self.troubles.remove("role");
         self.takeover.announces(at);
@@ -957,6 +971,7 @@ enum Happened {
     Question(Question),
     Disk(Done),
     Witness(Answered),
+    Stored(Vec<RankedMember>),
 }
 
 /// The log's time in milliseconds since 1970, as the wall clock was when the cluster was founded: people are shown when

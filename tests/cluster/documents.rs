@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use greenroom::client::{Client, Credentials, Event, Room, Seat};
 use greenroom_games::arena;
 use greenroom_protocol::search::Filter;
+use greenroom_protocol::wire::client_session::Ranked;
 use greenroom_storage::{Collection, Query, Schema, StorageConfig};
 use rustix::process::Signal;
 use serde::Deserialize;
@@ -163,6 +164,19 @@ fn ann() -> Credentials {
     Credentials { scheme: "guest".into(), token: token.into(), name: "Ann".into() }
 }
 
+/// The scores on the duels' board, by user, as they are in the store.
+fn scores(all: &Lasting) -> BTreeMap<String, i64> {
+    let score =
+        |row: &Value| (row["user"].as_str().unwrap().to_owned(), row["score"].as_i64().unwrap());
+    let boards = all.stored(Collection::Boards);
+    boards.values().filter(|row| row["board"] == "duel_wins").map(score).collect()
+}
+
+/// The same as a client is told.
+fn ranked(ranks: &[Ranked]) -> BTreeMap<String, i64> {
+    ranks.iter().map(|rank| (rank.user.to_string(), rank.score)).collect()
+}
+
 #[derive(Debug, Deserialize)]
 struct Seen {
     players: BTreeMap<Seat, Place>,
@@ -219,18 +233,9 @@ async fn everything_is_stopped_and_started_again_and_all_of_it_is_there() {
     let instances = all.stored(Collection::Instances);
     let record = &instances[&room.instance().to_string()];
     assert_eq!((&record["kind"], &record["key"]), (&"arena".into(), &"stays".into()));
-    let boards = all.stored(Collection::Boards);
-    let scores = |board: &BTreeMap<String, Value>| -> BTreeMap<String, i64> {
-        let score = |row: &Value| {
-            (row["user"].as_str().unwrap().to_owned(), row["score"].as_i64().unwrap())
-        };
-        board.values().filter(|row| row["board"] == "duel_wins").map(score).collect()
-    };
-    let ranked: BTreeMap<String, i64> =
-        ranks.ranks.iter().map(|rank| (rank.user.to_string(), rank.score)).collect();
-    let stored = scores(&boards);
+    let (told, stored) = (ranked(&ranks.ranks), scores(&all));
     // The last duels may have ended after Ann had looked.
-    assert!(ranked.iter().all(|(user, score)| stored[user] >= *score), "{ranked:?} {stored:?}");
+    assert!(told.iter().all(|(user, score)| stored[user] >= *score), "{told:?} {stored:?}");
     let newest = "select max(id) as id from check_in";
     let newest = all.events(newest)[0]["id"].as_str().unwrap().to_owned();
 
@@ -247,9 +252,7 @@ async fn everything_is_stopped_and_started_again_and_all_of_it_is_there() {
     assert!(now.x > began.x, "{began:?} {now:?}");
     let again =
         patient("the board", client.rank("duel_wins").top(100).into_future()).await.unwrap();
-    let again: BTreeMap<String, i64> =
-        again.ranks.iter().map(|rank| (rank.user.to_string(), rank.score)).collect();
-    assert_eq!(again, stored);
+    assert_eq!(ranked(&again.ranks), stored);
     // A second check-in: the newest one is another, the first one is what it was.
     let second = connect().await;
     assert_eq!(second.identity().user.to_string(), user);
@@ -262,6 +265,49 @@ async fn everything_is_stopped_and_started_again_and_all_of_it_is_there() {
     assert_eq!(all.events(&since)[0]["n"], 1);
     let torn = "select count(*) as n from events where kind = 'torn_line'";
     assert_eq!(all.events(torn)[0]["n"], 0);
+}
+
+/// The masters' disk is lost with everything stopped. The cluster that is founded in its place takes the boards back, and
+/// knows when a user was there first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_lost_its_masters_disk_has_its_boards_and_profiles_from_the_store() {
+    let mut all = Lasting::start(1);
+    let urls = all.urls.clone();
+    let connect = async || {
+        let builder = Client::builder().servers(urls.clone()).credentials(ann());
+        patient("Ann's check-in", builder.connect()).await.unwrap()
+    };
+    let client = connect().await;
+    let user = client.identity().user.to_string();
+    client.close().await;
+    let bots = all.bots(&["--users", "20", "--for", "1h", "--game", "duel"]);
+    wait_until("duels that end", || all.results() >= 10);
+    bots.end_by(Signal::INT);
+    all.stop_all();
+    let stored = scores(&all);
+    assert!(!stored.is_empty());
+    let first = all.stored(Collection::Users)[&user].clone();
+
+    std::fs::remove_dir_all(all.folder.path().join("master-a")).unwrap();
+    all.start_all();
+    let client = connect().await;
+    let taken_back = async {
+        loop {
+            // There is no such board before the first page of it is read.
+            if let Ok(ranks) = client.rank("duel_wins").top(100).await
+                && ranks.ranks.len() >= stored.len()
+            {
+                return ranked(&ranks.ranks);
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    assert_eq!(patient("the board", taken_back).await, stored);
+    client.close().await;
+    all.stop_all();
+    let profile = all.stored(Collection::Users)[&user].clone();
+    assert_eq!(profile["first_ms"], first["first_ms"]);
+    assert!(profile["last_ms"].as_u64() > first["last_ms"].as_u64(), "{first} {profile}");
 }
 
 /// Every process is killed at once in the middle of bots' duels, three times: each result that a bot was told is in the

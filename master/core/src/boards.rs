@@ -108,6 +108,19 @@ impl Boards {
         board.set(ledger, user, name, score, members_max)
     }
 
+    /// Puts back a member that was stored, who is not on the board, with the place among equal scores that it had, if
+    /// nobody has it meanwhile. On a full board it pushes the last one out if it is better, who is returned; else it is
+    /// left out, as it is where there would be too many boards.
+    pub(crate) fn take_back(
+        &mut self,
+        ledger: &mut Ledger,
+        board: &EcoString,
+        member: Member,
+    ) -> Option<UserId> {
+        let members_max = self.members_max.get();
+        self.board_mut(board)?.take_back(ledger, member, members_max)
+    }
+
     /// Takes a user off a board; false for one who is not on it. With its last member the board is gone.
     pub(crate) fn remove(&mut self, ledger: &mut Ledger, board: &EcoString, user: &UserId) -> bool {
         let Some(there) = self.boards.get_mut(board) else { return false };
@@ -297,6 +310,30 @@ impl Board {
         let (user, name) = (user.clone(), name.clone());
         self.insert(ledger, Member { user, name, score, since: self.changes });
         Ok(out)
+    }
+
+    fn take_back(
+        &mut self,
+        ledger: &mut Ledger,
+        mut member: Member,
+        members_max: usize,
+    ) -> Option<UserId> {
+        let mut out = None;
+        if self.members.len() >= members_max
+            && let Some(last) = self.last()
+        {
+            if member.score <= self.members[last as usize].score {
+                return None;
+            }
+            out = Some(self.remove(ledger, last).user);
+        }
+        self.changes = self.changes.max(member.since);
+        if self.has_tie(&member) {
+            self.changes += 1;
+            member.since = self.changes;
+        }
+        self.insert(ledger, member);
+        out
     }
 
     /// Adds a member whose user is not on the board.

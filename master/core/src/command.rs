@@ -14,6 +14,8 @@ use greenroom_protocol::wire::session_master::{
 use greenroom_protocol::{Epoch, Incarnation, Refusal, RequestId, ServerName, SessionId};
 use serde::{Deserialize, Serialize};
 
+use crate::documents::RankedMember;
+
 /// What the active stamps on a command before it is appended: all that `apply` may know of the world outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
@@ -77,6 +79,8 @@ pub enum Command {
     LinkLost(Role, Origin),
     /// It is proved that the process of a game server is no more: it is given up without waiting for its time.
     Died(Origin),
+    /// What an earlier era has stored of rank boards: who is on none of them by this one's log is again.
+    Stored(Vec<RankedMember>),
     /// Time has passed: what is due at the header's time happens, at most [`crate::State::EXPIRED_MAX`] of it.
     Expire,
     /// An operator acts.

@@ -7,10 +7,12 @@
 use ecow::EcoString;
 use greenroom_protocol::wire::client_session::Meta;
 use greenroom_protocol::{Epoch, Incarnation, InstanceId, Key, KindName, ServerName, UserId};
+use serde::{Deserialize, Serialize};
 
 use crate::boards::Member;
 use crate::directory::{At, Stage};
 use crate::newest::Newest;
+use crate::report::is_board;
 use crate::servers::GameSlot;
 use crate::state::State;
 
@@ -84,7 +86,7 @@ pub struct KeptInstance {
 }
 
 /// A user on a rank board.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankedMember {
     /// The board's name.
     pub board: EcoString,
@@ -117,6 +119,30 @@ impl State {
     /// The numbers of the last command, which are those of what is read of the state now.
     pub fn stands_at(&self) -> (Epoch, u64) {
         (self.epoch, self.lsn)
+    }
+
+    /// Whether a user is on a board.
+    pub fn is_ranked(&self, board: &EcoString, user: &UserId) -> bool {
+        self.boards.member(board, user).is_some()
+    }
+
+    /// What an earlier era has stored is taken back, unless this one knows better.
+    pub(crate) fn take_back(&mut self, members: &[RankedMember]) {
+        for RankedMember { board, user, name, score, since } in members {
+            let (user, name, score) = (user.clone(), name.clone(), *score);
+            let member = Member { user, name, score, since: (*since).max(1) };
+            if !is_board(board) || self.is_ranked(board, &member.user) {
+                continue;
+            }
+            if let Some(out) = self.boards.take_back(&mut self.ledger, board, member) {
+                self.unranked(board, out);
+            }
+        }
+    }
+
+    /// A user is not on a board any more.
+    pub(crate) fn unranked(&mut self, board: &EcoString, user: UserId) {
+        self.documents.push(Document::Unranked { board: board.clone(), user });
     }
 
     /// What stands in an instance's document, if it has one.

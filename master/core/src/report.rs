@@ -14,7 +14,6 @@ use greenroom_protocol::wire::session_master::{
 };
 use greenroom_protocol::{
     Code, Generation, Incarnation, InstanceId, KindName, Refusal, Seat, ServerName, SessionId,
-    UserId,
 };
 
 use crate::boards::NotRanked;
@@ -693,10 +692,6 @@ impl State {
         if let Some(user) = out {
             self.unranked(board, user);
         }
-    }
-
-    fn unranked(&mut self, board: &EcoString, user: UserId) {
-        self.documents.push(Document::Unranked { board: board.clone(), user });
     }
 
     fn seat_changed(&mut self, step: &mut Step<'_>, origin: &Origin, at: At, change: &SeatChanged) {

@@ -297,6 +297,7 @@ impl State {
             Command::Happened(origin, n, event) => self.happened(step, origin, *n, event),
             Command::LinkLost(role, origin) => self.link_lost(*role, origin),
             Command::Died(origin) => self.died(origin),
+            Command::Stored(members) => self.take_back(members),
             Command::Expire => self.expire(step),
             Command::Act { number, action } => {
                 let result = self.act(action, step);

@@ -88,6 +88,7 @@ fn subject((_, command): &Entry) -> &'static str {
             Role::Master | Role::Witness => "master lost",
         },
         Command::Died(_) => "game server died",
+        Command::Stored(_) => "stored",
         Command::Expire => "expire",
         Command::Act { action, .. } => match action {
             Action::Destroy { .. } => "operator destroys",
@@ -97,7 +98,7 @@ fn subject((_, command): &Entry) -> &'static str {
     }
 }
 
-const EVERYTHING: [&str; 34] = [
+const EVERYTHING: [&str; 35] = [
     "handed over",
     "session up",
     "session load",
@@ -128,6 +129,7 @@ const EVERYTHING: [&str; 34] = [
     "game server lost",
     "master lost",
     "game server died",
+    "stored",
     "expire",
     "operator destroys",
     "operator kicks",

@@ -70,6 +70,8 @@ pub(crate) struct Queue {
     /// Those of `waiting` that are not being written just now, by when they may be.
     turns: BTreeSet<(Instant, Key)>,
     under_way: BTreeSet<Key>,
+    /// Boards that eras before this one have stored are to be read.
+    wish: Option<u32>,
     is_closing: bool,
     trouble: Option<String>,
 }
@@ -144,6 +146,15 @@ impl Queue {
         }
         let text = format!("the store does not take what the master has for it: {error}");
         self.trouble.replace(text).is_none()
+    }
+
+    /// Has the boards read that eras before this one have stored.
+    pub(crate) fn wish(&mut self, era: u32) {
+        self.wish = Some(era);
+    }
+
+    pub(crate) fn take_wish(&mut self) -> Option<u32> {
+        self.wish.take()
     }
 
     /// How many wait or are under way.

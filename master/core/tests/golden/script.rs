@@ -1,7 +1,7 @@
 //! What happens in the golden log: a cluster starts again with games that still run, and has an evening on which
 //! everything happens that can. Which of it is next is drawn by a generator with a fixed seed.
 
-use greenroom_master_core::{Command, Effect, Event};
+use greenroom_master_core::{Command, Effect, Event, RankedMember};
 use greenroom_protocol::search::{FieldIndex, FieldInfo, FieldType, Filter};
 use greenroom_protocol::wire::admin_master::Action;
 use greenroom_protocol::wire::client_session::{
@@ -267,6 +267,19 @@ impl Script {
         self.apply(Command::Act { number: 9, action: Action::Drain { server: server("s1") } });
         self.apply(Command::Act { number: 10, action: Action::Kick { user: user(5) } });
         self.apply(Command::Act { number: 11, action: Action::Kick { user: user(777) } });
+        let member = |board: &str, number: u64, score, since| RankedMember {
+            board: board.into(),
+            user: user(number),
+            name: format!("name {number}").into(),
+            score,
+            since,
+        };
+        self.apply(Command::Stored(vec![
+            member("week", 1, 900, 3),
+            member("week", 500, 900, 3),
+            member("yesteryear", 501, -7, 40),
+            member("", 502, 1, 1),
+        ]));
         self.world.pass(70_000);
     }
 
