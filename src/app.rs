@@ -2,11 +2,13 @@
 
 use std::{borrow::Cow, path::PathBuf, process::ExitCode, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use greenroom_game_core::{Instance, Registry};
 use greenroom_master::{Placement, Weighted};
+use greenroom_protocol::search::FieldType;
 use greenroom_session::{Additions, Pages};
+use greenroom_storage::{Collection, Index, Schema};
 
 use crate::{bots, find, logs, operator, roles, settings, store, up};
 
@@ -19,6 +21,7 @@ pub struct App {
     pub(crate) placement: Arc<dyn Placement>,
     pub(crate) additions: Option<Arc<dyn Fn() -> Additions + Send + Sync>>,
     pub(crate) pages: Pages,
+    indexes: Vec<Index>,
 }
 
 impl std::fmt::Debug for App {
@@ -34,6 +37,7 @@ impl Default for App {
             placement: Arc::new(Weighted),
             additions: None,
             pages: Pages::default(),
+            indexes: Vec::new(),
         }
     }
 }
@@ -103,6 +107,27 @@ impl App {
         self
     }
 
+    /// Declares an index over the documents of its games: what the store keeps in order, and by that what
+    /// [`storage::Query`](crate::storage::Query) may ask of `documents`. The fields are of the documents' top level, the
+    /// most selective first. A document that lacks one, or holds something else there, is found by no filter on it.
+    ///
+    /// # Panics
+    /// For no field, more than four, one twice, or a name that no field can have.
+    #[must_use]
+    pub fn index(mut self, fields: &[(&str, FieldType)]) -> Self {
+        match Index::new(Collection::Documents, fields) {
+            Ok(index) => self.indexes.push(index),
+            Err(error) => panic!("an index over {fields:?}: {error}"),
+        }
+        self
+    }
+
+    /// Every index of its store: of what the masters write, and of what its games do.
+    pub(crate) fn schema(&self) -> Result<Schema> {
+        let indexes = [greenroom_master::indexes(), self.indexes.clone()].concat();
+        Schema::new(indexes).context("the indexes of this program's games")
+    }
+
     /// What its session servers have besides.
     pub(crate) fn session_additions(&self) -> Additions {
         let mut additions = self.additions.as_ref().map_or_else(Additions::default, |make| make());
@@ -147,7 +172,7 @@ impl App {
             Some(("find", matches)) => find::find(matches),
             Some(("placement", matches)) => find::placement(matches),
             Some(("metrics", _)) => operator::print(&crate::telemetry::reference()),
-            Some(("store", matches)) => store::run(matches),
+            Some(("store", matches)) => store::run(&self.schema()?, matches),
             Some(("logs", matches)) => logs::run(matches),
             Some(("settings", _)) => operator::print(&settings::reference()),
             _ => anyhow::bail!("no such command; `greenroom help` lists them"),

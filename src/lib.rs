@@ -54,9 +54,13 @@ pub use app::App;
 /// The client: for tests of a game, and for programs that play it.
 pub use greenroom_client as client;
 pub use greenroom_game_core::*;
+/// What a field of a document holds, for [`App::index`].
+pub use greenroom_protocol::search::FieldType;
 /// What a studio can say about where instances go.
 pub mod placement {
     pub use greenroom_master::{Candidate, Order, Placement, Weighted};
 }
 /// What a studio can add to its session servers: authenticators and transports of its own.
 pub use greenroom_session as session;
+/// The store, for a studio's own programs: they open it with the same indexes, and query what games have stored.
+pub use greenroom_storage as storage;

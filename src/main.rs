@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use greenroom::App;
+use greenroom::{App, FieldType};
 use greenroom_games::{Arena, Crowd, Duel, Echo, Lobby, PAGES, Vault, Visit};
 
 fn main() -> ExitCode {
@@ -14,6 +14,8 @@ fn main() -> ExitCode {
         .instance::<Visit>()
         .instance::<Lobby>()
         .instance::<Vault>()
+        // So that a studio can ask for the longest duels.
+        .index(&[("turns", FieldType::Number)])
         .pages(PAGES)
         .main()
 }

@@ -381,7 +381,7 @@ pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let settings = Settings::read(matches)?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Make)?;
-    let storage = store::open(&settings)?;
+    let storage = store::open(&settings, app.schema()?)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
     telemetry.registry.add(Who::process(), storage.metrics().clone());
     let mut log = ProcessLog::start(&settings, "master", &telemetry.registry)?;
@@ -432,7 +432,7 @@ pub(crate) fn game(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let settings = Settings::read(matches)?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
-    let storage = store::open_with_spool(&settings)?;
+    let storage = store::open_with_spool(&settings, &app.schema()?)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
     telemetry.registry.add(Who::process(), storage.metrics().clone());
     let mut log = ProcessLog::start(&settings, "game", &telemetry.registry)?;

@@ -32,13 +32,13 @@ pub(crate) fn config(settings: &Settings) -> Result<StorageConfig> {
 const SPOOLS_MAX: u32 = 64;
 
 /// Opens the store.
-pub(crate) fn open(settings: &Settings) -> Result<Storage> {
+pub(crate) fn open(settings: &Settings, schema: Schema) -> Result<Storage> {
     let config = StorageConfig { spool: PathBuf::new(), ..config(settings)? };
-    greenroom_storage::open(&config, Schema::default()).context("opening the store")
+    greenroom_storage::open(&config, schema).context("opening the store")
 }
 
 /// Opens the store for a game server, whose snapshots wait on this machine's disk while the store is away.
-pub(crate) fn open_with_spool(settings: &Settings) -> Result<Storage> {
+pub(crate) fn open_with_spool(settings: &Settings, schema: &Schema) -> Result<Storage> {
     let mut config = config(settings)?;
     let folder = match config.spool.as_os_str().is_empty() {
         true => settings.data()?.join("spool"),
@@ -53,7 +53,7 @@ pub(crate) fn open_with_spool(settings: &Settings) -> Result<Storage> {
     loop {
         config.spool =
             folder.join(if number == 1 { name.clone() } else { format!("{name}.{number}") });
-        match greenroom_storage::open(&config, Schema::default()) {
+        match greenroom_storage::open(&config, schema.clone()) {
             Err(OpenError::SpoolInUse { .. }) if number < SPOOLS_MAX => number += 1,
             opened => return opened.context("opening the store"),
         }
@@ -103,11 +103,11 @@ pub(crate) fn command() -> Command {
 }
 
 /// `greenroom store`.
-pub(crate) fn run(matches: &ArgMatches) -> Result<ExitCode> {
+pub(crate) fn run(schema: &Schema, matches: &ArgMatches) -> Result<ExitCode> {
     match matches.subcommand() {
         Some(("init", matches)) => {
             let config = config(&Settings::read(matches)?)?;
-            let made = wait(greenroom_storage::init(&config, &Schema::default()))?;
+            let made = wait(greenroom_storage::init(&config, schema))?;
             let made = made.with_context(|| format!("making the store {}", config.store))?;
             let mut text: String = made.iter().map(|what| format!("made {what}\n")).collect();
             if made.is_empty() {
@@ -117,7 +117,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<ExitCode> {
         }
         Some(("check", matches)) => {
             let config = config(&Settings::read(matches)?)?;
-            let found = wait(greenroom_storage::check(&config, &Schema::default()))?;
+            let found = wait(greenroom_storage::check(&config, schema))?;
             let found = found.unwrap_or_else(|error| vec![format!("{error}").into()]);
             let text: String = found.iter().map(|finding| format!("{finding}\n")).collect();
             if found.is_empty() {

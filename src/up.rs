@@ -66,7 +66,7 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let data = settings.data()?;
     let _lock = store::lock(&data)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Make)?;
-    let storage = store::open_with_spool(&settings)?;
+    let storage = store::open_with_spool(&settings, &app.schema()?)?;
     // The game server begins with this process and has nothing that the master could not know of. Who runs others
     // beside it sets the time that they are waited for.
     settings.or("master.rejoin_grace", "0s")?;

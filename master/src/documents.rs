@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use greenroom_master_core::{Documents, RankedMember};
-use greenroom_storage::{Key, Storage, StorageError, Verdict, Write};
+use greenroom_protocol::search::FieldType;
+use greenroom_storage::{Collection, Index, Key, Storage, StorageError, Verdict, Write};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
@@ -55,6 +56,21 @@ impl Shared {
         // Nothing is half done in there when a thread panics: each change is one call.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The indexes over what a master stores: what queries may ask of profiles, records of instances and boards.
+pub fn indexes() -> Vec<Index> {
+    use FieldType::{Keyword, Number, Text};
+    let index = |collection, fields: &[(&str, FieldType)]| {
+        Index::new(collection, fields).expect("one or two fields with names of their own")
+    };
+    vec![
+        index(Collection::Users, &[("name", Text)]),
+        index(Collection::Users, &[("last_ms", Number)]),
+        index(Collection::Instances, &[("kind", Keyword), ("state", Keyword)]),
+        index(Collection::Instances, &[("owner", Keyword)]),
+        index(Collection::Boards, &[("board", Keyword), ("score", Number)]),
+    ]
 }
 
 /// What became of one document.

@@ -31,6 +31,7 @@ mod witness;
 
 pub use config::MasterConfig;
 pub use disk::DiskError;
+pub use documents::indexes;
 pub use error::MasterError;
 pub use greenroom_master_core::{Candidate, Order, Placement, Weighted};
 pub use handle::MasterHandle;

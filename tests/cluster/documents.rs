@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use greenroom::client::{Client, Credentials, Event, Room, Seat};
 use greenroom_games::arena;
-use greenroom_protocol::search::Filter;
-use greenroom_protocol::wire::client_session::Ranked;
-use greenroom_storage::{Collection, Query, Schema, StorageConfig};
+use greenroom_protocol::search::{FieldType, Filter, Order};
+use greenroom_protocol::wire::client_session::{MetaValue, Ranked};
+use greenroom_storage::{Collection, Index, Query, RawQuery, Schema, Storage, StorageConfig};
 use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::Value;
@@ -104,12 +104,24 @@ impl Lasting {
         Process::spawn(greenroom().args(flags))
     }
 
-    /// What is in the store, by id.
-    fn stored(&self, collection: Collection) -> BTreeMap<String, Value> {
+    fn store(&self, schema: Schema) -> Storage {
         let file = self.folder.path().join("store.sqlite");
         let store = format!("sqlite:{}", file.display()).into();
         let config = StorageConfig { store, ..StorageConfig::default() };
-        let storage = greenroom_storage::open(&config, Schema::default()).unwrap();
+        greenroom_storage::open(&config, schema).unwrap()
+    }
+
+    /// The indexes that the servers have made.
+    async fn indexes(&self) -> BTreeSet<String> {
+        let statement = "select name from sqlite_master where type = 'index'";
+        let query = RawQuery { statement, parameters: Vec::new(), limit: 1_000 };
+        let page = self.store(Schema::default()).ask(query).await.unwrap();
+        page.rows.iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// What is in the store, by id.
+    fn stored(&self, collection: Collection) -> BTreeMap<String, Value> {
+        let storage = self.store(Schema::default());
         // On a thread of its own: nobody may wait so for a store inside a runtime, where some stories are.
         let read = || {
             let mut found = BTreeMap::new();
@@ -236,6 +248,24 @@ async fn everything_is_stopped_and_started_again_and_all_of_it_is_there() {
     let (told, stored) = (ranked(&ranks.ranks), scores(&all));
     // The last duels may have ended after Ann had looked.
     assert!(told.iter().all(|(user, score)| stored[user] >= *score), "{told:?} {stored:?}");
+    // A studio's program asks for the longest duels, by the index that the game has declared.
+    let made = all.indexes().await;
+    for index in ["documents_by_turns_n", "boards_by_board_t_score_n", "users_by_name_t"] {
+        assert!(made.contains(index), "{index}: {made:?}");
+    }
+    let turns = Index::new(Collection::Documents, &[("turns", FieldType::Number)]).unwrap();
+    let longest = Query {
+        order: Some(Order { field: "turns".into(), descending: true }),
+        ..Query::new(Collection::Documents, Filter::Gt("turns".into(), MetaValue::Int(0)))
+    };
+    let store = all.store(Schema::new(vec![turns]).unwrap());
+    let longest = store.query(longest).await.unwrap().documents;
+    let turns: Vec<u64> = longest
+        .iter()
+        .map(|(_, duel)| duel.body.decode::<Value>().unwrap()["turns"].as_u64().unwrap())
+        .collect();
+    assert!(!turns.is_empty() && turns.is_sorted_by(|a, b| a >= b), "{turns:?}");
+    drop(store);
     let newest = "select max(id) as id from check_in";
     let newest = all.events(newest)[0]["id"].as_str().unwrap().to_owned();
 

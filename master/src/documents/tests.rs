@@ -315,3 +315,33 @@ fn one_key_is_never_written_by_two_at_once() {
     };
     assert_eq!(name, "B");
 }
+
+#[tokio::test]
+async fn boards_of_earlier_eras_are_read_back_and_those_of_this_one_are_not() {
+    let scene = Scene::new();
+    let member = |n: u64, era| {
+        let user = user(&format!("user {n}"));
+        let (board, name) = ("wins".into(), "Ann".into());
+        let what = Document::Ranked(RankedMember { board, user, name, score: 1, since: n });
+        Placed { epoch: Epoch { era, epoch: 1 }, ..placed((1, n), 1, what) }
+    };
+    let earlier: Vec<_> = (1..=1_200).map(|n| member(n, 1)).collect();
+    scene.written(&earlier).await;
+    scene.written(&[member(2_000, 2)]).await;
+    let mut documents = Some(scene.writer());
+    documents.as_ref().unwrap().wish_boards(2);
+    let mut read = std::collections::BTreeSet::new();
+    while read.len() < 1_200 {
+        for RankedMember { since, .. } in DocumentWriter::page(&mut documents).await {
+            assert!(read.insert(since), "{since} twice");
+        }
+    }
+    assert!(!read.contains(&2_000));
+    documents.take().unwrap().close().await;
+}
+
+#[test]
+fn the_indexes_make_a_schema() {
+    let schema = Schema::new(indexes()).unwrap();
+    assert_eq!(schema.field(Collection::Boards, "score"), Some(FieldType::Number));
+}
