@@ -1,16 +1,20 @@
 //! One instance: where it runs, what it says of itself, and who sits in it.
 
-use greenroom_protocol::wire::admin_master::{InstanceStatus, SeatStatus};
+use greenroom_protocol::wire::admin_master::{InstanceStatus, SeatStatus, ServerStatus, Status};
 use greenroom_protocol::wire::client_session::MetaValue;
 use greenroom_protocol::{InstanceId, Refusal};
 use maud::{Markup, html};
 
 use crate::page::{bar, refused, search_link, state};
 use crate::tables::{destroy, kick, own_fields, plain, server};
-use crate::text::{in_url, short, shown, span};
+use crate::text::{grouped, in_url, short, shown, span};
 use crate::watch::now_ms;
 
-pub(crate) fn instance(id: InstanceId, answer: &Result<InstanceStatus, Refusal>) -> Markup {
+pub(crate) fn instance(
+    id: InstanceId,
+    answer: &Result<InstanceStatus, Refusal>,
+    status: Option<&Status>,
+) -> Markup {
     html! {
         p.crumbs {
             a href="/instances" { "Instances" }
@@ -19,7 +23,7 @@ pub(crate) fn instance(id: InstanceId, answer: &Result<InstanceStatus, Refusal>)
             }
         }
         @match answer {
-            Ok(instance) => { (found(id, instance)) }
+            Ok(instance) => { (found(id, instance, status)) }
             Err(refusal) => {
                 h1.id { (id) }
                 (refused(refusal))
@@ -28,7 +32,7 @@ pub(crate) fn instance(id: InstanceId, answer: &Result<InstanceStatus, Refusal>)
     }
 }
 
-fn found(id: InstanceId, instance: &InstanceStatus) -> Markup {
+fn found(id: InstanceId, instance: &InstanceStatus, status: Option<&Status>) -> Markup {
     let field = |name: &str| instance.fields.get(name);
     let number = |name: &str| match field(name) {
         Some(MetaValue::Int(number)) => u64::try_from(*number).unwrap_or(0),
@@ -37,6 +41,8 @@ fn found(id: InstanceId, instance: &InstanceStatus) -> Markup {
     let text = |name: &str| field(name).map(plain).unwrap_or_default();
     let (taken, max) = (number("seats_taken"), number("seats_max"));
     let own = own_fields(&instance.fields);
+    let games = status.map_or(&[][..], |status| &status.games);
+    let host = games.iter().find(|server| server.name.as_str() == text("server"));
     html! {
         h1 {
             span.id { (id) } " " (state(&text("state")))
@@ -70,6 +76,7 @@ fn found(id: InstanceId, instance: &InstanceStatus) -> Markup {
                     dl { @for (name, value) in &own { dt { (shown(name)) } dd { bdi { (value) } } } }
                 }
             }
+            @if let Some(host) = host { (runs_on(host)) }
         }
         section.panel {
             h2 { "Seats" }
@@ -82,6 +89,30 @@ fn found(id: InstanceId, instance: &InstanceStatus) -> Markup {
                         thead { tr { @for head in heads { th scope="col" { (head) } } } }
                         tbody { @for of in &instance.seats { tr { (seat(of)) } } }
                     }
+                }
+            }
+        }
+    }
+}
+
+/// How the game server is doing on which it runs: its ticks are made in turn with those of the others there.
+fn runs_on(host: &ServerStatus) -> Markup {
+    html! {
+        section.panel {
+            h2 { "Its server" }
+            dl {
+                dt { "State" } dd { (state(&host.state)) }
+                dt { "Busy" } dd { (host.busy_permille / 10) " %" (bar(host.busy_permille.into(), 1_000)) }
+                @if let Some(game) = host.game {
+                    @let (instances, seats) = (game.instances.into(), game.seats.into());
+                    dt { "Runs" } dd { (grouped(instances)) " instances, " (grouped(seats)) " seats" }
+                    dt { "Ticks" }
+                    dd {
+                        (grouped(game.counts.ticks)) ", " (grouped(game.counts.ticks_late)) " of them late, "
+                        (grouped(game.counts.ticks_given_up)) " given up"
+                    }
+                    dt { "Latest tick" }
+                    dd { (game.counts.tick_late_us / 1_000) "." (game.counts.tick_late_us / 100 % 10) " ms late" }
                 }
             }
         }

@@ -124,7 +124,7 @@ async fn one_instance(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -
     let asked = logs::Asked::about(id.to_string());
     let events = read_log(&admin, &asked, false).await;
     let content = html! {
-        div #fresh { (instance::instance(id, &answer)) }
+        div #fresh { (instance::instance(id, &answer, seen.status.as_ref())) }
         (logs::about(&asked, &events))
     };
     page(&head, Place::Instances, &id.to_string(), Fresh::Every(WATCH_MS), &content)

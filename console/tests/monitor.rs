@@ -77,7 +77,13 @@ impl Staged {
             lost: *self.lost.lock().unwrap(),
             ..SessionCounts::default()
         };
-        let game = GameStatus { instances: 1, seats: 1, orphans: 0, counts: GameCounts::default() };
+        let ticks = GameCounts {
+            ticks: 1_204,
+            ticks_late: 3,
+            tick_late_us: 6_700,
+            ..GameCounts::default()
+        };
+        let game = GameStatus { instances: 1, seats: 1, orphans: 0, counts: ticks };
         let roles =
             if self.follows.load(Relaxed) { ["standby", "active"] } else { ["active", "standby"] };
         Status {
@@ -115,6 +121,7 @@ impl Staged {
             Table::Instances(_) => vec![
                 ("id", text(&INSTANCE.to_string())),
                 ("state", text("running")),
+                ("server", text("game-1")),
                 ("map", text(EVIL)),
                 ("seats_taken", MetaValue::Int(1)),
                 ("seats_max", MetaValue::Int(4)),
@@ -520,6 +527,11 @@ async fn the_log_is_paged_back_and_asked_for_what_is_wanted() {
         }
         let one = get(address, &format!("/instances/{INSTANCE}")).await;
         assert!(one.contains("boom") && one.matches("instance_failed").count() == 2, "{one}");
+        // Its server's ticks stand beside it.
+        assert!(
+            one.contains("1\u{202f}204, 3 of them late") && one.contains("6.7 ms late"),
+            "{one}"
+        );
     })
     .await;
 }
