@@ -1343,7 +1343,15 @@ impl Host {
                 }
                 Input::Destroy { .. } => {}
                 // What comes now is undecided to its sender, who is told so.
-                _ => return,
+                Input::Attach { .. }
+                | Input::Lost { .. }
+                | Input::Frame { .. }
+                | Input::Refresh { .. }
+                | Input::Free { .. }
+                | Input::Revived { .. }
+                | Input::Tick
+                | Input::Wake
+                | Input::Stored { .. } => return,
             }
         }
         hosted.core.handle(now, input, &mut self.effects);
@@ -1378,14 +1386,10 @@ impl Host {
     }
     /// Why an instance failed, if these are the effects of that.
     fn failure(&self) -> Option<&Refusal> {
-        self.effects.items.iter().find_map(|effect| match effect {
-            Effect::Report(report) => match &**report {
-                GameToMaster::Closed(closed) if closed.refusal.code == Code::InstanceFailed => {
-                    Some(&closed.refusal)
-                }
-                _ => None,
-            },
-            _ => None,
+        self.effects.items.iter().find_map(|effect| {
+            let Effect::Report(report) = effect else { return None };
+            let GameToMaster::Closed(closed) = &**report else { return None };
+            (closed.refusal.code == Code::InstanceFailed).then_some(&closed.refusal)
         })
     }
     /// An instance that is durable failed by a bug of its game. Nobody is told before it is known whether it goes on.
@@ -1415,7 +1419,7 @@ impl Host {
     pub(crate) fn sentenced(
         &mut self,
         (instance, incarnation): (InstanceId, Incarnation),
-        sentence: Result<Sentence, StorageError>,
+        sentence: &Result<Sentence, StorageError>,
     ) {
         let Some(at) = self.running(instance, incarnation) else { return };
         match sentence {

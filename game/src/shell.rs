@@ -209,13 +209,16 @@ impl Game {
     }
 }
 
+/// The order that an instance gave last for a document, and its end.
+type LastOrder = (StoreTicket, oneshot::Receiver<()>);
+
 struct Shell {
     host: RefCell<Host>,
     documents: Option<Rc<Documents>>,
     storage: Option<Storage>,
     me: Me,
     /// Of each document that an instance waits for, the end of the order that was given last.
-    asked: RefCell<BTreeMap<(InstanceId, EcoString), (StoreTicket, oneshot::Receiver<()>)>>,
+    asked: RefCell<BTreeMap<(InstanceId, EcoString), LastOrder>>,
     /// Something may be due earlier than it was.
     rescheduled: Notify,
     /// An instance has ended, or the master has acknowledged something.
@@ -277,7 +280,7 @@ impl Shell {
             Chore::Fail(failed) => {
                 let of = (failed.instance, failed.incarnation);
                 let sentence = snapshots::failed(storage, failed).await;
-                self.with_host(|host| host.sentenced(of, sentence));
+                self.with_host(|host| host.sentenced(of, &sentence));
             }
             Chore::Remove(instance, incarnation) => {
                 if let Err(error) = snapshots::remove(storage, (instance, incarnation)).await {

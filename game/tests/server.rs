@@ -1389,7 +1389,7 @@ fn what_is_durable_goes_on_from_its_snapshot_when_it_fails_and_is_given_up_when_
             }
             let GameToMaster::HandedOver(handed) = told else { panic!("{told:?}") };
             assert_eq!(handed.incarnation, Incarnation(life.into()));
-            master.order(&take_up(u64::from(life) + 1, vec![held.clone()]).into());
+            master.order(&take_up(u64::from(life) + 1, vec![held]).into());
             let GameToMaster::Running(running) = master.hear().await else { panic!() };
             assert_eq!(running.incarnation, Incarnation(u64::from(life) + 1));
         }
