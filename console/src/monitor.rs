@@ -150,8 +150,14 @@ async fn read_log(
     asked: &logs::Asked,
     is_whole: bool,
 ) -> Result<greenroom_logs::back::Page, String> {
+    let place = Arc::clone(&admin.readers).acquire_owned().await;
+    let place = place.map_err(|error| error.to_string())?;
     let (folder, asked) = (admin.logs.clone(), asked.clone());
-    let read = task::spawn_blocking(move || logs::read(&folder, &asked, is_whole));
+    let read = task::spawn_blocking(move || {
+        // It is read to its end even if who asked has gone.
+        let _place = place;
+        logs::read(&folder, &asked, is_whole)
+    });
     read.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 

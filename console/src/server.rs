@@ -32,6 +32,9 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 /// Pages that are kept up to date at once. Each holds a connection of this process.
 const VIEWERS_MAX: usize = 64;
 
+/// Pages of the log that are read at once, each on a thread of its own; the next waits for one of them.
+const READERS_MAX: usize = 4;
+
 /// How long a stopping port waits for who is still asking: half a request must not keep the process alive.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -79,6 +82,8 @@ pub(crate) struct Admin {
     pub(crate) watch: Watch,
     /// Places for pages that are kept up to date.
     pub(crate) viewers: Arc<Semaphore>,
+    /// Places for pages of the log that are read.
+    pub(crate) readers: Arc<Semaphore>,
     /// The port stops: streams that have no end of their own end.
     pub(crate) closing: CancellationToken,
     /// Only this machine reaches the port.
@@ -118,6 +123,7 @@ impl Console {
             logs,
             watch: Watch::default(),
             viewers: Arc::new(Semaphore::new(VIEWERS_MAX)),
+            readers: Arc::new(Semaphore::new(READERS_MAX)),
             closing: CancellationToken::new(),
             is_local: address.ip().is_loopback(),
         });
