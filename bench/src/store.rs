@@ -207,8 +207,7 @@ fn through(config: StorageConfig, size: usize, window: Duration) -> anyhow::Resu
     let storage = greenroom_storage::open(&config, Schema::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let (began, cpu) = (Instant::now(), machine::cpu(std::process::id())?);
-    let times = Mutex::new(Histogram::<u64>::new(3)?);
-    let count = runtime.block_on(LocalSet::new().run_until(async {
+    let (count, times) = runtime.block_on(LocalSet::new().run_until(async {
         let workers: Vec<_> = (0..size)
             .map(|worker| {
                 let storage = storage.clone();
@@ -227,18 +226,15 @@ fn through(config: StorageConfig, size: usize, window: Duration) -> anyhow::Resu
                 })
             })
             .collect();
-        let mut count = 0;
+        let (mut count, mut times) = (0, Histogram::<u64>::new(3)?);
         for worker in workers {
-            let all = worker.await??;
-            let mut times = times.lock().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
-            for time in all {
+            for time in worker.await?? {
                 times.record(time)?;
                 count += 1;
             }
         }
-        anyhow::Ok(count)
+        anyhow::Ok((count, times))
     }))?;
-    let times = times.into_inner().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
     let taken = taken(count, began, cpu, &times);
     runtime.block_on(storage.close());
     taken

@@ -279,7 +279,7 @@ mod set_up {
         ]);
         let cluster = Background::start(options).unwrap();
         let config = StorageConfig {
-            couchbase_request_timeout: std::time::Duration::from_millis(500),
+            couchbase_connect_timeout: std::time::Duration::from_secs(60),
             ..super::config(&cluster.connection_string())
         };
         (cluster, config)

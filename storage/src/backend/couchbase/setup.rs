@@ -304,7 +304,8 @@ async fn probe_one(
     let collection = connection.collection(Collection::Cluster);
     let id = format!("probe/{number}");
     let write = collection.upsert(id, serde_json::json!({"_gone": true}), options);
-    let patience = keeper.config().request_timeout;
+    // As for every call here: who looks after a store has time, and a busy node is no finding.
+    let patience = keeper.config().connect_timeout;
     let name = level.as_ref().map_or("none".to_owned(), ToString::to_string);
     match timeout(patience, write).await {
         Ok(Ok(_)) => None,
