@@ -243,7 +243,7 @@ pub struct Cluster {
     pub witness: Option<Process>,
     master_flags: [Vec<String>; 2],
     /// What says where documents are, for every process that has some.
-    store_flags: Vec<String>,
+    shared_flags: Vec<String>,
     admin: String,
     pub sessions: Vec<Process>,
     pub games: Vec<Process>,
@@ -260,9 +260,9 @@ impl Cluster {
         Self::start_on(&[], sessions, games, session_flags)
     }
 
-    /// The same, on the store that these flags name.
+    /// The same, with flags for masters and game servers: those that name a store, say.
     pub fn start_on(
-        store_flags: &[&str],
+        shared_flags: &[&str],
         sessions: usize,
         games: usize,
         session_flags: &[&str],
@@ -273,9 +273,9 @@ impl Cluster {
             "master --data {} --listen 127.0.0.1:{listen} --admin 127.0.0.1:{admin}",
             folder.text()
         );
-        let store_flags: Vec<String> = store_flags.iter().map(|&flag| flag.to_owned()).collect();
+        let shared_flags: Vec<String> = shared_flags.iter().map(|&flag| flag.to_owned()).collect();
         let mut flags: Vec<String> = flags.split(' ').map(str::to_owned).collect();
-        flags.extend(store_flags.clone());
+        flags.extend(shared_flags.clone());
         let master = Process::start(&flags);
         let cluster = Self {
             folder,
@@ -283,7 +283,7 @@ impl Cluster {
             second: None,
             witness: None,
             master_flags: [flags, Vec::new()],
-            store_flags,
+            shared_flags,
             admin: format!("127.0.0.1:{admin}"),
             sessions: Vec::new(),
             games: Vec::new(),
@@ -296,9 +296,10 @@ impl Cluster {
         Self::start_pair_on(None, sessions, games, session_flags)
     }
 
-    /// The same on the store that these flags name (`--store URL` first), which is the witness too.
+    /// The same, with flags for masters and game servers; a store that they name (`--store URL` first) is the witness
+    /// too.
     pub fn start_pair_on(
-        store_flags: Option<&[&str]>,
+        shared_flags: Option<&[&str]>,
         sessions: usize,
         games: usize,
         session_flags: &[&str],
@@ -308,12 +309,12 @@ impl Cluster {
         // The first makes the cluster's key, which the others need.
         let (listens, witness_port) = ([free_port(), free_port()], free_port());
         let admins = [free_port(), free_port()];
-        let store_flags = store_flags.unwrap_or_default();
-        let witness_at = match store_flags {
+        let shared_flags = shared_flags.unwrap_or_default();
+        let witness_at = match shared_flags {
             ["--store", url, ..] => (*url).to_owned(),
             _ => format!("127.0.0.1:{witness_port}"),
         };
-        let store_flags: Vec<String> = store_flags.iter().map(|&flag| flag.to_owned()).collect();
+        let shared_flags: Vec<String> = shared_flags.iter().map(|&flag| flag.to_owned()).collect();
         let flags = ["a", "b"].map(|side| {
             let (this, other) = if side == "a" { (0, 1) } else { (1, 0) };
             let flags = format!(
@@ -324,10 +325,10 @@ impl Cluster {
                 admins[this]
             );
             let flags = flags.split(' ').map(str::to_owned);
-            flags.chain(store_flags.iter().cloned()).collect::<Vec<_>>()
+            flags.chain(shared_flags.iter().cloned()).collect::<Vec<_>>()
         });
         let master = Process::start(&flags[0]);
-        let witness = store_flags.is_empty().then(|| {
+        let witness = (!matches!(&shared_flags[..], [flag, ..] if flag == "--store")).then(|| {
             let flags = format!(
                 "witness --data {data} --listen 127.0.0.1:{witness_port} --cluster-log info"
             );
@@ -343,7 +344,7 @@ impl Cluster {
             second: Some(second),
             witness,
             master_flags: flags,
-            store_flags,
+            shared_flags,
             admin: admins.map(|port| format!("127.0.0.1:{port}")).join(","),
             sessions: Vec::new(),
             games: Vec::new(),
@@ -443,7 +444,7 @@ impl Cluster {
     pub fn start_game(&mut self, flags: &[&str]) {
         let masters = self.masters();
         let mut args = vec!["game", "--data", self.folder.text()];
-        args.extend(self.store_flags.iter().map(String::as_str));
+        args.extend(self.shared_flags.iter().map(String::as_str));
         args.extend(flags);
         if !flags.contains(&"--masters") {
             args.extend(["--masters", &masters]);

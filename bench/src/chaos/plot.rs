@@ -236,6 +236,8 @@ mod tests {
             calm_gap_ms: 2.0,
             slowest_ms: gap_ms,
             healed_ms: 900.0,
+            rewound: 0,
+            restored_ms: 0.0,
             steps: Some(Steps {
                 detect_ms: 1.0,
                 intent_ms: 2.0,
