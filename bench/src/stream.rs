@@ -29,6 +29,10 @@ impl Service {
     /// When it does not start.
     pub(crate) fn start() -> anyhow::Result<Option<Self>> {
         let Some(program) = std::env::var_os(PROGRAM) else { return Ok(None) };
+        ensure!(
+            std::env::var_os("AWS_ACCESS_KEY_ID").is_some(),
+            "{PROGRAM} is set, and AWS_ACCESS_KEY_ID is not: set it and AWS_SECRET_ACCESS_KEY, to anything"
+        );
         // It takes no port 0.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let server = Command::new(&program)
