@@ -108,8 +108,8 @@ impl App {
     }
 
     /// Declares an index over the documents of its games: what the store keeps in order, and by that what
-    /// [`storage::Query`](crate::storage::Query) may ask of `documents`. The fields are of the documents' top level, the
-    /// most selective first. A document that lacks one, or holds something else there, is found by no filter on it.
+    /// [`storage::Query`](crate::storage::Query) may ask of `documents`. The fields are of the documents' top level,
+    /// the most selective first. A document that lacks one, or holds something else there, is found by no filter on it.
     ///
     /// # Panics
     /// For no field, more than four, one twice, or a name that no field can have.

@@ -41,10 +41,10 @@ pub(crate) fn command() -> Command {
             .help("Only what happened in this time until now, such as 1h")
     };
     let folder = |command: Command| {
-        let from = Arg::new("from")
-            .long("from")
-            .value_name("STREAM")
-            .help("Read kinesis://STREAM?region=REGION instead of this machine's log; &endpoint=URL if it is not AWS's");
+        let from = Arg::new("from").long("from").value_name("STREAM").help(
+            "Read kinesis://STREAM?region=REGION instead of this machine's log; \
+                 &endpoint=URL if it is not AWS's",
+        );
         settings::flags(command.arg(from), &["cluster", "logs"])
     };
     let tail = Command::new("tail")

@@ -1,5 +1,5 @@
-//! The store: durable writes through the storage actor on SQLite and on Couchbase, beside the bare library that does the
-//! same in turn, writes to memory, and what a full queue takes.
+//! The store: durable writes through the storage actor on SQLite and on Couchbase, beside the bare library that does
+//! the same in turn, writes to memory, and what a full queue takes.
 
 #[cfg(feature = "couchbase")]
 pub(crate) mod couchbase;

@@ -294,7 +294,9 @@ fn row(event: &Entry<'_>) -> Markup {
             td.what {
                 @if let Some(user) = event.user.as_deref() {
                     @let of_user = Asked { user: user.into(), ..Asked::default() };
-                    (pair("user", &html! { a href=(of_user.address("/logs", None)) { (short(user, VALUE_CHARS_MAX)) } }))
+                    (pair("user", &html! {
+                        a href=(of_user.address("/logs", None)) { (short(user, VALUE_CHARS_MAX)) }
+                    }))
                 }
                 @if let Some(instance) = event.instance.as_deref() {
                     (pair("instance", &html! { a href={ "/instances/" (in_url(instance)) } { (short(instance, 40)) } }))

@@ -1353,8 +1353,8 @@ fn an_instance_is_taken_up_from_the_store_by_another_server_and_its_former_life_
     });
 }
 
-/// A bug of the game ends one step, not what was stored before it; one that comes back again and again ends the instance,
-/// whose snapshot is kept for people.
+/// A bug of the game ends one step, not what was stored before it; one that comes back again and again ends the
+/// instance, whose snapshot is kept for people.
 #[test]
 fn what_is_durable_goes_on_from_its_snapshot_when_it_fails_and_is_given_up_when_it_fails_again_and_again()
  {

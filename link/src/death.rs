@@ -11,8 +11,8 @@
 //! - By [`Death::Machine`], both ends were one address: then it is this machine's own system that refuses. By
 //!   [`Death::Network`] another machine's word counts, which has to come from that machine.
 //!
-//! Another process may have the port by now. If it proves that it is of the cluster, and says that it is another life of
-//! a game server, the former one has lost its socket, too: a port is bound once.
+//! Another process may have the port by now. If it proves that it is of the cluster, and says that it is another life
+//! of a game server, the former one has lost its socket, too: a port is bound once.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

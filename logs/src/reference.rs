@@ -33,13 +33,16 @@ Texts have 256 bytes at most; control characters, marks that turn the direction 
 ## Games' kinds
 
 A kind with a point in its name is a game's own: before the point is the kind of its instance, behind it the game's word
-for what happened. It is about its `instance`, and often a `user`; its fields are those of the game's struct, and columns
-of the view of its name: `select avg(turns) from \"duel.over\"`. [logs.md](logs.md#events-of-a-game) says how a game tells
+for what happened. It is about its `instance`, and often a `user`; its fields are those of the game's struct, \
+and columns
+of the view of its name: `select avg(turns) from \"duel.over\"`. [logs.md](logs.md#events-of-a-game) says how \
+a game tells
 them. The demo games have one:
 
 | Kind | Is | Fields |
 |---|---|---|
-| `duel.over` | a duel has a result, and it is stored; about who has won, if somebody has | `turns` that were played, `winner`: the seat |
+| `duel.over` | a duel has a result, and it is stored; about who has won, if somebody has | `turns` that were \
+played, `winner`: the seat |
 
 # Servers' kinds
 ";

@@ -115,8 +115,8 @@ fn a_process_that_is_killed_while_it_writes_has_lost_nothing_that_was_written() 
     }
 }
 
-/// A file of the process may grow to a limit, past which the system takes no more, as from a full disk; then it may grow
-/// again. The signal that tells of the limit is ignored, as where no disk is full.
+/// A file of the process may grow to a limit, past which the system takes no more, as from a full disk; then it may
+/// grow again. The signal that tells of the limit is ignored, as where no disk is full.
 #[test]
 fn a_disk_that_is_full_stops_nobody_and_what_it_cost_is_told_once_there_is_room() {
     let folder = tempfile::tempdir().unwrap();

@@ -25,8 +25,8 @@ impl Refusals {
         Self { logs, told: Cell::default(), left_out: Cell::default() }
     }
 
-    /// Tells that a client was turned away. `holder` is whose it was, if it was checked in; `trace` is of its check-in, if
-    /// that is sampled.
+    /// Tells that a client was turned away. `holder` is whose it was, if it was checked in; `trace` is of its check-in,
+    /// if that is sampled.
     pub(crate) fn tell(
         &self,
         now: Moment,

@@ -1,4 +1,5 @@
-//! Spans as OTLP has them, in protobuf (`opentelemetry/proto/trace/v1/trace.proto`), written straight to where they wait.
+//! Spans as OTLP has them, in protobuf (`opentelemetry/proto/trace/v1/trace.proto`), written straight to where they
+//! wait.
 //!
 //! By hand, since a span ends on a thread that has other things to do: nothing is built only to be written. What comes
 //! out is what generated code writes, byte for byte.

@@ -18,8 +18,8 @@ use crate::harness::{
 /// Bots that duel while everything dies.
 const USERS: &str = "200";
 
-/// A cluster whose servers have names and ports of their own, so that all of them can end and begin again: one master or
-/// two, two session servers, two game servers.
+/// A cluster whose servers have names and ports of their own, so that all of them can end and begin again: one master
+/// or two, two session servers, two game servers.
 struct Lasting {
     folder: Folder,
     admin: String,
@@ -52,7 +52,8 @@ impl Lasting {
         for (tcp, ws) in tcps.iter().zip(&wss) {
             let name = commands.len();
             commands.push(format!(
-                "session --data {data} --masters {dialled} --name session-{name} --tcp {tcp} --ws {ws} --limits load --drain-timeout 1s"
+                "session --data {data} --masters {dialled} --name session-{name} --tcp {tcp} --ws {ws} --limits load \
+                 --drain-timeout 1s"
             ));
         }
         for name in ["game-1", "game-2"] {
@@ -297,8 +298,8 @@ async fn everything_is_stopped_and_started_again_and_all_of_it_is_there() {
     assert_eq!(all.events(torn)[0]["n"], 0);
 }
 
-/// The masters' disk is lost with everything stopped. The cluster that is founded in its place takes the boards back, and
-/// knows when a user was there first.
+/// The masters' disk is lost with everything stopped. The cluster that is founded in its place takes the boards back,
+/// and knows when a user was there first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_lost_its_masters_disk_has_its_boards_and_profiles_from_the_store() {
     let mut all = Lasting::start(1);

@@ -26,8 +26,8 @@ pub(crate) struct Arguments {
     /// Leaves the documents out and fuzzes for 2 seconds a target: for the time between two commits.
     #[arg(long)]
     quick: bool,
-    /// Runs the tests of a Couchbase client and of a store on this cluster, whose documents must not matter, and nothing
-    /// else. User, password and bucket are `GREENROOM_COUCHBASE_USER`, `_PASSWORD` and `_BUCKET`.
+    /// Runs the tests of a Couchbase client and of a store on this cluster, whose documents must not matter, and
+    /// nothing else. User, password and bucket are `GREENROOM_COUCHBASE_USER`, `_PASSWORD` and `_BUCKET`.
     #[arg(long, value_name = "URL", conflicts_with = "quick")]
     couchbase: Option<String>,
     /// Runs only the steps of these names (`fmt`, `clippy`, `typescript`, `browser`, `doc`, `fuzz`, `"fuzz TARGET"`)

@@ -106,8 +106,8 @@ pub trait Instance: Sized + 'static {
         _ = seat;
         None
     }
-    /// Reads a state that another version of a storable kind wrote (see [`Kind::storable`] and [`Kind::version`]), as it
-    /// was then: [`stored_state`](crate::stored_state) reads the type of that version. Default: it can't.
+    /// Reads a state that another version of a storable kind wrote (see [`Kind::storable`] and [`Kind::version`]), as
+    /// it was then: [`stored_state`](crate::stored_state) reads the type of that version. Default: it can't.
     ///
     /// ```
     /// # use greenroom_game_core::{Reject, stored_state};

@@ -1,8 +1,8 @@
 //! What is to stay in the store, whatever becomes of the masters: told as it changes, and written by the shell of the
 //! one that decides.
 //!
-//! A document is told whole, as its command left it. So of two with one key only the later one matters, and a shell that
-//! falls behind writes that one.
+//! A document is told whole, as its command left it. So of two with one key only the later one matters, and a shell
+//! that falls behind writes that one.
 
 use ecow::EcoString;
 use greenroom_protocol::wire::client_session::Meta;

@@ -212,8 +212,8 @@ async fn a_late_write_of_a_deposed_master_is_refused_and_counted() {
     assert_eq!(owner, Some(Owner::Master { epoch: Epoch { era: 1, epoch: 2 }, lsn: 20 }));
 }
 
-/// What was stored of an instance that is over, and whose game server is not there to remove it, goes: in the name of its
-/// last life, so that a former one writes nothing after it, and a later one keeps what it has.
+/// What was stored of an instance that is over, and whose game server is not there to remove it, goes: in the name of
+/// its last life, so that a former one writes nothing after it, and a later one keeps what it has.
 #[tokio::test]
 async fn a_snapshot_that_nobody_needs_is_removed_in_the_name_of_its_life() {
     let scene = Scene::new();
