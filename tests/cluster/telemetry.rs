@@ -83,6 +83,14 @@ impl Collector {
     }
 }
 
+/// The kinds of events that the log has of a trace.
+fn kinds_of(trace: &str, many: &Many) -> Vec<String> {
+    let sql = format!("select kind from events where trace = '{trace}' order by kind");
+    let output = run(&["logs", "sql", &sql, "--format", "csv", "--data", many.folder()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().skip(1).map(str::to_owned).collect()
+}
+
 /// The spans of the trace whose root is the first of these places.
 fn trace_of(arrived: &[Span], places: &[(&str, &str)]) -> Vec<Span> {
     let root = arrived.iter().find(|span| span.place() == places[0]);
@@ -290,12 +298,7 @@ async fn one_join_is_one_trace_at_a_real_collector() {
         (&trace, &["directory_join", "instance_granted", "instance_running"][..]),
         (&check_in, &["check_in"]),
     ] {
-        let id = &trace[0].trace;
-        let sql = format!("select kind from events where trace = '{id}' order by kind");
-        let output = run(&["logs", "sql", &sql, "--format", "csv", "--data", many.folder()]);
-        let text = String::from_utf8_lossy(&output.stdout);
-        let found: Vec<_> = text.lines().skip(1).collect();
-        assert_eq!(found, kinds, "{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(kinds_of(&trace[0].trace, &many), kinds);
     }
 }
 
@@ -395,6 +398,7 @@ async fn the_last_card_of_a_duel_is_followed_to_the_store() {
     keep("duel-trace", &trace);
     let (ended, text) = up.stop();
     assert!(ended, "{text}");
+    assert_eq!(kinds_of(&trace[0].trace, &many), ["duel.over"]);
 }
 
 /// With a collector that is away everything is as without one, and is told once.
