@@ -1,7 +1,7 @@
 // The monitor in real tabs: alive while bots play, careful with actions, and unmoved by what players call themselves.
 
 import assert from "node:assert/strict";
-import test, { after } from "node:test";
+import test, { after, afterEach } from "node:test";
 
 import { browse, enter, tab, until, up } from "./harness.mjs";
 
@@ -13,9 +13,18 @@ const BOTS = 30;
 const HOSTILE = "<img src=x onerror=alert(1)>";
 const PHONE = { width: 390, height: 844 };
 
+/** Tabs of each test go with it: what is drawn in one that nobody looks at any more slows the others down. */
+const contexts = [];
+afterEach(() => Promise.all(contexts.splice(0).map((context) => context.close())));
+
+async function fresh(options = {}) {
+  contexts.push(await browser.newContext(options));
+  return contexts.at(-1);
+}
+
 /** A tab of the monitor. */
 async function look(path, options = {}) {
-  const page = await tab(await browser.newContext(options));
+  const page = await tab(await fresh(options));
   await page.goto(monitor + path);
   return page;
 }
@@ -86,7 +95,7 @@ test("the log is narrowed, paged back, and held while somebody reads", async () 
   await page.waitForURL(/q=name/);
   await page.locator("#connection", { hasText: "live" }).waitFor();
   await page.click("#hold");
-  const player = await enter(await browser.newContext(), `${cluster.url}arena/?key=held`, "held back");
+  const player = await enter(await fresh(), `${cluster.url}arena/?key=held`, "held back");
   await page.locator("#held", { hasText: "1 newer wait" }).waitFor();
   assert.equal(await rows.count(), 0);
   await page.click("#hold");
@@ -96,7 +105,7 @@ test("the log is narrowed, paged back, and held while somebody reads", async () 
 });
 
 test("with a wrong token nothing is done, and the page says so", async () => {
-  const player = await enter(await browser.newContext(), `${cluster.url}arena/?key=wrong`, "Ann");
+  const player = await enter(await fresh(), `${cluster.url}arena/?key=wrong`, "Ann");
   const page = await look(`/instances/${await instanceOf(player)}`);
   const said = await act(page, page.locator("button.act", { hasText: "Destroy" }), "0".repeat(64));
   assert.match(said, /^Nothing was done\. the token is not this cluster's: .*admin\.token.* \(unauthorized\)$/);
@@ -114,7 +123,7 @@ test("with a wrong token nothing is done, and the page says so", async () => {
 });
 
 test("an instance is destroyed once that is confirmed with the token, and its players are told", async () => {
-  const player = await enter(await browser.newContext(), `${cluster.url}arena/?key=destroyed`, "Ann");
+  const player = await enter(await fresh(), `${cluster.url}arena/?key=destroyed`, "Ann");
   const id = await instanceOf(player);
   const page = await look(`/instances/${id}`);
   const button = page.locator("button.act", { hasText: "Destroy" });
@@ -136,7 +145,7 @@ test("an instance is destroyed once that is confirmed with the token, and its pl
 });
 
 test("a user is kicked with the token that the tab remembers, and is told", async () => {
-  const player = await enter(await browser.newContext(), `${cluster.url}arena/?key=kicked`, "Kicked");
+  const player = await enter(await fresh(), `${cluster.url}arena/?key=kicked`, "Kicked");
   const page = await look(`/instances/${await instanceOf(player)}`);
   const kick = page.locator("tr", { hasText: "Kicked" }).locator("button.act");
   assert.equal(await act(page, kick, cluster.token()), "Done: Kick Kicked");
@@ -147,7 +156,7 @@ test("a user is kicked with the token that the tab remembers, and is told", asyn
 });
 
 test("names full of HTML are text on every page, and nothing in them is executed", async () => {
-  const player = await enter(await browser.newContext(), `${cluster.url}arena/?key=hostile`, HOSTILE);
+  const player = await enter(await fresh(), `${cluster.url}arena/?key=hostile`, HOSTILE);
   const id = await instanceOf(player);
   for (const path of ["/users", `/instances/${id}`, "/logs", `/logs?q=${encodeURIComponent(HOSTILE)}`]) {
     const page = await look(path);
@@ -165,14 +174,14 @@ test("names full of HTML are text on every page, and nothing in them is executed
   const tail = await look("/logs?kind=check_in");
   await tail.locator("#connection", { hasText: "live" }).waitFor();
   const late = "<script>alert(2)</script>";
-  await enter(await browser.newContext(), `${cluster.url}arena/?key=hostile`, late);
+  await enter(await fresh(), `${cluster.url}arena/?key=hostile`, late);
   await tail.locator("#rows td", { hasText: late }).waitFor();
   assert.equal(await tail.locator("img[src='x'], script:not([src])").count(), 0);
   isClean(tail);
 });
 
 test("each page fits a phone and has nothing to complain of", async () => {
-  const player = await enter(await browser.newContext(), `${cluster.url}arena/?key=phone`, "A rather long name for a phone");
+  const player = await enter(await fresh(), `${cluster.url}arena/?key=phone`, "A rather long name for a phone");
   const paths = ["/", "/users", "/instances", "/servers", "/logs", `/instances/${await instanceOf(player)}`];
   for (const path of [...paths, "/users?q=nonsense+%3D", "/instances/none", "/nowhere"]) {
     const page = await look(path, { viewport: PHONE, hasTouch: true, isMobile: true });
@@ -186,7 +195,7 @@ test("each page fits a phone and has nothing to complain of", async () => {
 
 test("a page whose master is gone says since when, and that nobody knows what became of an action", async (t) => {
   const other = await up(t);
-  const page = await tab(await browser.newContext());
+  const page = await tab(await fresh());
   await page.goto(`http://${other.admin}/servers`);
   const token = other.token();
   other.kill();
@@ -202,7 +211,7 @@ test("a server that is drained says so and takes nothing new", async () => {
   const drain = page.locator("button.act", { hasText: "Drain" });
   assert.match(await act(page, drain, cluster.token()), /^Done: Drain game-/);
   await page.locator(".state", { hasText: "draining" }).waitFor();
-  const late = await tab(await browser.newContext());
+  const late = await tab(await fresh());
   await late.goto(`${cluster.url}arena/?key=drained`);
   await late.fill("#name", "Late");
   await late.click("#door-form button");
