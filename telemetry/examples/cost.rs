@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "no runtime is on this thread")]
 fn spans(endpoint: &str, count: u32, rate: u32) -> Result<(), Box<dyn Error>> {
     let config = TelemetryConfig {
         endpoint: endpoint.to_owned(),
