@@ -189,6 +189,9 @@ mod tests {
         assert!(misspelt.to_string().contains("session_grase"), "{misspelt}");
         let config = toml::from_str::<MasterConfig>("session_grace = '90s'").unwrap();
         assert_eq!(config.settings().session_grace_ms, 90_000);
+        let config = toml::from_str::<MasterConfig>("proof_of_death = 'network'").unwrap();
+        assert_eq!(config.proof_of_death, Death::Network);
+        assert_eq!(MasterConfig::default().proof_of_death, Death::Machine);
     }
 
     #[test]

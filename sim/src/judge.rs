@@ -189,8 +189,8 @@ impl World<'_> {
                         self.acknowledge_later(after, node);
                     }
                 }
-                Effect::Renewed { game, sent_us, said } => {
-                    self.renewed(node, game, Renewed { lsn, sent_us, said });
+                Effect::Renewed { game, process, sent_us, said } => {
+                    self.renewed(node, game, process, Renewed { lsn, sent_us, said });
                 }
                 Effect::Reply { client, id, before } => {
                     self.is_served_by(node);

@@ -53,6 +53,12 @@ pub struct Tally {
     pub terms: u64,
     /// Moments at which the instance with the key was live, among those at which that was looked at.
     pub live: u64,
+    /// Processes of game servers that were killed.
+    pub killed: u64,
+    /// Lives of the instance that went on from what an earlier one had stored.
+    pub restored: u64,
+    /// Lives of the instance that ran within 5 s of the death of the process of the one before.
+    pub early: u64,
     /// Runs in which everybody was served in the end.
     pub healed: u64,
     /// Runs in which the last copy of what was committed died, so that nobody may decide.
@@ -69,6 +75,9 @@ impl Tally {
         self.records += other.records;
         self.terms += other.terms;
         self.live += other.live;
+        self.killed += other.killed;
+        self.restored += other.restored;
+        self.early += other.early;
         self.healed += other.healed;
         self.lost += other.lost;
     }

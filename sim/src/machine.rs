@@ -32,6 +32,8 @@ pub enum Command {
     Load {
         /// Which game server.
         game: usize,
+        /// Which life of its process.
+        process: u64,
         /// Microseconds of its own clock.
         sent_us: u64,
         /// The stream is there up to this number.
@@ -43,6 +45,8 @@ pub enum Command {
     },
     /// Nothing is heard of a game server.
     LinkLost(usize),
+    /// It is proved that this life of a game server's process is over.
+    Died(usize, u64),
     /// Time may be up for somebody.
     Expire,
     /// Somebody wants the instance with the key to be there.
@@ -75,6 +79,8 @@ pub enum Effect {
     Renewed {
         /// Which.
         game: usize,
+        /// Which life of its process.
+        process: u64,
         /// The moment that it sent.
         sent_us: u64,
         /// Everything that it said up to here is kept.
@@ -94,6 +100,8 @@ pub enum Order {
 /// What is known of a game server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Game {
+    /// The life of its process that spoke last.
+    process: u64,
     pushed: u64,
     /// Orders that it has not acknowledged.
     orders: VecDeque<(u64, Order)>,
@@ -149,6 +157,8 @@ pub enum Piece {
     Game {
         /// Which.
         game: usize,
+        /// The life of its process.
+        process: u64,
         /// Number of its last order.
         pushed: u64,
         /// Number of the last thing that it said.
@@ -210,6 +220,8 @@ pub struct Machine {
     is_backwards: bool,
     /// A planted bug: repeated requests count again.
     is_forgetful: bool,
+    /// Another one: whoever has the place of a dead process is dead.
+    is_rash: bool,
     copies: Vec<Copying>,
 }
 
@@ -258,8 +270,8 @@ impl Machine {
             pieces.push(Piece::Keyed { at, life });
         }
         for (game, this) in self.games.iter().enumerate().filter(|(_, g)| **g != Game::default()) {
-            let Game { pushed, ref orders, said, until_ms } = *this;
-            pieces.push(Piece::Game { game, pushed, said, until_ms });
+            let Game { process, pushed, ref orders, said, until_ms } = *this;
+            pieces.push(Piece::Game { game, process, pushed, said, until_ms });
             let orders = orders.iter();
             pieces.extend(orders.map(|&(number, order)| Piece::Order { game, number, order }));
         }
@@ -276,6 +288,7 @@ impl Machine {
         }
         for game in &self.games {
             hash = mix(hash ^ game.pushed ^ mix(game.said) ^ mix(!game.until_ms));
+            hash = mix(hash ^ game.process);
             for (number, order) in &game.orders {
                 let (Order::Run(life) | Order::Stop(life)) = order;
                 hash = mix(hash ^ number.rotate_left(32) ^ life);
@@ -294,6 +307,16 @@ impl Machine {
         Self { is_forgetful, grace_ms: Settings::default().server_grace_ms, ..Self::default() }
     }
 
+    /// The same, and a proof that a process is gone counts for the next one.
+    pub(crate) fn rash(self, is_rash: bool) -> Self {
+        Self { is_rash, ..self }
+    }
+
+    /// The life of a game server's process that spoke last.
+    pub(crate) fn process(&self, game: usize) -> u64 {
+        self.games[game].process
+    }
+
     /// The same, with another grace for game servers.
     pub(crate) fn with_grace(self, grace_ms: u64) -> Self {
         Self { grace_ms, ..self }
@@ -306,7 +329,7 @@ impl Machine {
 
     /// One that knows nothing yet, and is otherwise like this one.
     pub(crate) fn empty(&self) -> Self {
-        Self::forgetful(self.is_forgetful).with_grace(self.grace_ms)
+        Self::forgetful(self.is_forgetful).with_grace(self.grace_ms).rash(self.is_rash)
     }
 
     /// Whether the time of some command was before that of the one before it.
@@ -360,7 +383,14 @@ impl Apply for Machine {
                     self.stream.pop_front();
                 }
             }
-            Command::Load { game, sent_us, got, said_from, said } => {
+            // A word of a life that is over, which was on its way.
+            Command::Load { game, process, .. } if process < self.games[game].process => {}
+            Command::Load { game, process, sent_us, got, said_from, said } => {
+                if process > self.games[game].process {
+                    // What the one before it had is lost with it, and the key is free.
+                    self.games[game] = Game { process, ..Game::default() };
+                    self.keyed.at.take_if(|at| *at == game);
+                }
                 let this = &mut self.games[game];
                 while this.orders.front().is_some_and(|(n, _)| *n <= got) {
                     this.orders.pop_front();
@@ -369,12 +399,19 @@ impl Apply for Machine {
                     this.said = this.said.max(said);
                 }
                 this.until_ms = 0;
-                effects.push(Effect::Renewed { game, sent_us, said: this.said });
+                effects.push(Effect::Renewed { game, process, sent_us, said: this.said });
             }
             Command::LinkLost(game) => {
                 let this = &mut self.games[game];
                 if this.until_ms == 0 {
                     this.until_ms = header.now_ms + self.grace_ms;
+                }
+            }
+            Command::Died(game, process) => {
+                let is_rash = self.is_rash;
+                let this = &mut self.games[game];
+                if this.process == process || is_rash {
+                    this.until_ms = header.now_ms;
                 }
             }
             Command::Expire => {
@@ -404,11 +441,12 @@ impl Apply for Machine {
                 u128::from(mix(id)) << 64 | u128::from(mix(client as u64 + 1))
             }
             Command::Received(number) => u128::from(mix(number)) << 64,
-            Command::Load { game, sent_us, got, said_from, said } => {
-                let words = [game as u64, sent_us, got, said_from, said];
+            Command::Load { game, process, sent_us, got, said_from, said } => {
+                let words = [game as u64, process, sent_us, got, said_from, said];
                 u128::from(words.iter().fold(3, |hash, word| mix(hash ^ word)))
             }
             Command::LinkLost(game) => u128::from(mix(game as u64)) << 32,
+            Command::Died(game, process) => u128::from(mix(game as u64 ^ mix(process))) << 32 | 1,
             Command::Expire => 1,
             Command::Want { game } => u128::from(mix(!(game as u64))) << 32,
         }
@@ -458,9 +496,9 @@ impl Apply for Machine {
                 }
                 Piece::Client { client, id, before } => machine.answered[client] = (id, before),
                 Piece::Push { number, payload } => machine.stream.push_back((number, payload)),
-                Piece::Game { game, pushed, said, until_ms } => {
+                Piece::Game { game, process, pushed, said, until_ms } => {
                     let orders = VecDeque::new();
-                    machine.games[game] = Game { pushed, orders, said, until_ms };
+                    machine.games[game] = Game { process, pushed, orders, said, until_ms };
                 }
                 Piece::Order { game, number, order } => {
                     machine.games[game].orders.push_back((number, order));

@@ -175,13 +175,17 @@ fn main() -> anyhow::Result<ExitCode> {
     let per_second = (tally.events as f64 / seconds.max(1e-9)).round();
     println!(
         "{} seeds, {} events in {seconds:.1} s; {} requests answered, {} crashes, {} records, {} epochs; \
-         {} runs healed, {} lost their last copy; {violations} violations",
+         {} game servers killed, {} lives restored, {} of them early; {} runs healed, {} lost their last copy; \
+         {violations} violations",
         days.len(),
         tally.events,
         tally.answered,
         tally.crashes,
         tally.records,
         tally.terms,
+        tally.killed,
+        tally.restored,
+        tally.early,
         tally.healed,
         tally.lost,
     );

@@ -10,7 +10,7 @@ use greenroom_master_core::replica::{
 use greenroom_protocol::{Epoch, Incarnation};
 
 use crate::disk::{Disk, Write};
-use crate::games::{GameEvent, GameServer};
+use crate::games::{GameEvent, GameServer, Snapshots};
 use crate::machine::{CLIENTS, Command, Effect, GAMES, Machine, Piece};
 use crate::profile::Profile;
 use crate::rng::Rng;
@@ -114,6 +114,7 @@ pub(crate) struct World<'a> {
     pub(crate) settings: Settings,
     pub(crate) nodes: [Node; 2],
     pub(crate) games: [GameServer; GAMES],
+    pub(crate) snapshots: Snapshots,
     pub(crate) mutant: Option<Mutant>,
     /// Messages from the first to the second, and back, vanish.
     cut: [bool; 2],
@@ -189,6 +190,7 @@ impl<'a> World<'a> {
         let machine = Machine::forgetful(mutant == Some(Mutant::NoDedupe));
         let machine = match mutant {
             Some(Mutant::KeyFreedEarly) => machine.with_grace(4_000),
+            Some(Mutant::DeathOfAnother) => machine.rash(true),
             Some(_) | None => machine,
         };
         let mut node = || Node {
@@ -229,6 +231,7 @@ impl<'a> World<'a> {
             settings,
             nodes,
             games,
+            snapshots: Snapshots::default(),
             mutant,
             cut: [false; 2],
             witness: None,

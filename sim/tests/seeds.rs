@@ -22,6 +22,8 @@ fn no_seed_of_any_profile_breaks_an_invariant() {
     assert!(all.crashes > 1_000 && all.terms > 1_000, "nothing happened: {all:?}");
     assert!(all.healed > 3 * all.lost, "the masters died too often to be tested: {all:?}");
     assert!(all.live > 10_000, "nobody ever saw the instance with the key: {all:?}");
+    assert!(all.killed > 400 && all.restored > 300, "nothing was restored: {all:?}");
+    assert!(all.early > 80, "no death was proved: {all:?}");
     assert!(broken.is_empty(), "{broken:#?}");
 }
 

@@ -75,11 +75,17 @@ pub enum Mutant {
     LeaseFromAnswer,
     /// A key is free before its game server's lease is over. (So in the simulator's model.)
     KeyFreedEarly,
+    /// Who does not answer counts as dead, though it may only sleep or be cut off. (So in the simulator's model.)
+    SilenceIsDeath,
+    /// The proof that a process is gone counts for the one that came after it. (So in the simulator's machine.)
+    DeathOfAnother,
+    /// The store takes a snapshot whoever writes it. (So in the simulator's model.)
+    BlindSnapshots,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 39] = [
         Self::CommitWithoutStandby,
         Self::CommitWithoutDisk,
         Self::PromoteWithoutWitness,
@@ -116,5 +122,8 @@ impl Mutant {
         Self::NoDedupe,
         Self::LeaseFromAnswer,
         Self::KeyFreedEarly,
+        Self::SilenceIsDeath,
+        Self::DeathOfAnother,
+        Self::BlindSnapshots,
     ];
 }
