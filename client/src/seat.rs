@@ -295,12 +295,13 @@ impl SeatState {
             let unacknowledged = self.up.len();
             self.up = Uplink::after(joined.up_received);
             self.received = Seq(joined.down_next.saturating_sub(1));
+            // Before the calls that it leaves undecided: whoever hears of them can see why.
+            self.inbox.push(Event::Rewound { incarnation: joined.incarnation, unacknowledged });
             for (number, call) in std::mem::take(&mut self.calls) {
                 answer(call, Err(ClientError::CallUndecided { number }));
             }
             self.traces.clear();
             self.views.forget();
-            self.inbox.push(Event::Rewound { incarnation: joined.incarnation, unacknowledged });
         }
         self.incarnation = joined.incarnation;
         self.seat = joined.seat;

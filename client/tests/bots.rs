@@ -39,12 +39,16 @@ enum Fault {
     Doubles,
     /// Answers every tenth call with the reply to another.
     Mixes,
+    /// Breaks a connection at every seat's twentieth call, and begins the instance anew.
+    Rewinds,
 }
 
 /// What a seat of the instance remembers across connections.
 #[derive(Debug, Default)]
 struct SeatMemory {
     session: u64,
+    /// Lives of the instance that this seat has seen the end of.
+    lives_over: u32,
     received: u32,
     sent: u32,
     ring: VecDeque<(u32, u8, Vec<u8>)>,
@@ -88,7 +92,7 @@ impl Server {
                 self.up(&frame, key, &mut out);
                 frames += 1;
             }
-            if self.fault == Fault::Breaks(frames) {
+            if self.fault == Fault::Breaks(frames) || self.rewinds(key) {
                 return Ok(());
             }
             for frame in out {
@@ -96,6 +100,17 @@ impl Server {
                 stream.write_all(&frame).await?;
             }
         }
+    }
+
+    /// Whether the instance's life ends here, with the calls of this seat that were not answered.
+    fn rewinds(&self, key: SessionKey) -> bool {
+        let mut seats = self.seats();
+        let Some(seat) = seats.get_mut(&key) else { return false };
+        let ends = self.fault == Fault::Rewinds && seat.lives_over == 0 && seat.received == 20;
+        if ends {
+            *seat = SeatMemory { session: seat.session, lives_over: 1, ..SeatMemory::default() };
+        }
+        ends
     }
 
     fn begin(&self, frame: &[u8], key: &mut SessionKey) -> Vec<u8> {
@@ -139,7 +154,7 @@ impl Server {
             Reply::from(Joined {
                 instance: INSTANCE,
                 kind: KindName::new("echo").unwrap(),
-                incarnation: Incarnation(1),
+                incarnation: Incarnation(u64::from(seat.lives_over) + 1),
                 channel: CHANNEL,
                 seat: Seat(0),
                 up_received: seat.received,
@@ -246,4 +261,16 @@ async fn a_reply_that_belongs_to_another_call_is_counted() {
     let report = played(Fault::Mixes).await;
     assert!(report.lost >= 10 && report.errors >= 10, "{report}");
     assert!(report.error_texts.keys().any(|text| text.contains("does not match")), "{report}");
+}
+
+/// What a rewind takes with it is declared: its calls have no answer, which is told of each, and nothing else is missing.
+#[tokio::test]
+async fn calls_that_a_rewind_leaves_undecided_are_not_lost() {
+    let report = played(Fault::Rewinds).await;
+    assert_eq!(report.rewound, 5, "{report}");
+    assert_eq!((report.lost, report.doubled, report.out_of_order), (0, 0, 0), "{report}");
+    assert!(report.errors >= 5, "each had a call under way: {report}");
+    let undecided = report.error_texts.iter().filter(|(text, _)| text.contains("undecided"));
+    let told: u64 = undecided.map(|(_, count)| count).sum();
+    assert_eq!(told, report.errors, "{report}");
 }

@@ -171,7 +171,7 @@ impl Bot {
                     }
                     next_call += plan.call_every.unwrap_or(NEVER);
                 }
-                Some(answered) = calls.next() => self.answered(&mut checks, answered),
+                Some(answered) = calls.next() => self.answered(&mut checks, room, answered),
                 event = room.next_event() => match event {
                     Some(event) => self.event(&mut checks, room, event),
                     None => break Stay::SeatLost,
@@ -183,7 +183,7 @@ impl Bot {
             loop {
                 tokio::select! {
                     answered = calls.next() => match answered {
-                        Some(answered) => self.answered(&mut checks, answered),
+                        Some(answered) => self.answered(&mut checks, room, answered),
                         None => break,
                     },
                     Some(event) = room.next_event() => self.event(&mut checks, room, event),
@@ -217,8 +217,14 @@ impl Bot {
     }
 
     /// Checks what a call came to.
-    fn answered(&mut self, checks: &mut Checks, answered: Answered) {
+    fn answered(&mut self, checks: &mut Checks, room: &mut Room, answered: Answered) {
         let Answered { number, planned, answer } = answered;
+        if let Err(ClientError::CallUndecided { .. }) = answer {
+            // A rewind was told before the calls that it left undecided, and may still wait to be read.
+            while let Some(event) = room.try_next_event() {
+                self.event(checks, room, event);
+            }
+        }
         let mut tally = self.plan.tally();
         let answer: CallAnswer = match answer {
             Ok(reply) => Ok(reply),

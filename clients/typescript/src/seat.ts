@@ -183,10 +183,11 @@ export class Seat {
       const unacknowledged = this.up.length;
       this.up = new Uplink(joined.upReceived);
       this.#received = Math.max(0, joined.downNext - 1);
+      // Before the calls that it leaves undecided: whoever hears of them can see why.
+      this.listener?.rewound(unacknowledged);
       for (const [number, call] of this.#calls) call.reject(new CallUndecidedError(number));
       this.#calls.clear();
       this.views.forget();
-      this.listener?.rewound(unacknowledged);
     }
     this.#incarnation = joined.incarnation;
     this.seat = joined.seat;
