@@ -5,6 +5,7 @@
 //! the other's page has only numbers of cards, whatever somebody reads on its wire.
 
 mod cards;
+mod result;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,8 +19,6 @@ use cards::{DECK, HEALTH, Held};
 
 /// How long a player may think about a turn; then the first card of the hand is played.
 const TURN_TIME: Duration = Duration::from_secs(30);
-/// How long a store that could not be reached is left alone.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// How far a duel is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, MetaKeyword)]
@@ -103,6 +102,12 @@ pub struct Duel {
     held: BTreeMap<Seat, Held>,
     /// Both know how it ended, since that is stored.
     told: bool,
+    /// The win is among those of the winner.
+    #[serde(default)]
+    counted: bool,
+    /// What of the store is waited for.
+    #[serde(default)]
+    asked: Option<StoreTicket>,
 }
 
 impl Instance for Duel {
@@ -119,7 +124,8 @@ impl Instance for Duel {
 
     fn create((): (), cx: &mut Cx<Self>) -> Result<Self, Reject> {
         let table = Table { turn_secs: TURN_TIME.as_secs(), ..Table::default() };
-        let duel = Self { table, held: BTreeMap::new(), told: false };
+        let held = BTreeMap::new();
+        let duel = Self { table, held, told: false, counted: false, asked: None };
         cx.set_meta(duel.meta());
         Ok(duel)
     }
@@ -176,26 +182,10 @@ impl Instance for Duel {
         }
     }
 
-    fn stored(&mut self, _: StoreTicket, of: Result<Stored, StoreRefusal>, cx: &mut Cx<Self>) {
-        let winner = self.table.winner.and_then(|seat| self.held.get(&seat));
-        let key = cx.instance().to_string();
-        match (of, winner) {
-            (Ok(Stored::Written(_)), winner) => {
-                let wins = winner.map(|held| format!("wins/{}", held.who.user));
-                self.tell(cx);
-                wins.map(|key| cx.store().counter(&key, 1));
-            }
-            (Ok(Stored::Counted(wins)), Some(held)) => cx.score("duel_wins", &held.who, wins),
-            // Asked twice, or played once more from an older state: what was stored first holds.
-            (Err(StoreRefusal::Exists), _) => drop(cx.store().get(&key)),
-            (Ok(Stored::Found(document)), _) => {
-                if let Ok(Outcome { winner, .. }) = document.decode() {
-                    self.table.winner = winner;
-                    self.tell(cx);
-                }
-            }
-            (Err(_), _) if !self.told => drop(cx.after(AGAIN, self.table.turns)),
-            _ => {}
+    fn stored(&mut self, of: StoreTicket, is: Result<Stored, StoreRefusal>, cx: &mut Cx<Self>) {
+        // Another was asked meanwhile, if it is not this one.
+        if self.asked == Some(of) {
+            self.hear(is, cx);
         }
     }
 
@@ -254,24 +244,19 @@ impl Duel {
         self.store(cx);
     }
 
-    /// Has the outcome stored; nobody is told it before that is done.
-    fn store(&mut self, cx: &mut Cx<Self>) {
-        let players = self.held.values().map(|held| held.who.user.to_string()).collect();
-        let outcome = Outcome { winner: self.table.winner, players, turns: self.table.turns };
-        let key = cx.instance().to_string();
-        if cx.store().insert(&key, &outcome).is_err() {
-            cx.after(AGAIN, self.table.turns);
-        }
-    }
-
     fn tell(&mut self, cx: &mut Cx<Self>) {
         self.told = true;
         let over = Over { turns: self.table.turns, winner: self.table.winner };
-        match self.table.winner.and_then(|seat| self.held.get(&seat)) {
+        match self.winner() {
             Some(held) => cx.event_of(&held.who, &over),
             None => cx.event(&over),
         }
         cx.broadcast(Out::Result(format!("duel/{}", cx.instance()), self.table.winner));
+        self.read_wins(cx);
+    }
+
+    fn winner(&self) -> Option<&Held> {
+        self.table.winner.and_then(|seat| self.held.get(&seat))
     }
 
     fn fighter(&self, seat: Seat) -> Fighter {

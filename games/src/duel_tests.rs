@@ -4,6 +4,7 @@ use greenroom::UserId;
 use greenroom::meta::MetaValue;
 use greenroom::testing::{Stage, replay};
 
+use super::result::{AGAIN, Wins};
 use super::*;
 
 fn stage(seed: u8) -> Stage<Duel> {
@@ -238,6 +239,82 @@ fn a_store_that_is_away_is_asked_again_and_what_it_had_first_holds() {
     stage.wait(AGAIN);
     assert_eq!(stage.document::<Outcome>(&key()), Some(first));
     assert_eq!((seen_by(&stage, 1).winner, results(&mut stage, 1)), (Some(Seat(0)), 1));
+}
+
+fn wins(stage: &Stage<Duel>) -> Option<(i64, usize)> {
+    let wins: Option<Wins> = stage.document("duel/wins/user-1");
+    wins.map(|wins| (wins.count, wins.latest.len()))
+}
+
+fn scores(stage: &mut Stage<Duel>) -> Vec<String> {
+    let reports: Vec<_> = stage.reports().iter().map(|report| format!("{report:?}")).collect();
+    let scored = reports.into_iter().filter(|report| report.contains("board: \"duel_wins\""));
+    scored.collect()
+}
+
+/// The game server dies when the result is written and the win is not counted.
+#[test]
+fn a_win_is_counted_although_its_server_died_after_the_result_was_stored() {
+    let mut stage = stage(9);
+    stage.hold_store();
+    stage.leave(0);
+    assert!(stage.document::<Outcome>(&key()).is_some());
+    assert_eq!((wins(&stage), results(&mut stage, 1)), (None, 0));
+    stage.go_on_elsewhere();
+    stage.release_store();
+    stage.wait(AGAIN);
+    assert_eq!((wins(&stage), results(&mut stage, 1)), (Some((1, 1)), 1));
+    assert_eq!(scores(&mut stage).len(), 1);
+}
+
+/// It dies when the count has begun: the life that goes on reads whether it was done.
+#[test]
+fn a_win_is_counted_once_although_its_server_died_while_it_counted() {
+    for counted_before in [false, true] {
+        let mut stage = stage(10);
+        let mut before = Wins { count: 6, latest: vec!["another".to_owned()] };
+        stage.set_document("duel/wins/user-1", &before);
+        stage.hold_store();
+        stage.leave(0);
+        stage.refuse_store(StoreRefusal::Unavailable);
+        stage.release_store();
+        assert_eq!((wins(&stage), results(&mut stage, 1)), (Some((6, 1)), 1), "told, not counted");
+        stage.hold_store();
+        stage.wait(AGAIN);
+        if counted_before {
+            before.add(greenroom::InstanceId(1).to_string());
+            stage.set_document("duel/wins/user-1", &before);
+        }
+        stage.go_on_elsewhere();
+        stage.release_store();
+        stage.wait(AGAIN);
+        assert_eq!(wins(&stage), Some((7, 2)), "counted before: {counted_before}");
+        assert_eq!(results(&mut stage, 1), 0, "it is told once");
+        let [scored] = &scores(&mut stage)[..] else { panic!("it is scored once") };
+        assert!(scored.contains("Some(7)"), "{scored}");
+        // Nothing is asked again when time goes by.
+        stage.wait(TURN_TIME);
+        assert_eq!((wins(&stage), scores(&mut stage).len()), (Some((7, 2)), 0));
+    }
+}
+
+/// A count may be there without its duels: it goes on from it. Another duel may be faster: it is read again.
+#[test]
+fn a_count_goes_on_from_what_is_there_and_remembers_the_latest() {
+    let mut stage = stage(11);
+    stage.set_document("duel/wins/user-1", &BTreeMap::from([("count", 12)]));
+    stage.hold_store();
+    stage.leave(0);
+    stage.refuse_store(StoreRefusal::Changed);
+    stage.release_store();
+    assert_eq!(wins(&stage), Some((13, 1)));
+
+    let mut wins = Wins::default();
+    for duel in 0..100 {
+        wins.add(duel.to_string());
+    }
+    assert_eq!((wins.count, wins.latest.len()), (100, 32));
+    assert_eq!(wins.latest.last().map(String::as_str), Some("99"));
 }
 
 /// Method: cards at chance, somebody is away for a while, somebody is late; then all of it is replayed, with a snapshot
