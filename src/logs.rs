@@ -376,6 +376,7 @@ fn load(matches: &ArgMatches) -> Result<Database> {
     let database = loaded?;
     let loaded = database.loaded();
     note_skipped(loaded.skipped);
+    loaded.notes.iter().for_each(|text| note(&format!("note: {text}")));
     // Two masters may tell one event; in a stream more is doubled, and whoever asks it otherwise should know.
     if loaded.doubled > 0 && matches.contains_id("from") {
         note(&format!(
@@ -477,9 +478,19 @@ fn in_format(answer: &Answer, matches: &ArgMatches) -> String {
     }
 }
 
+fn note_cut(answer: &Answer) {
+    if answer.is_cut {
+        let rows = answer.rows.len();
+        note(&format!(
+            "note: these are the first {rows} rows of more: ask for less, or with a limit"
+        ));
+    }
+}
+
 fn sql(matches: &ArgMatches) -> Result<ExitCode> {
     let question = matches.get_one::<String>("question").context("clap wants it")?;
     let answer = load(matches)?.ask(question)?;
+    note_cut(&answer);
     print(&in_format(&answer, matches))
 }
 
@@ -487,6 +498,7 @@ fn report(matches: &ArgMatches) -> Result<ExitCode> {
     let name = matches.get_one::<String>("name").context("clap wants it")?;
     let report = Report::named(name).context("clap knows them")?;
     let answer = report.answer(&load(matches)?)?;
+    note_cut(&answer);
     let write = |file: &String, text: String| {
         std::fs::write(file, text).with_context(|| format!("writing {file}"))
     };

@@ -197,12 +197,24 @@ async fn named_rightly(State(admin): State<Arc<Admin>>, request: Request, next: 
 }
 
 fn is_own_name(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map_or(rest, |(name, _)| name),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    let (is_own, port) = match host.strip_prefix('[') {
+        Some(rest) => {
+            let Some((name, port)) = rest.split_once(']') else { return false };
+            (name.parse::<std::net::Ipv6Addr>().is_ok(), port)
+        }
+        None => {
+            let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
+            let name = name.to_ascii_lowercase();
+            let is_name = |name: &str| {
+                name.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter))
+            };
+            let is_local = name == "localhost" || name.ends_with(".localhost") && is_name(&name);
+            (is_local || name.parse::<std::net::Ipv4Addr>().is_ok(), port)
+        }
     };
-    let name = name.to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost") || name.parse::<std::net::IpAddr>().is_ok()
+    // What follows is a port or nothing: whatever else a text has, a name of somebody else may be in it.
+    let digits = |port: &str| port.bytes().all(|digit| digit.is_ascii_digit());
+    is_own && (port.is_empty() || port.strip_prefix(':').is_some_and(digits))
 }
 
 const NOT_FOUND: &str = "this is Greenroom's admin port: GET / shows pages, GET /status, GET /metrics, \

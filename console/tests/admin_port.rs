@@ -155,6 +155,39 @@ async fn the_status_is_read_without_a_token() {
 }
 
 #[tokio::test]
+async fn a_name_with_more_in_it_than_a_host_and_a_port_is_not_this_machine() {
+    beside_a_port(async |address, _, _| {
+        let get = |host: &str| {
+            format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+        };
+        let own =
+            ["localhost", "LOCALHOST:80", "a.localhost:1", "127.0.0.1", "[::1]", "[::1]:4080"];
+        for host in own {
+            let answer = raw(address, &get(host)).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{host}: {answer}");
+        }
+        let strange = [
+            "evil.com",
+            "127.0.0.1:80@evil.com",
+            "[::1]evil.com",
+            "[::1",
+            "[localhost]",
+            "localhost:evil.com",
+            "localhost:80:80",
+            "evil.com/.localhost",
+            "localhost.evil.com",
+        ];
+        for host in strange {
+            let answer = raw(address, &get(host)).await;
+            let is_refused =
+                answer.starts_with("HTTP/1.1 421") || answer.starts_with("HTTP/1.1 400");
+            assert!(is_refused, "{host}: {answer}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_port_of_its_own_shows_metrics_and_nothing_else() {
     let scrape = Scrape::bind("127.0.0.1:0", || "ticks_total 3\n".to_owned()).await.unwrap();
     let (address, stop) = (scrape.address(), CancellationToken::new());

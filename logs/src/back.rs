@@ -100,6 +100,7 @@ fn pasts(folder: &Path, end: Option<&[Position]>) -> Result<Vec<Past>, LogsError
             found: VecDeque::new(),
             was_looked_at: false,
             is_over: false,
+            missing: None,
         }));
     }
     Ok(pasts)
@@ -115,6 +116,8 @@ struct Past {
     was_looked_at: bool,
     /// There is nothing before it.
     is_over: bool,
+    /// What was listed and was not there.
+    missing: Option<PathBuf>,
 }
 
 impl Past {
@@ -158,8 +161,14 @@ impl Past {
         };
         match looked {
             Ok(()) => {}
-            // It was closed, or went, since the folder was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // It was closed, or went, since the folder was listed. A name that leads nowhere is listed again.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && self.missing.as_ref() != Some(&segment.file) =>
+            {
+                self.missing = Some(segment.file.clone());
+                return Ok(());
+            }
             Err(_) => page.skipped.segments += 1,
         }
         let Step { begin, found, .. } = step;

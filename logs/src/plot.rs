@@ -171,7 +171,7 @@ mod tests {
         let columns = vec!["who".into(), "times".into()];
         let row =
             |(name, value): &(&str, i64)| vec![Cell::Text((*name).into()), Cell::Integer(*value)];
-        Answer { columns, rows: rows.iter().map(row).collect() }
+        Answer { columns, rows: rows.iter().map(row).collect(), is_cut: false }
     }
 
     #[test]

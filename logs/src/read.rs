@@ -246,6 +246,8 @@ pub struct Stream {
     chunk: Vec<u8>,
     /// Nothing more came the last time, although a later segment is there: this one is over.
     is_last_look: bool,
+    /// What was listed and was not there.
+    missing: Option<PathBuf>,
 }
 
 impl fmt::Debug for Stream {
@@ -266,6 +268,7 @@ impl Stream {
             skipped: Skipped::default(),
             chunk: vec![0; CHUNK_BYTES],
             is_last_look: false,
+            missing: None,
         }
     }
 
@@ -367,8 +370,14 @@ impl Stream {
         }
         let reader = match segment::open(found) {
             Ok(reader) => reader,
-            // It was closed, or went, since the folder was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            // It was closed, or went, since the folder was listed. A name that leads nowhere is listed again.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && self.missing.as_ref() != Some(&found.file) =>
+            {
+                self.missing = Some(found.file.clone());
+                return Ok(true);
+            }
             Err(_) => {
                 self.skipped.segments += 1;
                 self.close(found.number, false);

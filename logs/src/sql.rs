@@ -10,7 +10,7 @@ use std::{
 };
 
 use rusqlite::{
-    Connection, OpenFlags, ToSql,
+    Connection, ErrorCode, OpenFlags, ToSql,
     hooks::{AuthAction, AuthContext, Authorization},
     types::ValueRef,
 };
@@ -30,6 +30,14 @@ pub const COLUMNS: [&str; 11] = [
 ];
 /// Events of a game's own kind whose fields are looked at, to know what its view has.
 const LOOKED_AT: u32 = 100;
+/// Kinds of games' own that have a view, in the order in which they come; the others are asked for in `events`.
+const GAME_VIEWS_MAX: usize = 500;
+/// Kinds without a view that are named in notes; of more, only how many.
+const NAMED_MAX: usize = 10;
+/// Letters of its name.
+const NAME_CHARS_MAX: usize = 80;
+/// Bytes of an answer, about: of an endless one, the beginning.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Events between two looks at how far a reader is.
 const STEP: u64 = 8_192;
 
@@ -51,6 +59,21 @@ pub enum SqlError {
         "SQLite has no place for the events: make room in the temporary folder, or ask with --since"
     )]
     Database(#[source] rusqlite::Error),
+    /// SQLite can't do what it always can.
+    #[error("SQLite can't keep the events")]
+    Broken(#[source] rusqlite::Error),
+}
+
+impl SqlError {
+    /// Only where there is no room helps advice about room.
+    fn keeping(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
+                Self::Database(error)
+            }
+            _ => Self::Broken(error),
+        }
+    }
 }
 
 /// A value of an answer.
@@ -73,6 +96,8 @@ pub struct Answer {
     pub columns: Vec<String>,
     /// Its rows, each with as many cells.
     pub rows: Vec<Vec<Cell>>,
+    /// There are more rows than these: the answer grew beyond [`ANSWER_BYTES_MAX`].
+    pub is_cut: bool,
 }
 
 /// What was loaded.
@@ -84,6 +109,8 @@ pub struct Loaded {
     pub doubled: u64,
     /// What was no event.
     pub skipped: Skipped,
+    /// What is said of kinds that have no view: few lines, however many kinds there are.
+    pub notes: Vec<String>,
 }
 
 /// Events that can be asked.
@@ -92,6 +119,8 @@ pub struct Database {
     connection: Connection,
     /// Fields of kinds that are games' own, and how many of its events were looked at.
     games: BTreeMap<String, (u32, BTreeSet<String>)>,
+    /// There are kinds beyond those.
+    has_more_kinds: bool,
     loaded: Loaded,
 }
 
@@ -113,8 +142,13 @@ impl Database {
             ))?;
             Ok(connection)
         };
-        let connection = open().map_err(SqlError::Database)?;
-        Ok(Self { connection, games: BTreeMap::new(), loaded: Loaded::default() })
+        let connection = open().map_err(SqlError::keeping)?;
+        Ok(Self {
+            connection,
+            games: BTreeMap::new(),
+            has_more_kinds: false,
+            loaded: Loaded::default(),
+        })
     }
 
     /// The events of a folder, from a time on, in milliseconds since 1970. `look` is told now and then how many events
@@ -191,12 +225,16 @@ impl Database {
         let text = "insert or ignore into events values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let inserted = self.connection.prepare_cached(text);
         let inserted = inserted.and_then(|mut insert| insert.execute(&values[..]));
-        match inserted.map_err(SqlError::Database)? {
+        match inserted.map_err(SqlError::keeping)? {
             0 => self.loaded.doubled += 1,
             _ => self.loaded.events += 1,
         }
         // Servers' own kinds have no point in their names.
         if event.kind.contains('.') {
+            if self.games.len() == GAME_VIEWS_MAX && !self.games.contains_key(&*event.kind) {
+                self.has_more_kinds = true;
+                return Ok(());
+            }
             let (looked_at, names) = self.games.entry(event.kind.to_string()).or_default();
             if *looked_at < LOOKED_AT {
                 *looked_at += 1;
@@ -217,11 +255,43 @@ impl Database {
         for kind in KINDS {
             text.push_str(&view(kind.name, kind.fields.iter().map(|field| field.name)));
         }
+        self.connection.execute_batch(&text).map_err(SqlError::keeping)?;
+        // A log says what it likes: a name that is none for SQLite costs its own view, and no other.
+        let mut refused = Vec::new();
         for (kind, (_, fields)) in &self.games {
-            text.push_str(&view(kind, fields.iter().map(String::as_str)));
+            let made =
+                self.connection.execute_batch(&view(kind, fields.iter().map(String::as_str)));
+            if let Err(error) = made {
+                match SqlError::keeping(error) {
+                    SqlError::Broken(error) => refused.push((kind.clone(), plain(&error))),
+                    full => return Err(full),
+                }
+            }
         }
-        self.connection.execute_batch(&text).map_err(SqlError::Database)?;
-        self.connection.authorizer(Some(authorize)).map_err(SqlError::Database)
+        self.loaded.notes = self.notes(&refused);
+        for (kind, _) in refused {
+            self.games.remove(&kind);
+        }
+        self.connection.authorizer(Some(authorize)).map_err(SqlError::keeping)
+    }
+
+    fn notes(&self, refused: &[(String, String)]) -> Vec<String> {
+        let named = refused.iter().take(NAMED_MAX).map(|(kind, why)| {
+            let short: String = kind.chars().take(NAME_CHARS_MAX).collect();
+            let (kind, why) = (crate::event::harmless(&short), crate::event::harmless(why));
+            format!("the kind {kind} has no view: {why}; its events are in the table events")
+        });
+        let mut notes: Vec<_> = named.collect();
+        if refused.len() > NAMED_MAX {
+            notes.push(format!("{} more kinds have no view either", refused.len() - NAMED_MAX));
+        }
+        if self.has_more_kinds {
+            notes.push(format!(
+                "there are more than {GAME_VIEWS_MAX} kinds of games' own: those beyond have no view; their events \
+                 are in the table events"
+            ));
+        }
+        notes
     }
 
     /// What was loaded.
@@ -238,12 +308,17 @@ impl Database {
             let mut statement = self.connection.prepare(question)?;
             let columns: Vec<_> = statement.column_names().map(str::to_owned).collect();
             let mut found = statement.query([])?;
-            let mut rows = Vec::new();
+            let (mut rows, mut bytes) = (Vec::new(), 0);
             while let Some(row) = found.next()? {
+                if bytes > ANSWER_BYTES_MAX {
+                    return Ok(Answer { columns, rows, is_cut: true });
+                }
                 let cells = (0..columns.len()).map(|n| row.get_ref(n).map(Cell::from));
-                rows.push(cells.collect::<rusqlite::Result<_>>()?);
+                let cells = cells.collect::<rusqlite::Result<Vec<_>>>()?;
+                bytes += size_of::<Vec<Cell>>() + cells.iter().map(Cell::bytes).sum::<usize>();
+                rows.push(cells);
             }
-            Ok(Answer { columns, rows })
+            Ok(Answer { columns, rows, is_cut: false })
         };
         answer().map_err(|error| self.explain(&error, question))
     }
@@ -337,7 +412,8 @@ fn view<'a>(kind: &str, fields: impl Iterator<Item = &'a str>) -> String {
         "create view \"{}\" as select id, ts, node, role, severity, user, instance, session, trace",
         name(kind)
     );
-    for field in fields.filter(|field| !COLUMNS.contains(field)) {
+    // SQL ends at a NUL: no column can be called so.
+    for field in fields.filter(|field| !COLUMNS.contains(field) && !field.contains('\0')) {
         // A name with a quote in it can't be said in a path.
         let path = field.replace('"', "");
         write!(text, ", fields->>'$.\"{}\"' as \"{}\"", value(&path), name(field))
@@ -366,6 +442,11 @@ fn plain(error: &rusqlite::Error) -> String {
     if matches!(error, rusqlite::Error::MultipleStatement) {
         return "one question at a time: leave out what stands after the `;`".into();
     }
+    // A text without a statement in it.
+    if error.sqlite_error_code() == Some(ErrorCode::ApiMisuse) {
+        return "there is no question: ask with a select, such as select kind, count(*) from events group by kind"
+            .into();
+    }
     let text = if let rusqlite::Error::SqlInputError { msg, .. } = error {
         msg.clone()
     } else {
@@ -393,6 +474,10 @@ impl std::convert::From<ValueRef<'_>> for Cell {
 }
 
 impl Cell {
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + if let Self::Text(text) = self { text.len() } else { 0 }
+    }
+
     /// As it is shown: nothing in it that a terminal takes for more than text.
     pub fn shown(&self) -> String {
         match self {

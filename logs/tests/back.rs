@@ -132,3 +132,26 @@ fn a_folder_that_is_not_there_is_empty_and_a_process_that_is_not_has_no_past() {
     let page = back::page(folder.path(), Some(&[outside]), ALL, |_| true).unwrap();
     assert!(page.records.is_empty() && !page.has_more);
 }
+
+/// A name that leads nowhere is looked at twice, and no more: whoever reads the log comes to its end.
+#[cfg(unix)]
+#[test]
+fn a_segment_that_leads_nowhere_is_skipped_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = LogWriter::start(&LogsConfig::default(), folder.path(), "one").unwrap();
+    emit(&writer, 1);
+    writer.stop();
+    let process = folder.path().join("one");
+    for name in ["00000007-1795867200000.jsonl", "00000008-1795867200000.jsonl.zst"] {
+        std::os::unix::fs::symlink("/nowhere/at/all", process.join(name)).unwrap();
+    }
+    let mut reader = Reader::open(folder.path(), From::Start).unwrap();
+    let mut read = 0;
+    while reader.next_record().unwrap().is_some() {
+        read += 1;
+    }
+    assert!(read >= 1 && reader.skipped().segments == 2, "{read}, {:?}", reader.skipped());
+    let page = back::page(folder.path(), None, ALL, |_| true).unwrap();
+    assert_eq!(page.records.len(), read);
+    assert!(!page.has_more && page.skipped.segments >= 1, "{:?}", page.skipped);
+}

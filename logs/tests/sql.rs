@@ -231,3 +231,63 @@ fn every_report_answers_the_story() {
         assert_eq!(report.svg(&answer).is_some(), has_picture, "{}", report.name);
     }
 }
+
+/// A log says what it likes: an odd line costs its own kind a view, and nobody an answer.
+#[test]
+fn odd_names_take_nobody_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    story(folder.path());
+    let line = |n: usize, kind: &str, fields: &str| {
+        format!(
+            "{{\"id\":\"{n:026}\",\"ts\":\"2026-11-28T12:00:01.000Z\",\"node\":\"n\",\"role\":\"game\",\"v\":1,\
+             \"kind\":\"{kind}\",\"severity\":\"info\",\"fields\":{{{fields}}}}}\n"
+        )
+    };
+    let odd = [
+        ("duel.over", "\"won\":1"),
+        ("Duel.over", ""),
+        ("sqlite_race.over", ""),
+        ("nul\\u0000.over", ""),
+        ("race.over", "\"laps\":3,\"la\\u0000ps\":4"),
+    ];
+    let mut text: String =
+        odd.iter().enumerate().map(|(n, (kind, fields))| line(n, kind, fields)).collect();
+    let write = |name: &str, text: &str| {
+        let process = folder.path().join(name);
+        std::fs::create_dir_all(&process).unwrap();
+        std::fs::write(process.join("00000001-1795867200000.jsonl"), text).unwrap();
+    };
+    write("odd", &text);
+    let database = Database::load(folder.path(), None, |_| {}).unwrap();
+    assert_eq!(rows(&database, "select count(*) from events where node = 'n'"), "count(*)\n5\n");
+    assert_eq!(rows(&database, "select laps from \"race.over\""), "laps\n3\n");
+    assert_eq!(rows(&database, "select count(*) from \"duel.over\""), "count(*)\n1\n");
+    let notes = &database.loaded().notes;
+    assert_eq!(notes.len(), 3, "{notes:?}");
+    for name in ["uel.over", "sqlite_race.over", "nul\\u{0}.over"] {
+        assert!(notes.iter().any(|note| note.contains(name)), "{name}: {notes:?}");
+    }
+    assert!(Report::named("kinds").unwrap().answer(&database).is_ok());
+
+    text.clear();
+    (0..600).for_each(|n| text.push_str(&line(1_000 + n, &format!("many.{n}"), "")));
+    write("many", &text);
+    let database = Database::load(folder.path(), None, |_| {}).unwrap();
+    assert_eq!(rows(&database, "select count(*) from events where node = 'n'"), "count(*)\n605\n");
+    let notes = database.loaded().notes.join("\n");
+    assert!(notes.contains("more than 500 kinds"), "{notes}");
+}
+
+#[test]
+fn an_answer_has_an_end_and_no_question_is_told_so() {
+    let (_folder, database) = loaded();
+    let endless = "with recursive n(x) as (select 1 union all select x + 1 from n) select x, \
+                   printf('%.1000c', 'x') from n";
+    let answer = database.ask(endless).unwrap();
+    assert!(answer.is_cut && answer.rows.len() > 1_000 && answer.rows.len() < 1_000_000);
+    assert!(!database.ask("select 1").unwrap().is_cut);
+    for question in ["", "  ", "-- nothing", ";"] {
+        let text = refusal(&database, question);
+        assert!(text.contains("there is no question"), "{question:?}: {text}");
+    }
+}

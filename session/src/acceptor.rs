@@ -219,9 +219,11 @@ async fn refuse(
         _ => "Bad Request",
     };
     let body = format!("{code}: {text}\n");
+    // What would have to change is said by 426 alone: where something else is wrong, it would be wrong again.
+    let upgrade = if status == 426 { "Upgrade: websocket\r\n" } else { "" };
     let answer = format!(
-        "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nUpgrade: \
-         websocket\r\nConnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: \
+         {}\r\n{upgrade}Connection: close\r\n\r\n{body}",
         body.len()
     );
     finish(stream, answer.as_bytes()).await?;
@@ -326,6 +328,7 @@ mod tests {
             let (result, answer) = asked(request, &Pages::default()).await;
             assert!(matches!(result, Opened::Refused(refusal) if refusal.code == code));
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+            assert_eq!(answer.contains("\r\nUpgrade:"), status == "426", "{answer}");
         }
     }
     #[tokio::test]
