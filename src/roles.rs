@@ -179,7 +179,7 @@ pub(crate) fn start_admin(
     Role::start("admin", stop, async move |ready, stop| {
         let console = Console::bind(&config, asked, token, place, logs).await?;
         ready.send(console.address()).context("nobody waits for the admin port")?;
-        console.run(stop).await?;
+        console.run(stop).await;
         Ok(())
     })
 }

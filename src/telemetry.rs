@@ -38,7 +38,7 @@ impl Telemetry {
                     let read = move || registry.prometheus();
                     let scrape = Scrape::bind(&listen, read).await.context("telemetry.listen")?;
                     ready.send(scrape.address()).context("nobody waits for the metrics' port")?;
-                    scrape.run(stop).await?;
+                    scrape.run(stop).await;
                     Ok(())
                 })?)
             }

@@ -13,7 +13,4 @@ pub enum ConsoleError {
         /// What the system said.
         source: io::Error,
     },
-    /// The socket failed while it was served.
-    #[error("serving the admin port")]
-    Serve(#[source] io::Error),
 }

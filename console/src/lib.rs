@@ -22,6 +22,7 @@ mod monitor;
 mod overview;
 mod page;
 mod scrape;
+mod serve;
 mod server;
 mod tables;
 mod text;

@@ -18,9 +18,11 @@ use crate::text::{grouped, hex, in_url, short, shown, unhex};
 pub(crate) type Folder = PathBuf;
 
 /// Events of a page.
-const PAGE: Limits = Limits { events_max: 100, bytes_max: 64 << 20 };
+const PAGE: Limits = Limits { events_max: 100, bytes_max: 64 << 20, time_max: READ_MAX };
 /// Events about one instance on its own page.
-const ABOUT_ONE: Limits = Limits { events_max: 20, bytes_max: 64 << 20 };
+const ABOUT_ONE: Limits = Limits { events_max: 20, bytes_max: 64 << 20, time_max: READ_MAX };
+/// How long the log is read before what was found is shown.
+const READ_MAX: Duration = Duration::from_secs(2);
 /// Events that an open page is told of at once; of more, the newest.
 const TOLD_MAX: usize = 100;
 /// How long the tail is read before what was found is told.
@@ -159,11 +161,16 @@ fn fields(event: &Entry<'_>) -> Vec<(String, String)> {
     fields.into_iter().map(|(name, value)| (name, plain(&value))).collect()
 }
 
-/// Reads a page; takes as long as a disk does.
-pub(crate) fn read(folder: &Folder, asked: &Asked, is_whole: bool) -> Result<Page, String> {
+/// Reads a page; takes as long as a disk does, unless it `is_stopped`.
+pub(crate) fn read(
+    folder: &Folder,
+    asked: &Asked,
+    is_whole: bool,
+    is_stopped: impl Fn() -> bool,
+) -> Result<Page, String> {
     let (wanted, end) = (asked.wanted()?, asked.end()?);
     let limits = if is_whole { PAGE } else { ABOUT_ONE };
-    back::page(folder, end.as_deref(), limits, |event| wanted.holds(event))
+    back::page(folder, end.as_deref(), limits, is_stopped, |event| wanted.holds(event))
         .map_err(|error| told(&error))
 }
 
@@ -340,6 +347,7 @@ fn summary(folder: &Folder, page: &Page) -> Markup {
         (page.records.len()) " shown; " (grouped(page.bytes.div_ceil(1 << 10))) " KiB looked at, of "
         (page.end.len()) @if page.end.len() == 1 { " process" } @else { " processes" } " in "
         code { (shown(&folder.display().to_string())) }
+        @if page.is_late { "; that took its time: the next page goes on from there" }
         @if page.skipped.lines > 0 { "; " (grouped(page.skipped.lines)) " lines were no events" }
         @if page.skipped.segments > 0 { "; " (grouped(page.skipped.segments)) " segments can't be read" }
     }

@@ -16,7 +16,7 @@ use greenroom_protocol::wire::admin_master::Table;
 use greenroom_protocol::{InstanceId, KindName};
 use maud::{DOCTYPE, Markup, html};
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::{task, time};
 use tokio_util::sync::CancellationToken;
 
@@ -150,15 +150,33 @@ async fn read_log(
     asked: &logs::Asked,
     is_whole: bool,
 ) -> Result<greenroom_logs::back::Page, String> {
-    let place = Arc::clone(&admin.readers).acquire_owned().await;
-    let place = place.map_err(|error| error.to_string())?;
     let (folder, asked) = (admin.logs.clone(), asked.clone());
-    let read = task::spawn_blocking(move || {
-        // It is read to its end even if who asked has gone.
-        let _place = place;
-        logs::read(&folder, &asked, is_whole)
-    });
-    read.await.unwrap_or_else(|error| Err(error.to_string()))
+    // Who asked goes, or the port stops: then nobody waits for the rest, and the thread is somebody else's.
+    let stopped = admin.closing.child_token();
+    let _gone = stopped.clone().drop_guard();
+    beside(&admin.readers, &admin.closing, move || {
+        logs::read(&folder, &asked, is_whole, || stopped.is_cancelled())
+    })
+    .await
+    .unwrap_or_else(|| Err("the port stops".into()))
+}
+
+/// Does what a disk may keep waiting on a thread of its own, once there is a place; nothing if the port stops before.
+async fn beside<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    closing: &CancellationToken,
+    act: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let acting = async {
+        let place = Arc::clone(places).acquire_owned().await.ok()?;
+        let acting = task::spawn_blocking(move || {
+            let done = act();
+            drop(place);
+            done
+        });
+        acting.await.ok()
+    };
+    closing.run_until_cancelled(acting).await.flatten()
 }
 
 fn head<'a>(admin: &'a Admin, seen: &'a Seen) -> Head<'a> {
@@ -249,6 +267,7 @@ async fn events(State(admin): State<Arc<Admin>>) -> Response {
 struct Listener {
     /// Away while it looks.
     tail: Option<Tail>,
+    looks: Arc<Semaphore>,
     closing: CancellationToken,
     _place: OwnedSemaphorePermit,
 }
@@ -258,8 +277,8 @@ impl Listener {
         let began = Instant::now();
         loop {
             let mut tail = self.tail.take()?;
-            let look = task::spawn_blocking(move || (tail.look(), tail));
-            let (found, tail) = self.closing.run_until_cancelled(look).await?.ok()?;
+            let look = move || (tail.look(), tail);
+            let (found, tail) = beside(&self.looks, &self.closing, look).await?;
             let event = match found {
                 Ok(found) if !found.is_empty() => {
                     let rows = found.rows().into_string().replace(['\r', '\n'], " ");
@@ -297,11 +316,16 @@ async fn tail(
     // A browser that lost the stream says what it heard last.
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
     let folder = admin.logs.clone();
-    let open = task::spawn_blocking(move || Tail::open(&folder, &asked, last.as_deref()));
-    match open.await.unwrap_or_else(|error| Err(error.to_string())) {
+    let open = move || Tail::open(&folder, &asked, last.as_deref());
+    let opened = beside(&admin.looks, &admin.closing, open).await;
+    match opened.unwrap_or_else(|| Err("the port stops".into())) {
         Ok(tail) => {
-            let listener =
-                Listener { tail: Some(tail), closing: admin.closing.clone(), _place: place };
+            let listener = Listener {
+                tail: Some(tail),
+                looks: Arc::clone(&admin.looks),
+                closing: admin.closing.clone(),
+                _place: place,
+            };
             Sse::new(stream::unfold(listener, Listener::next)).into_response()
         }
         Err(problem) => (StatusCode::BAD_REQUEST, problem).into_response(),

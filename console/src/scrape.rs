@@ -9,7 +9,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::ConsoleError;
+use crate::{ConsoleError, serve};
 
 /// The content type of Prometheus's text format.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -46,14 +46,9 @@ impl Scrape {
     }
 
     /// Answers until `stop`; who is still asking then gets no answer.
-    ///
-    /// # Errors
-    /// [`ConsoleError::Serve`] when the socket fails.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), ConsoleError> {
-        tokio::select! {
-            served = axum::serve(self.listener, self.router).into_future() => served.map_err(ConsoleError::Serve),
-            () = stop.cancelled() => Ok(()),
-        }
+    pub async fn run(self, stop: CancellationToken) {
+        let serve = serve::serve(self.listener, self.router, stop.clone());
+        stop.run_until_cancelled(serve).await;
     }
 }
 

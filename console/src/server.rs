@@ -6,13 +6,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router, body::Bytes};
+use axum::{
+    Json, Router,
+    body::{self, Body, Bytes},
+};
 use greenroom_protocol::wire::admin_master::{
     Action, Find, InstanceStatus, Placement, Promote, Rows, Status,
 };
@@ -24,16 +26,22 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::watch::Watch;
-use crate::{AdminToken, ConsoleConfig, ConsoleError, Problem, monitor};
+use crate::{AdminToken, ConsoleConfig, ConsoleError, Problem, monitor, serve};
 
 /// Longest request body: an action is a name and an id, a filter has 64 conditions at most.
 const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// How long a body may take after the request's head.
+const BODY_MAX: Duration = Duration::from_secs(5);
 
 /// Pages that are kept up to date at once. Each holds a connection of this process.
 const VIEWERS_MAX: usize = 64;
 
 /// Pages of the log that are read at once, each on a thread of its own; the next waits for one of them.
 const READERS_MAX: usize = 4;
+
+/// Open pages that look at the log's tail at once, each on a thread of its own; the next waits for one of them.
+const LOOKS_MAX: usize = 4;
 
 /// How long a stopping port waits for who is still asking: half a request must not keep the process alive.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -84,6 +92,8 @@ pub(crate) struct Admin {
     pub(crate) viewers: Arc<Semaphore>,
     /// Places for pages of the log that are read.
     pub(crate) readers: Arc<Semaphore>,
+    /// Places for looks at the log's tail.
+    pub(crate) looks: Arc<Semaphore>,
     /// The port stops: streams that have no end of their own end.
     pub(crate) closing: CancellationToken,
     /// Only this machine reaches the port.
@@ -124,6 +134,7 @@ impl Console {
             watch: Watch::default(),
             viewers: Arc::new(Semaphore::new(VIEWERS_MAX)),
             readers: Arc::new(Semaphore::new(READERS_MAX)),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
             closing: CancellationToken::new(),
             is_local: address.ip().is_loopback(),
         });
@@ -147,7 +158,7 @@ impl Console {
             .method_not_allowed_fallback(|| async {
                 problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", NOT_FOUND)
             })
-            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+            .layer(middleware::from_fn(with_its_body))
             .layer(middleware::from_fn_with_state(Arc::clone(&admin), named_rightly))
             .with_state(Arc::clone(&admin));
         Ok(Self { listener, address, router, admin })
@@ -159,10 +170,7 @@ impl Console {
     }
 
     /// Answers until `stop`, and finishes what was asked before.
-    ///
-    /// # Errors
-    /// [`ConsoleError::Serve`] when the socket fails.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), ConsoleError> {
+    pub async fn run(self, stop: CancellationToken) {
         let admin = self.admin;
         let patience = {
             let (stop, closing) = (stop.clone(), admin.closing.clone());
@@ -172,13 +180,27 @@ impl Console {
                 tokio::time::sleep(DRAIN_MAX).await;
             }
         };
-        let serve = axum::serve(self.listener, self.router)
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .into_future();
         tokio::select! {
-            served = serve => served.map_err(ConsoleError::Serve),
-            () = patience => Ok(()),
+            () = serve::serve(self.listener, self.router, stop) => {}
+            () = patience => {}
             never = admin.watch.run(&*admin.cluster) => match never {},
+        }
+    }
+}
+
+/// Reads the body first, all of it: it has a bound and a deadline, whoever asks for whatever.
+async fn with_its_body(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match tokio::time::timeout(BODY_MAX, body::to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Ok(Err(error)) => {
+            let text =
+                format!("the body can't be read; it has {BODY_BYTES_MAX} bytes at most: {error}");
+            problem(StatusCode::PAYLOAD_TOO_LARGE, Code::TooLarge.name(), text)
+        }
+        Err(_) => {
+            let text = format!("the body did not come within {BODY_MAX:?}");
+            problem(StatusCode::REQUEST_TIMEOUT, "timeout", text)
         }
     }
 }
@@ -229,10 +251,10 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     crate::scrape::answer(admin.cluster.metrics())
 }
 
-async fn find(State(admin): State<Arc<Admin>>, body: Result<Bytes, BytesRejection>) -> Response {
+async fn find(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
     let form = "a search is {\"table\": {\"instances\": KIND} or \"users\" or \"servers\", \"filter\": \
                 {\"eq\": [FIELD, VALUE]}, \"order\": {\"field\": FIELD}, \"limit\": 20}";
-    match read(body, form) {
+    match read(&body, form) {
         Ok(find) => answer(admin.cluster.find(find).await),
         Err(problem) => *problem,
     }
@@ -245,17 +267,13 @@ async fn placement(State(admin): State<Arc<Admin>>, Path(kind): Path<String>) ->
     }
 }
 
-async fn act(
-    State(admin): State<Arc<Admin>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
+async fn act(State(admin): State<Arc<Admin>>, headers: HeaderMap, body: Bytes) -> Response {
     if let Err(problem) = authorized(&admin, &headers) {
         return *problem;
     }
     let form = "an action is {\"destroy\": {\"instance\": ID}}, {\"kick\": {\"user\": ID}} or \
                 {\"drain\": {\"server\": NAME}}";
-    match read(body, form) {
+    match read(&body, form) {
         Ok(action) => answer(admin.cluster.act(action).await.map(|()| serde_json::Map::new())),
         Err(problem) => *problem,
     }
@@ -268,15 +286,11 @@ async fn switchover(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Resp
     }
 }
 
-async fn promote(
-    State(admin): State<Arc<Admin>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
+async fn promote(State(admin): State<Arc<Admin>>, headers: HeaderMap, body: Bytes) -> Response {
     if let Err(problem) = authorized(&admin, &headers) {
         return *problem;
     }
-    match read(body, "it is {\"accept_loss\": false}") {
+    match read(&body, "it is {\"accept_loss\": false}") {
         Ok(wish) => answer(admin.cluster.promote(wish).await.map(|()| serde_json::Map::new())),
         Err(problem) => *problem,
     }
@@ -298,14 +312,8 @@ fn authorized(admin: &Admin, headers: &HeaderMap) -> Result<(), Box<Response>> {
 }
 
 /// The body as what it should be, else the answer that says what that is.
-fn read<T: DeserializeOwned>(
-    body: Result<Bytes, BytesRejection>,
-    form: &str,
-) -> Result<T, Box<Response>> {
-    let body = body.map_err(|rejection| {
-        Box::new(problem(rejection.status(), Code::TooLarge.name(), rejection.body_text()))
-    })?;
-    serde_json::from_slice(&body).map_err(|error| {
+fn read<T: DeserializeOwned>(body: &[u8], form: &str) -> Result<T, Box<Response>> {
+    serde_json::from_slice(body).map_err(|error| {
         let message = format!("{error}; {form}");
         Box::new(problem(StatusCode::BAD_REQUEST, Code::Malformed.name(), message))
     })

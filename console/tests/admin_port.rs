@@ -117,8 +117,7 @@ async fn beside_a_port<F: Future<Output = ()>>(
         story(address, token, cluster).await;
         stop.cancel();
     };
-    let (ran, ()) = tokio::join!(console.run(stop.clone()), story);
-    ran.unwrap();
+    tokio::join!(console.run(stop.clone()), story);
 }
 
 /// Says `request` as it is and gives all that comes back.
@@ -199,8 +198,7 @@ async fn a_port_of_its_own_shows_metrics_and_nothing_else() {
         assert!(raw(address, &get("/status")).await.starts_with("HTTP/1.1 404"));
         stop.cancel();
     };
-    let (ran, ()) = tokio::join!(scrape.run(stop.clone()), story);
-    ran.unwrap();
+    tokio::join!(scrape.run(stop.clone()), story);
 }
 
 #[tokio::test]
@@ -299,6 +297,32 @@ async fn a_port_in_use_is_named_with_what_to_do() {
             Console::bind(&config, cluster, token, "nowhere", "no-logs".into()).await.unwrap_err();
         assert!(matches!(failed, ConsoleError::Listen { .. }));
         assert!(failed.to_string().contains("[console] listen"), "{failed}");
+    })
+    .await;
+}
+
+/// Who opens connections and says nothing, or half of something, is sent away; who listens to a stream is not.
+#[tokio::test]
+async fn half_a_request_ends_and_a_stream_goes_on() {
+    beside_a_port(async |address, _, _| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let mut half = TcpStream::connect(address).await.unwrap();
+        half.write_all(b"GET / HTTP/1.1\r\nhost: loc").await.unwrap();
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        let head = "POST /find HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{";
+        slow.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        silent.read_to_string(&mut answer).await.unwrap();
+        half.read_to_string(&mut answer).await.unwrap();
+        assert!(!answer.contains("200 OK"), "{answer}");
+        slow.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("HTTP/1.1 408") && answer.contains("did not come"), "{answer}");
+        // What it was sent meanwhile is read, and then there is more: it is open still.
+        let mut heard = vec![0; 64 * 1024];
+        while let Ok(1..) = stream.try_read(&mut heard) {}
+        assert!(stream.read(&mut heard).await.unwrap() > 0, "the stream ended");
     })
     .await;
 }

@@ -220,8 +220,7 @@ async fn beside_a_port_with_logs<F: Future<Output = ()>>(
         story(address, cluster).await;
         stop.cancel();
     };
-    let (ran, ()) = tokio::join!(console.run(stop.clone()), story);
-    ran.unwrap();
+    tokio::join!(console.run(stop.clone()), story);
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {

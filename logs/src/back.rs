@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use ecow::EcoString;
@@ -27,6 +28,8 @@ pub struct Limits {
     /// Bytes of lines after which no process is looked further back at. Each is looked at once, so that the next page
     /// begins before this one.
     pub bytes_max: u64,
+    /// The same of time.
+    pub time_max: Duration,
 }
 
 /// Some events of the past.
@@ -40,6 +43,8 @@ pub struct Page {
     pub end: Vec<Position>,
     /// There is more before it.
     pub has_more: bool,
+    /// It has less than it might, since the time was over.
+    pub is_late: bool,
     /// Bytes of lines that were looked at.
     pub bytes: u64,
     /// What was met besides events.
@@ -47,7 +52,7 @@ pub struct Page {
 }
 
 /// The newest events of all processes in a folder that are wanted and stand before `end`; without one, before the end
-/// of what is written. A folder that is not there is empty.
+/// of what is written. A folder that is not there is empty. Once it `is_stopped`, the page is what was found before.
 ///
 /// # Errors
 /// When a folder can't be listed.
@@ -55,8 +60,10 @@ pub fn page(
     folder: &Path,
     end: Option<&[Position]>,
     limits: Limits,
+    is_stopped: impl Fn() -> bool,
     mut wanted: impl FnMut(&Entry<'_>) -> bool,
 ) -> Result<Page, LogsError> {
+    let began = Instant::now();
     let mut page = Page::default();
     let mut pasts = pasts(folder, end)?;
     page.end = pasts.iter().map(|past| past.begin.clone()).collect();
@@ -64,10 +71,15 @@ pub fn page(
         // Which is the newest is known once each process has shown its own.
         for past in &mut pasts {
             while past.found.is_empty() && !past.is_over {
-                if page.bytes >= limits.bytes_max && past.was_looked_at {
+                let is_late = began.elapsed() >= limits.time_max;
+                if (page.bytes >= limits.bytes_max || is_late) && past.was_looked_at {
+                    page.is_late = is_late;
                     break 'full;
                 }
-                past.step(limits.events_max, &mut wanted, &mut page)?;
+                if is_stopped() {
+                    break 'full;
+                }
+                past.step(limits.events_max, &is_stopped, &mut wanted, &mut page)?;
             }
         }
         let newest = pasts.iter_mut().max_by(|one, two| one.newest().cmp(&two.newest()));
@@ -134,6 +146,7 @@ impl Past {
     fn step(
         &mut self,
         events_max: usize,
+        is_stopped: &impl Fn() -> bool,
         wanted: &mut impl FnMut(&Entry<'_>) -> bool,
         page: &mut Page,
     ) -> Result<(), LogsError> {
@@ -156,11 +169,13 @@ impl Past {
             found: VecDeque::new(),
         };
         let looked = match segment.is_closed {
-            true => step.closed(segment, end, wanted, page),
+            true => step.closed(segment, end, is_stopped, wanted, page),
             false => step.open(segment, end, wanted, page),
         };
         match looked {
             Ok(()) => {}
+            // A part of a segment is no step: whoever goes on begins it anew.
+            Err(_) if is_stopped() => return Ok(()),
             // It was closed, or went, since the folder was listed. A name that leads nowhere is listed again.
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
@@ -196,6 +211,7 @@ impl Step<'_> {
         &mut self,
         segment: &Segment,
         end: u64,
+        is_stopped: &impl Fn() -> bool,
         wanted: &mut impl FnMut(&Entry<'_>) -> bool,
         page: &mut Page,
     ) -> io::Result<()> {
@@ -204,6 +220,9 @@ impl Step<'_> {
         let mut piece = Vec::new();
         let read = loop {
             piece.clear();
+            if is_stopped() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             match (&mut reader).take(STEP_BYTES).read_to_end(&mut piece) {
                 Ok(0) => break Ok(()),
                 Ok(size) => page.bytes += size as u64,

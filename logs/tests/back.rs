@@ -12,7 +12,7 @@ use greenroom_logs::{
 use greenroom_protocol::{ServerName, SessionId, UserId};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const ALL: Limits = Limits { events_max: usize::MAX, bytes_max: u64::MAX };
+const ALL: Limits = Limits { events_max: usize::MAX, bytes_max: u64::MAX, time_max: Duration::MAX };
 
 fn emit(writer: &LogWriter, n: u64) {
     let (user, session) = (UserId::new(format!("u{}", n % 3)).unwrap(), SessionId(n));
@@ -47,7 +47,7 @@ fn backwards(folder: &Path, limits: Limits, wanted: impl Fn(&Entry<'_>) -> bool)
     let mut pages: Vec<Page> = Vec::new();
     while pages.last().is_none_or(|page| page.has_more) {
         let end = pages.last().map(|page| page.begin.as_slice());
-        pages.push(back::page(folder, end, limits, &wanted).unwrap());
+        pages.push(back::page(folder, end, limits, || false, &wanted).unwrap());
         assert!(pages.len() < 2_000, "the pages have an end");
     }
     pages
@@ -73,14 +73,14 @@ fn a_page_that_may_look_at_little_goes_on_where_it_stopped() {
     let _writers = written(folder.path());
     let of_one = |event: &Entry<'_>| event.user.as_deref() == Some("u1");
     for (events_max, bytes_max) in [(3, 1), (100, 1), (100, 5_000), (3, u64::MAX)] {
-        let pages = backwards(folder.path(), Limits { events_max, bytes_max }, of_one);
+        let pages = backwards(folder.path(), Limits { events_max, bytes_max, ..ALL }, of_one);
         let given: Vec<_> = pages.iter().flat_map(|page| ids(&page.records)).collect();
         assert_eq!(given.len(), 40);
         assert_eq!(given, forwards(folder.path(), of_one), "{events_max} and {bytes_max}");
         // A step is a segment here: each process makes one, and more below the bound.
         assert!(pages.iter().all(|page| page.bytes < bytes_max.saturating_add(6_000)));
     }
-    let none = backwards(folder.path(), Limits { events_max: 9, bytes_max: 1 }, |_| false);
+    let none = backwards(folder.path(), Limits { events_max: 9, bytes_max: 1, ..ALL }, |_| false);
     assert!(none.len() > 10 && none.iter().all(|page| page.records.is_empty()));
 }
 
@@ -90,14 +90,14 @@ fn a_page_and_the_tail_behind_it_are_everything() {
     let folder = tempfile::tempdir().unwrap();
     let writers = written(folder.path());
     let limits = Limits { events_max: 30, ..ALL };
-    let first = back::page(folder.path(), None, limits, |_| true).unwrap();
+    let first = back::page(folder.path(), None, limits, || false, |_| true).unwrap();
     (120..200).for_each(|n| emit(&writers[usize::from(n % 2 == 0)], n));
     let late = LogWriter::start(&LogsConfig::default(), folder.path(), "three").unwrap();
     emit(&late, 200);
     let mut tail = Reader::open(folder.path(), From::Positions(first.end.clone())).unwrap();
     let tail: Vec<_> = std::iter::from_fn(|| tail.next_record().unwrap()).collect();
     assert_eq!(tail.len(), 81, "all that came since, and all of the process that came");
-    let rest = back::page(folder.path(), Some(&first.begin), ALL, |_| true).unwrap();
+    let rest = back::page(folder.path(), Some(&first.begin), ALL, || false, |_| true).unwrap();
     assert_eq!((first.records.len(), rest.records.len(), rest.has_more), (30, 90, false));
     let all = [tail, first.records, rest.records].concat();
     assert_eq!(ids(&all).into_iter().collect::<HashSet<_>>().len(), all.len());
@@ -124,12 +124,12 @@ fn what_is_no_line_is_passed_over() {
 #[test]
 fn a_folder_that_is_not_there_is_empty_and_a_process_that_is_not_has_no_past() {
     let folder = tempfile::tempdir().unwrap();
-    let nowhere = back::page(&folder.path().join("none"), None, ALL, |_| true).unwrap();
+    let nowhere = back::page(&folder.path().join("none"), None, ALL, || false, |_| true).unwrap();
     assert!(nowhere.records.is_empty() && nowhere.end.is_empty() && !nowhere.has_more);
     let _writers = written(folder.path());
     // A name is compared with those that are there, and never made into a path.
     let outside: Position = "../two/9/100000".parse().unwrap();
-    let page = back::page(folder.path(), Some(&[outside]), ALL, |_| true).unwrap();
+    let page = back::page(folder.path(), Some(&[outside]), ALL, || false, |_| true).unwrap();
     assert!(page.records.is_empty() && !page.has_more);
 }
 
@@ -151,7 +151,33 @@ fn a_segment_that_leads_nowhere_is_skipped_and_counted() {
         read += 1;
     }
     assert!(read >= 1 && reader.skipped().segments == 2, "{read}, {:?}", reader.skipped());
-    let page = back::page(folder.path(), None, ALL, |_| true).unwrap();
+    let page = back::page(folder.path(), None, ALL, || false, |_| true).unwrap();
     assert_eq!(page.records.len(), read);
     assert!(!page.has_more && page.skipped.segments >= 1, "{:?}", page.skipped);
+}
+
+/// Nobody waits any more, in the middle of a segment or between two: what is left is not read, and not passed over.
+#[test]
+fn a_page_that_is_stopped_leaves_the_rest_for_whoever_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let _writers = written(folder.path());
+    let all = forwards(folder.path(), |_| true);
+    for looks in [0, 1, 2, 5, 20] {
+        let asked = std::cell::Cell::new(0);
+        let is_stopped = || asked.replace(asked.get() + 1) >= looks;
+        let first = back::page(folder.path(), None, ALL, is_stopped, |_| true).unwrap();
+        assert!(first.has_more && first.records.len() < all.len(), "{looks}");
+        let rest = back::page(folder.path(), Some(&first.begin), ALL, || false, |_| true).unwrap();
+        let given = [ids(&first.records), ids(&rest.records)].concat();
+        assert_eq!(given, all, "{looks}");
+    }
+    let late = Limits { time_max: Duration::ZERO, ..ALL };
+    let pages = backwards(folder.path(), late, |_| true);
+    assert!(
+        pages.len() > 2
+            && pages[0].is_late
+            && pages.iter().all(|page| page.has_more || !page.is_late)
+    );
+    let given: Vec<_> = pages.iter().flat_map(|page| ids(&page.records)).collect();
+    assert_eq!(given, all);
 }
