@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ecow::{EcoString, eco_format};
 use greenroom_protocol::search::FieldType;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, TransactionBehavior};
 
 use crate::{Collection, OpenError, Schema, StorageError};
 
@@ -39,7 +39,19 @@ pub(super) fn create(file: &Path) -> Result<Connection, OpenError> {
             ))
         })?;
     }
-    let mut connection = Connection::open(file).map_err(|error| refused(file, &error))?;
+    let connection = Connection::open(file).map_err(|error| refused(file, &error))?;
+    prepare(connection, file)
+}
+
+/// Looks whether the file can be a store, and makes it one.
+fn prepare(mut connection: Connection, file: &Path) -> Result<Connection, OpenError> {
+    let is = |why: EcoString| OpenError::File { file: file.into(), why };
+    // SQLite opens a file that it must not write for reading, says nothing, and begins transactions in it.
+    if connection.is_readonly(MAIN_DB).map_err(|error| refused(file, &error))? {
+        return Err(is(
+            "it can't be written: mend its rights, or choose another with --data or --store".into(),
+        ));
+    }
     begin(&mut connection).map_err(|error| refused(file, &error))?;
     // Looked at before anything is changed: the file may be somebody else's.
     let (application, format, tables) =
@@ -273,5 +285,22 @@ pub(super) fn failed(file: &Path, error: &rusqlite::Error) -> StorageError {
         }
         Some(ErrorCode::TooBig) => StorageError::Backend(eco_format!("{file}: {error}")),
         _ => StorageError::Backend(eco_format!("{file}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the rights of who runs this: the superuser may write any file, so the connection itself may not.
+    #[test]
+    fn a_file_that_can_only_be_read_is_no_store_to_begin_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("store.sqlite");
+        drop(create(&file).unwrap());
+        let reading = Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        let error = prepare(reading, &file).unwrap_err().to_string();
+        assert!(error.contains("can't be written") && error.contains("store.sqlite"), "{error}");
+        prepare(Connection::open(&file).unwrap(), &file).unwrap();
     }
 }
