@@ -312,7 +312,7 @@ fn command() -> Command {
         .subcommand(Command::new("metrics").about("Every metric: name, kind, unit, meaning"))
         .subcommand(store::command())
         .subcommand(logs::command())
-        .subcommand(Command::new("settings").about("Every setting: key of greenroom.toml, default, variable"))
+        .subcommand(Command::new("settings").about("Every setting: key of greenroom.toml, default, flag, variable"))
 }
 
 #[cfg(test)]

@@ -18,7 +18,10 @@ pub(crate) fn with_admin(command: Command) -> Command {
             .hide_env(true)
             .value_name("ADDRESS")
             .default_value("127.0.0.1:4080,127.0.0.1:4090")
-            .help("The masters' admin ports, host:port with a comma between them: the active one answers"),
+            .help(
+                "The masters' admin ports, host:port with a comma between them: the active one answers \
+                 [variable: GREENROOM_ADMIN]",
+            ),
     )
 }
 

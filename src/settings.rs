@@ -269,6 +269,18 @@ impl Setting {
             false => format!("{}-{key}", self.table),
         }
     }
+    /// Its flags, for the reference: of every command, and of its role's own.
+    fn flags(&self) -> String {
+        let (shared, own) = (self.flag(""), self.flag(self.table));
+        match self.table {
+            // No command but its own takes them.
+            "witness" => format!("--{own}"),
+            "master" | "session" | "game" => {
+                format!("--{shared}, or --{own} of `greenroom {}`", self.table)
+            }
+            _ => format!("--{shared}"),
+        }
+    }
     fn value(&self, text: &str) -> Result<Value> {
         let wrong = || format!("{} = {text:?}", self.path());
         Ok(match self.form {
@@ -474,9 +486,10 @@ pub(crate) fn reference() -> String {
         };
         writeln!(
             text,
-            "{} = {default}\n    {}\n    {}",
+            "{} = {default}\n    {}\n    {}\n    {}",
             setting.key,
             setting.help,
+            setting.flags(),
             setting.variable()
         )
         .expect("writing to a text");
@@ -540,6 +553,42 @@ mod tests {
         covers::<GameConfig>("game");
         covers::<TelemetryConfig>("telemetry");
         covers::<LogsConfig>("logs");
+    }
+
+    #[test]
+    fn the_reference_names_each_flag_as_the_commands_have_it() {
+        let text = reference();
+        let after = |help: &str| {
+            let mut lines = text.lines().skip_while(|line| !line.contains(help)).skip(1);
+            lines.next().unwrap_or_default().trim().to_owned()
+        };
+        assert_eq!(after("Where operators' tools find the admin port"), "--admin");
+        assert_eq!(
+            after("Where TCP clients connect"),
+            "--session-tcp, or --tcp of `greenroom session`"
+        );
+        assert_eq!(after("Where masters dial it"), "--listen");
+        let has = |command: &'static str, tables: &[&'static str], flag: &str| {
+            let command = flags(Command::new(command), tables);
+            command.get_arguments().any(|arg| arg.get_long() == Some(flag))
+        };
+        let up =
+            ["cluster", "master", "storage", "console", "session", "game", "telemetry", "logs"];
+        for setting in SETTINGS {
+            let named = setting.flags();
+            let mut named = named.split(", or ").map(|flag| &flag.split(' ').next().unwrap()[2..]);
+            if setting.table != "witness" {
+                let flag = named.next().unwrap();
+                assert!(has("up", &up, flag), "`greenroom up` has no --{flag}");
+            }
+            for flag in named {
+                assert!(
+                    has(setting.table, &[setting.table], flag),
+                    "--{flag} of {}",
+                    setting.table
+                );
+            }
+        }
     }
 
     #[test]
