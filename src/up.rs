@@ -10,12 +10,13 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::ArgMatches;
 use greenroom_console::client;
-use greenroom_protocol::wire::admin_master::Status;
+use greenroom_protocol::wire::admin_master::{MasterStatus, Status};
 use greenroom_telemetry::Who;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
     sync::mpsc,
+    task::{JoinError, JoinSet},
     time,
 };
 use tokio_util::sync::CancellationToken;
@@ -36,10 +37,15 @@ use crate::{
 
 /// How long the servers may take to find each other.
 const READY_MAX: Duration = Duration::from_secs(20);
+/// The same where no master decides until an operator has helped.
+const HELP_MAX: Duration = Duration::from_secs(600);
 const DRAINING: &str =
     "draining: players go elsewhere while the drain's time lasts; Ctrl-C again stops at once\n";
 /// How long a process that died stays down, so that one that can't live does not spin.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
+/// How long one that could not be started stays down: the first time, doubled each time after that, and at most.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Servers of each role of `--processes`: two, so that one may die.
 const COPIES: u16 = 2;
 /// How far the ports of a second server are from those of the first.
@@ -81,10 +87,17 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let address = master.facts.address.to_string();
     settings.or("session.masters", &address)?;
     settings.or("game.masters", &address)?;
+    if settings.text("master.peer").is_none_or(|peer| peer.is_empty()) {
+        // The same at each start, whatever the ports, so that none of an earlier one stays behind. Beside another
+        // master there may be another `up`.
+        settings.or("session.name", "session-1")?;
+        settings.or("game.name", "game-1")?;
+    }
     let admin = start_admin(&settings, &master.facts.handle, &telemetry, &stop)?;
     let session = start_session(&settings, &key, additions, &telemetry, logs, &stop)?;
     let game = start_game(&settings, &key, app.registry, &storage, &telemetry, logs, &stop)?;
-    wait(until_ready(async || master.facts.handle.status().await.ok(), 1))??;
+    let servers = [session.facts.name.as_str(), game.facts.name.as_str()];
+    wait(until_ready(async || master.facts.handle.status().await.ok(), &servers))??;
     let urls = session.facts.urls.iter().map(ToString::to_string).collect::<Vec<_>>();
     let rows = [
         ("players", urls.join("  ")),
@@ -110,24 +123,68 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits until so many session servers and game servers are up.
-async fn until_ready(status: impl AsyncFn() -> Option<Status>, copies: usize) -> Result<()> {
-    let ready = async {
-        loop {
-            if let Some(status) = status().await {
-                let up = |servers: &[greenroom_protocol::wire::admin_master::ServerStatus]| {
-                    servers.iter().filter(|server| server.state == "up").count() >= copies
-                };
-                if up(&status.sessions) && up(&status.games) {
-                    return;
-                }
-            }
-            time::sleep(Duration::from_millis(5)).await;
+/// Waits until a master decides and these servers, by their names, are up.
+async fn until_ready(status: impl AsyncFn() -> Option<Status>, servers: &[&str]) -> Result<()> {
+    let began = Instant::now();
+    let mut is_told = false;
+    let mut decides_from = None;
+    loop {
+        let now = time::timeout(READY_MAX, status()).await.ok().flatten();
+        let missing = missing(now.as_ref(), servers, &mut decides_from);
+        if missing.is_empty() {
+            return Ok(());
         }
+        // Who can help is an operator, and has to ask the masters that run here.
+        let waits_for_help =
+            decides_from.is_none().then(|| now.as_ref().and_then(trouble)).flatten();
+        if let Some(trouble) = waits_for_help.as_ref().filter(|_| !is_told) {
+            say(&format!("TROUBLE: {trouble}\n"));
+            is_told = true;
+        }
+        let max = if waits_for_help.is_some() { HELP_MAX } else { READY_MAX };
+        if began.elapsed() > max {
+            let missing = missing.join("; ");
+            bail!(
+                "the servers did not find each other in {} s: {missing}; `--cluster-log info` shows what they do",
+                max.as_secs()
+            );
+        }
+        time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What the cluster lacks until it is ready. `decides_from` is the end of the log when a master was first seen that
+/// decides: what it found out as it began, such as which servers that it remembers are gone, stands before that.
+fn missing(
+    status: Option<&Status>,
+    servers: &[&str],
+    decides_from: &mut Option<u64>,
+) -> Vec<String> {
+    let Some(status) = status else { return vec!["no master answers".into()] };
+    let Some(active) = status.masters.iter().find(|master| master.role == "active") else {
+        let told = |master: &MasterStatus| {
+            let troubles: String = master.troubles.iter().map(|it| format!(" ({it})")).collect();
+            format!("{} is {}{troubles}", master.name, master.role)
+        };
+        let masters: Vec<_> = status.masters.iter().map(told).collect();
+        return vec![format!("no master decides: {}", masters.join(", "))];
     };
-    let text =
-        "the servers did not find each other in 20 s; `--cluster-log info` shows what they do";
-    time::timeout(READY_MAX, ready).await.context(text)
+    let from = *decides_from.get_or_insert(active.lsn);
+    if active.commit < from {
+        return vec![format!("{} has not committed what it began with", active.name)];
+    }
+    let is_up = |name: &str| {
+        let mut all = status.sessions.iter().chain(&status.games);
+        all.any(|server| server.name.as_str() == name && server.state == "up")
+    };
+    let missing = servers.iter().filter(|name| !is_up(name));
+    missing.map(|name| format!("{name} is not up")).collect()
+}
+
+/// What is wrong with a master, if something is.
+fn trouble(status: &Status) -> Option<String> {
+    let master = status.masters.iter().find(|master| !master.troubles.is_empty())?;
+    Some(format!("{}: {}", master.name, master.troubles.join("; ")))
 }
 
 fn announce(
@@ -248,12 +305,16 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     }
     wait(async {
         let (deaths, mut died) = mpsc::channel(8);
+        let stop = CancellationToken::new();
         let mut running = Vec::new();
         // The master first: the others ask for its key file and dial it.
         for server in servers {
-            running.push(Process::start(server, &file, deaths.clone()).await?);
+            running.push(Process::start(server, &file, deaths.clone(), &stop).await?);
         }
-        until_ready(async || client::status(&admin).await.ok(), usize::from(COPIES)).await?;
+        let served = running.iter().map(|process| &process.server);
+        let served = served.filter(|server| server.role != "master");
+        let served: Vec<_> = served.map(|server| server.name.as_str()).collect();
+        until_ready(async || client::status(&admin).await.ok(), &served).await?;
         let mut rows: Vec<_> = running
             .iter()
             .map(|process| {
@@ -272,19 +333,28 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
             .map(str::to_owned);
         announce(began, &rows, page_url.as_deref(), &admin)?;
         let mut ended = std::pin::pin!(signalled());
+        let mut restarts = JoinSet::new();
         loop {
             let (name, status): (String, ExitStatus) = tokio::select! {
+                biased;
                 result = &mut ended => break result?,
+                // Before the deaths: of one that is back and died at once, its return is told first.
+                Some(back) = restarts.join_next() => {
+                    put_back(&mut running, back)?;
+                    continue;
+                }
                 Some(death) = died.recv() => death,
             };
-            print(&format!("{name} ended ({status}); it is started again\n"))?;
-            time::sleep(RESTART_PAUSE).await;
-            let Some(at) = running.iter().position(|process| process.server.name == name) else {
-                continue;
-            };
-            let server = running[at].server.clone();
-            running[at] = Process::start(server, &file, deaths.clone()).await?;
-            print(&format!("{name} is back (process {})\n", running[at].id))?;
+            say(&format!("{name} ended ({status}); it is started again\n"));
+            if let Some(process) = running.iter().find(|process| process.server.name == name) {
+                let server = process.server.clone();
+                restarts.spawn(restart(server, file.clone(), deaths.clone(), stop.clone()));
+            }
+        }
+        // What is just being started gives up or is there, and then ends in its turn.
+        stop.cancel();
+        while let Some(back) = restarts.join_next().await {
+            put_back(&mut running, back)?;
         }
         exit_at_the_next_signal()?;
         print(DRAINING)?;
@@ -304,6 +374,44 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })?
+}
+
+/// Starts a server that died, as often as it takes, until it runs. Nothing if all is to end.
+async fn restart(
+    server: Server,
+    file: PathBuf,
+    deaths: mpsc::Sender<(String, ExitStatus)>,
+    stop: CancellationToken,
+) -> Option<Process> {
+    stop.run_until_cancelled(time::sleep(RESTART_PAUSE)).await?;
+    let mut pause = RETRY_PAUSE;
+    loop {
+        match Process::start(server.clone(), &file, deaths.clone(), &stop).await {
+            Ok(process) => return Some(process),
+            Err(_) if stop.is_cancelled() => return None,
+            Err(error) => {
+                say(&format!("{error:#}; it is tried again in {} s\n", pause.as_secs()));
+            }
+        }
+        stop.run_until_cancelled(time::sleep(pause)).await?;
+        pause = (pause * 2).min(RETRY_PAUSE_MAX);
+    }
+}
+
+/// Takes a server that was started again, if it was, in the place of the one that died.
+fn put_back(running: &mut [Process], back: Result<Option<Process>, JoinError>) -> Result<()> {
+    let Some(process) = back.context("starting a server again")? else { return Ok(()) };
+    say(&format!("{} is back (process {})\n", process.server.name, process.id));
+    let at = running.iter_mut().find(|old| old.server.name == process.server.name);
+    *at.context("a server that is started again was there before")? = process;
+    Ok(())
+}
+
+/// Prints what operators may read: servers do not end because nobody does.
+fn say(text: &str) {
+    if let Err(error) = print(text) {
+        tracing::warn!(%error, "{}", text.trim_end());
+    }
 }
 
 /// The same host, some ports further.
@@ -328,10 +436,12 @@ struct Process {
 }
 
 impl Process {
+    /// Starts a server and waits until it is ready, which may end with `stop`.
     async fn start(
         server: Server,
         file: &Path,
         deaths: mpsc::Sender<(String, ExitStatus)>,
+        stop: &CancellationToken,
     ) -> Result<Self> {
         let binary: PathBuf = std::env::current_exe().context("finding this program's file")?;
         let mut child = Command::new(binary)
@@ -349,7 +459,15 @@ impl Process {
         let id = child.id().unwrap_or_default();
         let stdout = child.stdout.take().context("its output is piped")?;
         let mut lines = BufReader::new(stdout).lines();
-        let Some(facts) = lines.next_line().await? else {
+        let facts = match stop.run_until_cancelled(lines.next_line()).await {
+            Some(facts) => facts?,
+            // It serves nobody yet, and looks at its standard input only once it does.
+            None => {
+                child.start_kill().with_context(|| format!("ending {}", server.name))?;
+                None
+            }
+        };
+        let Some(facts) = facts else {
             let status = child.wait().await?;
             bail!("{} did not start ({status}); its error stands above", server.name);
         };
@@ -385,5 +503,45 @@ async fn watch(
         && deaths.send((name, status)).await.is_err()
     {
         tracing::debug!("nobody restarts servers any more");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(role: &str, lsn: u64, commit: u64, game: &str) -> Status {
+        let server = |name: &str, state: &str| {
+            serde_json::json!({
+                "name": name, "state": state, "addresses": [], "build": "", "load": 0, "capacity": 1,
+                "busy_permille": 0
+            })
+        };
+        let master = serde_json::json!({
+            "name": "master-1", "side": "a", "role": role, "epoch": "0.1", "lsn": lsn,
+            "incarnation": greenroom_protocol::Incarnation(1),
+            "commit": commit, "lag": 0, "in_sync": true, "troubles": ["promote it"]
+        });
+        let status = serde_json::json!({
+            "cluster": "greenroom", "masters": [master], "sessions": [server("session-1", "up")],
+            "games": [server("game-7", "up"), server("game-1", game)], "users": 0, "instances": 0
+        });
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn a_cluster_is_ready_once_a_master_decides_and_its_own_servers_are_up() {
+        let mut from = None;
+        let mut lacks = |status: Option<&Status>| {
+            missing(status, &["session-1", "game-1"], &mut from).join("; ")
+        };
+        assert_eq!(lacks(None), "no master answers");
+        let idle = status("learner", 9, 9, "up");
+        assert_eq!(lacks(Some(&idle)), "no master decides: master-1 is learner (promote it)");
+        // It begins with servers of an earlier life that it has still to take for lost.
+        assert!(lacks(Some(&status("active", 12, 9, "up"))).contains("has not committed"));
+        assert!(lacks(Some(&status("active", 20, 11, "up"))).contains("has not committed"));
+        assert_eq!(lacks(Some(&status("active", 20, 12, "suspect"))), "game-1 is not up");
+        assert_eq!(lacks(Some(&status("active", 20, 12, "up"))), "");
     }
 }

@@ -46,6 +46,8 @@ const TICK: Duration = Duration::from_millis(10);
 const CLOCK_STEP_MAX: Duration = Duration::from_secs(1);
 /// How long a stopping active may take to hand over, or to make durable what it has.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
+/// Milliseconds that nobody decides before operators are told: a start or a change of roles takes less.
+const UNDECIDED_MAX_MS: u64 = 3_000;
 /// Commands that may wait for their commit before no more are taken from the links.
 const UNCOMMITTED_MAX: u64 = 50_000;
 /// Milliseconds between two looks for servers that are there by the log, and have no link.
@@ -113,6 +115,8 @@ pub(crate) struct Sequencer {
     takeover: Takeover,
     /// What is wrong, for people, by what it is about.
     pub(crate) troubles: BTreeMap<&'static str, String>,
+    /// When it began to wait for somebody who decides, in ticks of the clock.
+    undecided_since: Option<u64>,
     pub(crate) metrics: Arc<Metrics>,
     appended: Appended,
     requests: Requests,
@@ -164,6 +168,7 @@ impl Sequencer {
             operators: Operators::counting_from(seed),
             takeover: Takeover::new(),
             troubles: BTreeMap::new(),
+            undecided_since: None,
             metrics: Arc::default(),
             appended: Appended::default(),
             requests: Requests::default(),
@@ -254,6 +259,7 @@ impl Sequencer {
             Some(trouble) => drop(self.troubles.insert("store", trouble)),
             None => drop(self.troubles.remove("store")),
         }
+        self.look_for_a_decider();
         let set = |gauge, value| Metrics::set(gauge, value);
         let (last, metrics) = (self.core.last().lsn, &self.metrics);
         set(&metrics.active, u64::from(self.serving));
@@ -265,6 +271,36 @@ impl Sequencer {
         set(&metrics.users, self.state().users());
         set(&metrics.instances, self.state().instances());
         set(&metrics.troubles, self.troubles.len() as u64);
+    }
+
+    /// Says so where nobody decides and this master will not by itself.
+    fn look_for_a_decider(&mut self) {
+        let why = match self.core.role() {
+            pair::Role::Learner if self.peer.is_none() || !self.core.hears_active() => {
+                "it may lack what the other master has acknowledged"
+            }
+            pair::Role::Blocked => "it can't find out whether it still may",
+            pair::Role::Recovering
+            | pair::Role::Learner
+            | pair::Role::Standby
+            | pair::Role::Paired
+            | pair::Role::Solo => {
+                self.undecided_since = None;
+                self.troubles.remove("undecided");
+                return;
+            }
+        };
+        let now = self.clock.ticks_ms();
+        if now.saturating_sub(*self.undecided_since.get_or_insert(now)) >= UNDECIDED_MAX_MS {
+            let text = format!(
+                "no master decides, and this one does not by itself: {why}. Start the other one and the witness; if \
+                 the other will not come back, or neither of them decides, `greenroom promote --force` with this one's \
+                 --admin makes it the active as it is (docs/two-masters.md)"
+            );
+            if self.troubles.insert("undecided", text.clone()).is_none() {
+                tracing::error!("{text}");
+            }
+        }
     }
 
     /// Gives the core what happened, and does what it wants.

@@ -9,7 +9,8 @@ use std::{
 use rustix::process::Signal;
 
 use crate::harness::{
-    Folder, Process, assert_clean, error_of, greenroom, report, status, up, wait_until,
+    Cluster, Folder, Process, assert_clean, error_of, free_port, greenroom, report, run, status,
+    up, wait_until,
 };
 
 /// The flags of an `up` that listens wherever there is room.
@@ -152,12 +153,7 @@ fn a_server_that_is_killed_is_started_again_and_all_end_with_up() {
     let before = status(&admin);
     assert_eq!((before.masters.len(), up(&before.sessions), up(&before.games)), (2, 2, 2));
     for at in [2, 4] {
-        let killed = i32::try_from(ids[at]).unwrap();
-        rustix::process::kill_process(
-            rustix::process::Pid::from_raw(killed).unwrap(),
-            Signal::KILL,
-        )
-        .unwrap();
+        kill(ids[at]);
         let name = names[at].rsplit(' ').next().unwrap();
         let back =
             process.out.wait("its return", |line| line.starts_with(&format!("{name} is back")));
@@ -174,6 +170,107 @@ fn a_server_that_is_killed_is_started_again_and_all_end_with_up() {
     let (ok, text) = process.stop();
     assert!(ok && text.lines().last().unwrap_or_default().starts_with("draining"), "{text}");
     assert!(!ids.iter().any(|id| is_alive(*id)), "a server outlived `up`");
+}
+
+fn kill(id: u32) {
+    let id = rustix::process::Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+    rustix::process::kill_process(id, Signal::KILL).unwrap();
+}
+
+/// Servers can't start without the cluster's key, and each that dies meanwhile is tried again, as the others are.
+#[test]
+fn servers_that_fail_to_start_again_are_tried_until_they_run_and_the_others_go_on() {
+    let many = Many::new();
+    let (process, admin) = many.start();
+    let id = |name: &str| {
+        process_id(
+            &process.out.wait(name, |line| line.contains(name) && line.contains("(process ")),
+        )
+    };
+    let (session, game) = (id("session-2"), id("game-2"));
+    let key = std::path::Path::new(many.folder()).join("cluster.key");
+    let aside = key.with_extension("aside");
+    std::fs::rename(&key, &aside).unwrap();
+    let fails = |name: &str| {
+        process.out.wait("a failed start", |line| {
+            line.starts_with(&format!("{name} did not start"))
+                && line.contains("tried again in 1 s")
+        })
+    };
+    kill(session);
+    fails("session-2");
+    kill(game);
+    fails("game-2");
+    process.out.wait("a longer pause", |line| line.contains("tried again in 2 s"));
+    assert_eq!((up(&status(&admin).sessions), up(&status(&admin).games)), (1, 1));
+    std::fs::rename(&aside, &key).unwrap();
+    for name in ["session-2", "game-2"] {
+        process.out.wait("its return", |line| line.starts_with(&format!("{name} is back")));
+    }
+    wait_until("all servers", || {
+        let now = status(&admin);
+        (up(&now.sessions), up(&now.games)) == (2, 2)
+    });
+    plays(&admin, "10", "1s");
+    // And one that can't start does not keep `up` from ending.
+    std::fs::rename(&key, &aside).unwrap();
+    kill(id("session-1"));
+    fails("session-1");
+    let (ok, text) = process.stop();
+    assert!(ok && text.lines().last().unwrap_or_default().starts_with("draining"), "{text}");
+}
+
+/// What the directory remembers of servers that are gone makes nobody ready, and leaves no rows behind.
+#[test]
+fn up_that_was_killed_is_ready_only_with_its_own_servers() {
+    let folder = Folder::new();
+    let mut first = start(&anywhere(&folder));
+    first.kill();
+    let second = start(&anywhere(&folder));
+    let now = status(&admin_of(&second));
+    assert_eq!(now.masters[0].role, "active");
+    let rows: Vec<_> = now.sessions.iter().chain(&now.games).collect();
+    let rows: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.state.as_str())).collect();
+    assert_eq!(rows, [("session-1", "up"), ("game-1", "up")]);
+    let address = said(&second, "game").split_whitespace().nth(2).unwrap().to_owned();
+    assert_eq!(
+        format!("{},", now.games[0].addresses[0]),
+        address,
+        "that of the game server before"
+    );
+    plays(&admin_of(&second), "10", "1s");
+}
+
+/// A master that may lack what the other has decides nothing until an operator says so: `up` says what to do and waits.
+#[test]
+fn up_is_not_ready_while_no_master_decides_and_says_what_to_do() {
+    let mut cluster = Cluster::start_pair(0, 0, &[]);
+    // The standby dies, the active goes on alone, and is lost for ever.
+    cluster.second.as_mut().unwrap().kill();
+    cluster.wait_for("the active to be alone", |status| status.masters.len() == 1);
+    cluster.master.kill();
+    let (peer, admin) = (cluster.master.words[1].clone(), format!("127.0.0.1:{}", free_port()));
+    let witness = cluster.witness.as_ref().unwrap().words[1].clone();
+    let own = ["--master-name", "master-b", "--master-side", "b", "--master-peer", &peer];
+    let mut args = anywhere(&cluster.folder);
+    args[6] = &admin;
+    args.extend(own);
+    args.extend(["--master-witness", &witness]);
+    let process = Process::spawn(greenroom().args(&args));
+    let told = process.out.wait("what to do", |line| line.starts_with("TROUBLE: "));
+    assert!(told.contains("master-b") && told.contains("greenroom promote --force"), "{told}");
+    let shown = run(&["status", "--admin", &admin]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("TROUBLE") && shown.contains("greenroom promote --force"), "{shown}");
+    let printed = process.out.so_far();
+    assert!(!printed.iter().any(|line| line.starts_with("Greenroom is up")), "{printed:?}");
+    let data = cluster.folder.text();
+    let promoted = run(&["promote", "--force", "--admin", &admin, "--data", data]);
+    assert!(promoted.status.success(), "{}", String::from_utf8_lossy(&promoted.stderr));
+    process.out.wait("its last line", |line| line.starts_with("Ctrl-C drains"));
+    let now = status(&admin);
+    assert_eq!((now.masters[0].role.as_str(), up(&now.sessions), up(&now.games)), ("active", 1, 1));
+    wait_until("the trouble to be over", || status(&admin).masters[0].troubles.is_empty());
 }
 
 #[test]
