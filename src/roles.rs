@@ -141,7 +141,7 @@ pub(crate) fn start_master(
     let cluster: ClusterConfig = settings.table("cluster")?;
     let mut config: MasterConfig = settings.table("master")?;
     config.cluster = cluster.name;
-    config.folder = cluster.data.join(config.name.as_str());
+    config.folder = settings.data()?.join(config.name.as_str());
     let (counted, who) = (telemetry.registry.clone(), Who::new("master", config.name.as_str()));
     let (tracer, storage) = (telemetry.tracer(who.clone()), storage.clone());
     config.logs = logs.clone();

@@ -448,8 +448,13 @@ impl Settings {
     }
 }
 
+/// Only its owner looks into a folder that is made here: logs, snapshots and the store have the keys of sessions in them.
 pub(crate) fn make_folder(folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| {
+    let mut maker = std::fs::DirBuilder::new();
+    maker.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut maker, 0o700);
+    maker.create(folder).with_context(|| {
         format!(
             "making the data folder {}: choose another with --data, or mend its rights",
             folder.display()
@@ -553,6 +558,21 @@ mod tests {
         covers::<GameConfig>("game");
         covers::<TelemetryConfig>("telemetry");
         covers::<LogsConfig>("logs");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_data_folder_that_is_made_is_its_owners_and_one_that_is_there_stays_as_it_is() {
+        use std::os::unix::fs::PermissionsExt;
+        let above = std::env::temp_dir().join(format!("greenroom-modes-{}", std::process::id()));
+        let folder = above.join("data");
+        let mode = || std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777;
+        make_folder(&folder).unwrap();
+        assert_eq!(mode(), 0o700);
+        std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o750)).unwrap();
+        make_folder(&folder).unwrap();
+        assert_eq!(mode(), 0o750);
+        std::fs::remove_dir_all(above).unwrap();
     }
 
     #[test]

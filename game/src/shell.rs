@@ -11,7 +11,8 @@ use std::time::Duration;
 use ecow::{EcoString, eco_format};
 use greenroom_game_core::{Registry, StoreRefusal, StoreTicket};
 use greenroom_link::{
-    ClusterKey, HasMasters, Incoming, Link, LinkError, Me, Outgoing, Writer, accept, stay_linked,
+    ClusterKey, HasMasters, Incoming, Link, LinkError, Me, Outgoing, Strangers, Writer, accept,
+    stay_linked,
 };
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::{Incarnation, InstanceId, MasterLink, ServerName};
@@ -171,6 +172,7 @@ impl Game {
             documents: self.storage.clone().map(Documents::new),
             storage: self.storage,
             me: self.me,
+            strangers: Strangers::default(),
             asked: RefCell::default(),
             rescheduled: Notify::new(),
             emptied: Notify::new(),
@@ -217,6 +219,7 @@ struct Shell {
     documents: Option<Rc<Documents>>,
     storage: Option<Storage>,
     me: Me,
+    strangers: Strangers,
     /// Of each document that an instance waits for, the end of the order that was given last.
     asked: RefCell<BTreeMap<(InstanceId, EcoString), LastOrder>>,
     /// Something may be due earlier than it was.
@@ -273,8 +276,11 @@ impl Shell {
             }
             Chore::SetAside(instance, incarnation, loaded) => {
                 let result = snapshots::set_aside(storage, instance, incarnation, loaded).await;
-                if let Err(error) = result {
-                    tracing::error!(%instance, %error, "a snapshot that can't be read was not set aside");
+                match result {
+                    Ok(()) => Self::remove(storage, instance, incarnation).await,
+                    Err(error) => {
+                        tracing::error!(%instance, %error, "a snapshot that can't be read was not set aside");
+                    }
                 }
             }
             Chore::Fail(failed) => {
@@ -283,10 +289,13 @@ impl Shell {
                 self.with_host(|host| host.sentenced(of, &sentence));
             }
             Chore::Remove(instance, incarnation) => {
-                if let Err(error) = snapshots::remove(storage, (instance, incarnation)).await {
-                    tracing::debug!(%instance, %error, "the snapshot of what is over stays");
-                }
+                Self::remove(storage, instance, incarnation).await;
             }
+        }
+    }
+    async fn remove(storage: &Storage, instance: InstanceId, incarnation: Incarnation) {
+        if let Err(error) = snapshots::remove(storage, (instance, incarnation)).await {
+            tracing::debug!(%instance, %error, "the snapshot of what is over stays");
         }
     }
     /// Hands what an instance asked to the store, in the order in which it was asked, and tells it the answers in the
@@ -384,7 +393,7 @@ impl Shell {
             match self.stopped.run_until_cancelled(opened).await {
                 None => return,
                 Some(Ok(link)) => link,
-                Some(Err(error)) => return tracing::warn!(%error, "a link was not opened"),
+                Some(Err(error)) => return self.strangers.tell(&error),
             };
         if peer.role == Role::Master {
             // It lost the link and looked whether this process is there: by now it knows.

@@ -1331,8 +1331,9 @@ fn an_instance_is_taken_up_from_the_store_by_another_server_and_its_former_life_
 
         // What can't be read is set aside, and the master is told so by name.
         let broken = greenroom_storage::Key::new(Collection::Snapshots, InstanceId(8).to_string());
+        let broken = broken.unwrap();
         let body = Body::new(&b"{\"kind\":\"saga\",\"tick\":3,\"state\":\"AAAA\"}"[..]).unwrap();
-        store.upsert(broken.unwrap(), body.clone()).await.unwrap();
+        store.upsert(broken.clone(), body.clone()).await.unwrap();
         let order = CreateInstance { instance: InstanceId(8), ..take_up(5, Vec::new()) };
         other.order(&order.into());
         let GameToMaster::CreateRefused(refused) = other.hear().await else { panic!() };
@@ -1344,6 +1345,11 @@ fn an_instance_is_taken_up_from_the_store_by_another_server_and_its_former_life_
             store.get(aside.clone()).await.unwrap().is_some_and(|found| found.body == body)
         })
         .await;
+        until("nothing is left under its own id", async || {
+            store.get(broken.clone()).await.unwrap().is_none()
+        })
+        .await;
+        assert!(store.get(aside).await.unwrap().is_some());
         // It is told as an event, with the place where it is kept.
         let kept = format!("snapshots/unreadable/{}/{}", InstanceId(8), Incarnation(5));
         let told = || {

@@ -18,6 +18,7 @@ mod incoming;
 mod key;
 mod masters;
 mod outgoing;
+mod strangers;
 
 pub use death::{Death, Vigil};
 pub use error::LinkError;
@@ -26,3 +27,4 @@ pub use incoming::{Frame, Incoming};
 pub use key::ClusterKey;
 pub use masters::{HasMasters, stay_linked};
 pub use outgoing::{Counters, Full, Outgoing, Writer};
+pub use strangers::Strangers;

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use greenroom_link::{Death, Frame, Incoming, Link, LinkError, Me, Vigil};
+use greenroom_link::{Death, Frame, Incoming, Link, LinkError, Me, Strangers, Vigil};
 use greenroom_master_core::Origin;
 use greenroom_protocol::wire::master_game::GameToMaster;
 use greenroom_protocol::wire::server_server::Role;
@@ -45,6 +45,7 @@ pub(crate) struct Door {
     /// How long a lost one is looked for: then it is given up anyway.
     pub(crate) server_grace: Duration,
     pub(crate) vigils: Rc<Semaphore>,
+    pub(crate) strangers: Rc<Strangers>,
 }
 
 impl Door {
@@ -93,8 +94,7 @@ impl Door {
         match self.stop.run_until_cancelled(handshake).await? {
             Ok(link) => Some(link),
             Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "a link was not opened");
+                self.strangers.tell(&error);
                 None
             }
         }

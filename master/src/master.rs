@@ -207,6 +207,7 @@ impl Master {
             death,
             server_grace,
             vigils: links::vigils(),
+            strangers: Rc::default(),
         };
         tasks.spawn_local(door.run(listener));
         tasks.close();

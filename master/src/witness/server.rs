@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ecow::EcoString;
-use greenroom_link::{ClusterKey, Link, LinkError, Me};
+use greenroom_link::{ClusterKey, Link, LinkError, Me, Strangers};
 use greenroom_master_core::replica::ClaimAnswer;
 use greenroom_protocol::wire::master_witness::{
     Claimed, Failed, MasterToWitness, Record, WitnessToMaster,
@@ -69,6 +69,7 @@ struct Door {
     /// One question at a time: the database has one writer anyway.
     witness: Arc<Mutex<SqliteWitness>>,
     tasks: TaskTracker,
+    strangers: Rc<Strangers>,
 }
 
 impl WitnessServer {
@@ -92,7 +93,12 @@ impl WitnessServer {
             concat!("greenroom ", env!("CARGO_PKG_VERSION")).into(),
         );
         let me = Rc::new(Me { identity, key });
-        let door = Door { me, witness: Arc::new(Mutex::new(witness)), tasks: TaskTracker::new() };
+        let door = Door {
+            me,
+            witness: Arc::new(Mutex::new(witness)),
+            tasks: TaskTracker::new(),
+            strangers: Rc::default(),
+        };
         Ok(Self { listener, address, door })
     }
 
@@ -136,11 +142,7 @@ impl Door {
         let handshake = greenroom_link::accept(socket, &self.me, &[Role::Master]);
         let link = match stop.run_until_cancelled(handshake).await {
             Some(Ok(link)) => link,
-            Some(Err(error)) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "a link was not opened");
-                return;
-            }
+            Some(Err(error)) => return self.strangers.tell(&error),
             None => return,
         };
         let name = link.peer.name.clone();

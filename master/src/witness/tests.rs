@@ -27,24 +27,62 @@ fn open(folder: &Path) -> SqliteWitness {
     SqliteWitness::open(&folder.join("witness.sqlite"), &"north".into()).unwrap()
 }
 
+/// How long an attempt is made again until it is decided.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Whether the store has only not answered in time.
+fn is_silence(error: &WitnessError) -> bool {
+    use greenroom_storage::StorageError::{Busy, Unavailable, Undecided};
+    matches!(
+        error,
+        WitnessError::Store { source: Busy { .. } | Unavailable(_) | Undecided { .. }, .. }
+    )
+}
+
 /// What every witness must do, whatever keeps the record. `open` gives one more way to the same record.
 mod contract {
     use super::*;
+
+    /// What became of an attempt. A store that does not answer in time, as on a machine that is busy, leaves it unknown:
+    /// its author makes the same attempt again, as a master does, until it is told.
+    pub(super) fn decided(witness: &mut impl Witness, expect: u64, rec: &Rec) -> ClaimAnswer {
+        let begun = Instant::now();
+        loop {
+            match witness.claim(expect, rec) {
+                Ok(ClaimAnswer::Unknown) => {}
+                Ok(answer) => return answer,
+                Err(error) if is_silence(&error) => {}
+                Err(error) => panic!("{}", whole(&error)),
+            }
+            assert!(begun.elapsed() < PATIENCE, "nobody knows of {rec:?}");
+        }
+    }
+
+    fn read(witness: &mut impl Witness) -> Option<Rec> {
+        let begun = Instant::now();
+        loop {
+            match witness.read() {
+                Ok(now) => return now,
+                Err(error) if is_silence(&error) && begun.elapsed() < PATIENCE => {}
+                Err(error) => panic!("{}", whole(&error)),
+            }
+        }
+    }
 
     pub(super) fn of_two_masters_that_claim_from_one_version_exactly_one_wins<W: Witness>(
         open: impl Fn() -> W + Sync,
     ) {
         let mut witness = open();
-        assert_eq!(witness.read().unwrap(), None);
+        assert_eq!(read(&mut witness), None);
         for expect in 0..20 {
             let [a, b] = std::thread::scope(|scope| {
                 let claims = [Side::A, Side::B].map(|side| {
                     let open = &open;
-                    scope.spawn(move || open().claim(expect, &rec(side, expect + 1)).unwrap())
+                    scope.spawn(move || decided(&mut open(), expect, &rec(side, expect + 1)))
                 });
                 claims.map(|claim| claim.join().unwrap())
             });
-            let now = witness.read().unwrap();
+            let now = read(&mut witness);
             let (winner, loser) = if a == ClaimAnswer::Won { (Side::A, b) } else { (Side::B, a) };
             assert_eq!(now, Some(rec(winner, expect + 1)));
             assert_eq!(loser, ClaimAnswer::Lost(now));
@@ -55,20 +93,20 @@ mod contract {
         open: impl Fn() -> W,
     ) {
         let mut witness = open();
-        assert_eq!(witness.claim(0, &rec(Side::A, 1)).unwrap(), ClaimAnswer::Won);
-        assert_eq!(witness.claim(0, &rec(Side::A, 1)).unwrap(), ClaimAnswer::Won);
+        assert_eq!(decided(&mut witness, 0, &rec(Side::A, 1)), ClaimAnswer::Won);
+        assert_eq!(decided(&mut witness, 0, &rec(Side::A, 1)), ClaimAnswer::Won);
         drop(witness);
         let mut witness = open();
-        assert_eq!(witness.read().unwrap(), Some(rec(Side::A, 1)), "a restart keeps the record");
+        assert_eq!(read(&mut witness), Some(rec(Side::A, 1)), "a restart keeps the record");
         assert_eq!(
-            witness.claim(5, &rec(Side::B, 6)).unwrap(),
+            decided(&mut witness, 5, &rec(Side::B, 6)),
             ClaimAnswer::Lost(Some(rec(Side::A, 1)))
         );
         assert!(witness.claim(1, &rec(Side::B, 7)).is_err(), "versions grow by one");
-        assert_eq!(witness.claim(1, &rec(Side::B, 2)).unwrap(), ClaimAnswer::Won);
+        assert_eq!(decided(&mut witness, 1, &rec(Side::B, 2)), ClaimAnswer::Won);
         let lost = ClaimAnswer::Lost(Some(rec(Side::B, 2)));
         assert_eq!(
-            witness.claim(0, &rec(Side::A, 1)).unwrap(),
+            decided(&mut witness, 0, &rec(Side::A, 1)),
             lost,
             "it was won once, and is over"
         );
@@ -133,10 +171,10 @@ mod in_couchbase {
     fn config(nodes: &Background) -> StorageConfig {
         StorageConfig {
             store: nodes.connection_string().into(),
-            deadline: std::time::Duration::from_secs(1),
+            deadline: std::time::Duration::from_secs(5),
             couchbase_user: "Administrator".into(),
             couchbase_password: "password".into(),
-            couchbase_request_timeout: std::time::Duration::from_millis(200),
+            couchbase_request_timeout: std::time::Duration::from_secs(1),
             ..StorageConfig::default()
         }
     }
@@ -148,7 +186,7 @@ mod in_couchbase {
         let nodes = Background::start(Options::nodes(3)).unwrap();
         let config = config(&nodes);
         let mut witness = store_witness(&config, "north");
-        assert_eq!(witness.claim(0, &rec(Side::A, 1)).unwrap(), ClaimAnswer::Won);
+        assert_eq!(contract::decided(&mut witness, 0, &rec(Side::A, 1)), ClaimAnswer::Won);
         let faults = nodes.faults();
         faults.add(Fault::new(Misbehaviour::AnswerSwallowed).key("witness"));
         // The look before the claim is answered.
@@ -159,9 +197,9 @@ mod in_couchbase {
         faults.clear();
         let mut other = store_witness(&config, "north");
         let lost = ClaimAnswer::Lost(Some(rec(Side::A, 2)));
-        assert_eq!(other.claim(1, &rec(Side::B, 2)).unwrap(), lost);
+        assert_eq!(contract::decided(&mut other, 1, &rec(Side::B, 2)), lost);
         let mut again = store_witness(&config, "north");
-        assert_eq!(again.claim(1, &rec(Side::A, 2)).unwrap(), ClaimAnswer::Won);
+        assert_eq!(contract::decided(&mut again, 1, &rec(Side::A, 2)), ClaimAnswer::Won);
     }
 }
 
