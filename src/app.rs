@@ -144,8 +144,9 @@ impl App {
         let matches = command().get_matches();
         match self.run(&matches) {
             Ok(code) => code,
+            Err(error) if error.is::<operator::NobodyReads>() => ExitCode::SUCCESS,
             Err(error) => {
-                // A reader that went away (`| head`) is no error of ours, and nobody is there to be told.
+                // Nobody may be there to be told.
                 let _nobody_listens = std::io::Write::write_fmt(
                     &mut std::io::stderr(),
                     format_args!("error: {error:#}\n"),

@@ -52,10 +52,30 @@ pub(crate) fn wait<T>(future: impl Future<Output = T>) -> Result<T> {
     Ok(runtime.block_on(future))
 }
 
+/// Who read the standard output has gone, as `head` does: the end of a command, and no failure of it.
+#[derive(Debug)]
+pub(crate) struct NobodyReads;
+
+impl std::fmt::Display for NobodyReads {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("nobody reads the standard output any more")
+    }
+}
+
+impl std::error::Error for NobodyReads {}
+
 /// Prints to the standard output.
+///
+/// # Errors
+/// [`NobodyReads`], or what the system says.
 pub(crate) fn print(text: &str) -> Result<ExitCode> {
-    std::io::stdout().write_all(text.as_bytes()).context("writing to the standard output")?;
-    Ok(ExitCode::SUCCESS)
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(NobodyReads.into()),
+        written => {
+            written.context("writing to the standard output")?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
 pub(crate) fn status(matches: &ArgMatches) -> Result<ExitCode> {

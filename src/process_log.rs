@@ -32,12 +32,12 @@ pub(crate) struct ProcessLog {
     store: Option<StoreWatch>,
 }
 
-/// Where all processes of this machine have their logs.
+/// Where all processes of this machine have their logs, whether or not there are any.
 pub(crate) fn folder(settings: &Settings) -> Result<PathBuf> {
     let config: LogsConfig = settings.table("logs")?;
     match config.folder {
         Some(folder) => Ok(folder),
-        None => Ok(settings.data()?.join("logs")),
+        None => Ok(settings.data_if_any()?.join("logs")),
     }
 }
 
@@ -50,6 +50,9 @@ impl ProcessLog {
     ) -> Result<Self> {
         let config: LogsConfig = settings.table("logs")?;
         let name = settings.text(&format!("{command}.name")).unwrap_or_else(|| command.into());
+        if config.folder.is_none() {
+            settings.data()?;
+        }
         let writer = LogWriter::start(&config, &folder(settings)?, &name)?;
         #[cfg(feature = "kinesis")]
         let shipper = match writer.process() {

@@ -442,9 +442,14 @@ impl Settings {
 
     /// The folder for what is to stay, made if it is not there.
     pub(crate) fn data(&self) -> Result<PathBuf> {
-        let cluster: ClusterConfig = self.table("cluster")?;
-        make_folder(&cluster.data)?;
-        Ok(cluster.data)
+        let data = self.data_if_any()?;
+        make_folder(&data)?;
+        Ok(data)
+    }
+
+    /// The same for who only looks: it may not be there.
+    pub(crate) fn data_if_any(&self) -> Result<PathBuf> {
+        Ok(self.table::<ClusterConfig>("cluster")?.data)
     }
 }
 

@@ -19,11 +19,18 @@ use crate::{
     settings::{self, Settings},
 };
 
-/// The store that the settings name; without one, `store.sqlite` in the data folder.
+/// The store that the settings name; without one, `store.sqlite` in the data folder, made if it is not there.
 pub(crate) fn config(settings: &Settings) -> Result<StorageConfig> {
+    config_in(settings, Settings::data)
+}
+
+fn config_in(
+    settings: &Settings,
+    data: impl FnOnce(&Settings) -> Result<PathBuf>,
+) -> Result<StorageConfig> {
     let mut config: StorageConfig = settings.table("storage")?;
     if config.store.is_empty() {
-        config.store = format!("sqlite:{}", settings.data()?.join("store.sqlite").display()).into();
+        config.store = format!("sqlite:{}", data(settings)?.join("store.sqlite").display()).into();
     }
     Ok(config)
 }
@@ -116,7 +123,7 @@ pub(crate) fn run(schema: &Schema, matches: &ArgMatches) -> Result<ExitCode> {
             print(&text)
         }
         Some(("check", matches)) => {
-            let config = config(&Settings::read(matches)?)?;
+            let config = config_in(&Settings::read(matches)?, Settings::data_if_any)?;
             let found = wait(greenroom_storage::check(&config, schema))?;
             let found = found.unwrap_or_else(|error| vec![format!("{error}").into()]);
             let text: String = found.iter().map(|finding| format!("{finding}\n")).collect();

@@ -3,7 +3,7 @@
 use greenroom::client::Code;
 use serde_json::Value;
 
-use crate::harness::{Cluster, Folder, end_of, error_of, event, run};
+use crate::harness::{Cluster, Folder, end_of, error_of, event, greenroom, run};
 
 #[test]
 fn status_has_the_keys_that_programs_rely_on() {
@@ -108,4 +108,35 @@ fn every_table_of_settings_can_be_read() {
         assert!(text.lines().any(|line| line == table), "{table} in {text}");
     }
     assert!(text.contains("GREENROOM_SESSION_TCP"), "{text}");
+}
+
+/// Whoever only looks makes nothing: a misspelt folder is told, and is not there afterwards.
+#[test]
+fn looking_at_a_folder_that_is_not_there_does_not_make_it() {
+    let folder = Folder::new();
+    let typo = folder.path().join("typo");
+    let data = typo.to_str().unwrap();
+    let looks: [&[&str]; 4] = [
+        &["logs", "tail"],
+        &["logs", "sql", "select 1"],
+        &["logs", "report", "kinds"],
+        &["store", "check"],
+    ];
+    for look in looks {
+        let output = run(&[look, &["--data", data]].concat());
+        assert!(!output.status.success(), "{look:?}");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains(data) && said.contains("there"), "{look:?}: {said}");
+        assert!(!typo.exists(), "{look:?} made the folder");
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_a_command_quietly() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = greenroom().args(["logs", "kinds"]).stdout(writer).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
 }
