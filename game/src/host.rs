@@ -29,7 +29,7 @@ use greenroom_protocol::{
     TraceContext, UpHeader, Verdict, ViewId, Word, encode,
 };
 use greenroom_storage::StorageError;
-use greenroom_telemetry::{Parent, Sampler, Span, SpanKind, Tracer};
+use greenroom_telemetry::{Parent, Sampler, Seldom, Span, SpanKind, Tracer};
 use slab::Slab;
 
 use crate::Metrics;
@@ -42,6 +42,8 @@ use crate::upward::Upward;
 
 /// How long a master may take to welcome this server once that has answered it, in microseconds.
 const WELCOME_US: u64 = 5_000_000;
+/// How often the log says that a snapshot was not stored, at most: each instance may find it so each second.
+const UNSTORED_LOGGED: Duration = Duration::from_secs(10);
 
 /// Everything that a game server has.
 pub(crate) struct Host {
@@ -90,6 +92,8 @@ pub(crate) struct Host {
     tracer: Tracer,
     /// Of snapshots that no request led to.
     sampler: Sampler,
+    /// Lines of the log about snapshots that were not stored.
+    unstored: Seldom,
     spans: Spans,
     /// The order to make this instance, which comes next, is for a request that is sampled.
     traced_order: Option<(InstanceId, TraceContext)>,
@@ -307,6 +311,7 @@ impl Host {
             metrics,
             sampler: settings.tracer.sampler(),
             tracer: settings.tracer,
+            unstored: Seldom::new(UNSTORED_LOGGED),
             spans: Spans::default(),
             traced_order: None,
         }
@@ -859,7 +864,9 @@ impl Host {
             }
             Err(error) => {
                 Metrics::add(&self.metrics.snapshots_failed, 1);
-                tracing::warn!(%instance, %error, "a snapshot was not stored");
+                if let Some(left_out) = self.unstored.is_due(Instant::now()) {
+                    tracing::warn!(%instance, %error, left_out, "a snapshot was not stored");
+                }
                 if stage == Kept::Unsaid {
                     let refusal = Refusal::new(Code::Unavailable, eco_format!("{error}"));
                     self.upward.push(&CreateRefused { instance, incarnation, refusal }.into());

@@ -45,7 +45,7 @@ greenroom_telemetry::instruments! {
     counter leases_lost = "greenroom.game.lease.lost", "lease";
     /// Snapshots that were stored.
     counter snapshots = "greenroom.game.snapshot.stored", "snapshot";
-    /// Snapshots that were not stored; each is logged.
+    /// Snapshots that were not stored; the log has one of ten seconds.
     counter snapshots_failed = "greenroom.game.snapshot.failed", "snapshot";
     /// Snapshots of lives that were over: the store refused them.
     counter snapshots_deposed = "greenroom.game.snapshot.deposed", "snapshot";

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use ecow::eco_format;
+use greenroom_telemetry::Seldom;
 use slab::Slab;
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -24,6 +25,8 @@ const TURN_MAX: usize = 1_024;
 /// How long an operation rests that found the store away, at first and at most.
 const REST: Duration = Duration::from_millis(10);
 const REST_MAX: Duration = Duration::from_millis(500);
+/// How often a lane logs that the store fails, at most: each operation may find it so.
+const FAILURES_LOGGED: Duration = Duration::from_secs(10);
 
 /// An operation on its way to its lane.
 #[derive(Debug)]
@@ -138,6 +141,7 @@ pub(crate) struct Lane {
     /// Replies by their deadlines: of which entry, the how-manieth.
     deadlines: BTreeMap<(Instant, usize, usize), ()>,
     under_way: usize,
+    failures: Seldom,
 }
 
 /// What lanes have in common.
@@ -170,6 +174,7 @@ impl Lane {
             resting: BTreeSet::new(),
             deadlines: BTreeMap::new(),
             under_way: 0,
+            failures: Seldom::new(FAILURES_LOGGED),
         }
     }
 
@@ -425,7 +430,7 @@ impl Lane {
     }
 
     /// Counts an error, and logs what somebody must know of.
-    fn note(&self, error: &StorageError) {
+    fn note(&mut self, error: &StorageError) {
         let counter: &AtomicU64 = match error {
             StorageError::Deposed { .. } => {
                 tracing::warn!(%error, "a write of an owner that is none any more");
@@ -437,7 +442,9 @@ impl Lane {
             }
             StorageError::Unavailable(_) => &self.metrics.unavailable,
             StorageError::Backend(_) => {
-                tracing::error!(%error, "the store failed");
+                if let Some(left_out) = self.failures.is_due(Instant::now().into_std()) {
+                    tracing::error!(%error, left_out, "the store failed");
+                }
                 &self.metrics.failed
             }
             // Answers to who asked.

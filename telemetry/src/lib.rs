@@ -21,6 +21,7 @@ mod process;
 mod prometheus;
 mod queue;
 mod registry;
+mod seldom;
 mod trace;
 
 pub use config::TelemetryConfig;
@@ -31,4 +32,5 @@ pub use instruments::{Description, Kind, Source, Unit, Value};
 pub use process::Process;
 pub use prometheus::name as prometheus_name;
 pub use registry::{Registry, Who};
+pub use seldom::Seldom;
 pub use trace::{Attribute, Parent, Sampler, Span, SpanKind, Tracer};
