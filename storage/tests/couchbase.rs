@@ -176,7 +176,7 @@ mod when_it_goes_wrong {
     /// An answer that never comes is told as undecided, and by the id in the document it is decided later.
     #[tokio::test]
     async fn what_nobody_knows_at_the_deadline_is_undecided() {
-        let (cluster, storage) = start(Duration::from_secs(1), Duration::from_millis(200));
+        let (cluster, storage) = start(Duration::from_secs(3), Duration::from_millis(500));
         cluster
             .faults()
             .add(Fault::new(Misbehaviour::RequestSwallowed).key("silent").on(Requests::All));

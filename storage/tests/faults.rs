@@ -128,7 +128,7 @@ async fn level(storage: &Storage, id: &str) -> Option<i64> {
 async fn what_was_never_begun_is_unavailable_and_what_was_is_undecided_and_the_order_holds() {
     let gated = Gated::shut();
     let storage = start(&gated, &config());
-    let hasty = storage.with_deadline(Duration::from_millis(50));
+    let hasty = storage.with_deadline(Duration::from_millis(500));
     let first = hasty.try_submit(Write::upsert(key("a"), body(1))).unwrap();
     gated.held(1).await;
     let second = hasty.try_submit(Write::upsert(key("a"), body(2))).unwrap();
@@ -255,7 +255,7 @@ async fn a_dropped_job_is_answered_as_what_nobody_knows() {
     let gated = Gated::shut();
     let storage = start(&gated, &config());
     let write = storage.try_submit(Write::upsert(key("a"), body(1))).unwrap();
-    let hasty = storage.with_deadline(Duration::from_millis(200));
+    let hasty = storage.with_deadline(Duration::from_secs(2));
     let read = hasty.try_submit(Get(key("b"))).unwrap();
     gated.held(2).await;
     gated.gate.lock().unwrap().held.clear();

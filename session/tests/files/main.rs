@@ -32,7 +32,7 @@ async fn is_served(stream: &mut TcpStream) -> bool {
         return false;
     }
     let mut pong = [0; 13];
-    matches!(timeout(Duration::from_millis(500), stream.read_exact(&mut pong)).await, Ok(Ok(_)))
+    matches!(timeout(LONG, stream.read_exact(&mut pong)).await, Ok(Ok(_)))
 }
 
 #[test]
@@ -56,8 +56,7 @@ fn without_files_new_clients_wait_and_those_that_are_there_live_on() {
             let mut len = [0; 4];
             // Once one has to wait, those behind it do.
             if waiting.is_empty()
-                && let Ok(read) =
-                    timeout(Duration::from_millis(500), stream.read_exact(&mut len)).await
+                && let Ok(read) = timeout(Duration::from_secs(3), stream.read_exact(&mut len)).await
             {
                 read.unwrap();
                 let mut answer = vec![0; u32::from_le_bytes(len) as usize];

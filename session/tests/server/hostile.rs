@@ -266,7 +266,7 @@ fn stop_halfway(config: SessionConfig, halves: &[(&str, &[u8])]) {
             let mut told = Vec::new();
             timeout(LONG, stream.read_to_end(&mut told)).await.unwrap().unwrap();
             let after = since.elapsed();
-            let bounds = Duration::from_millis(4_900)..Duration::from_millis(8_500);
+            let bounds = Duration::from_millis(4_900)..Duration::from_secs(15);
             assert!(bounds.contains(&after), "{after:?} for {}", hex(half));
         }
         until("none is left", || master.load().is_some_and(|load| load.connections == 0)).await;

@@ -105,7 +105,8 @@ fn buckets_come_and_go() {
 fn every_node_answers_a_ping() {
     on_ours(3, async |place| {
         let services = vec![ServiceType::KV, ServiceType::QUERY];
-        let options = PingOptions::new().service_types(services).kv_timeout(Duration::from_secs(1));
+        let options =
+            PingOptions::new().service_types(services).kv_timeout(Duration::from_secs(10));
         let report = place.bucket.ping(options).await.unwrap();
         assert!(report.config_rev > 0);
         for service in [ServiceType::KV, ServiceType::QUERY] {

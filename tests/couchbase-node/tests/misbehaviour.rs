@@ -78,7 +78,7 @@ fn a_late_answer_is_overtaken() {
     on_ours(1, async |place| {
         let (collection, faults) = (place.collection(), place.ours().faults().clone());
         let key = new_key();
-        faults.add(Fault::new(Misbehaviour::Late(300)).key(&key));
+        faults.add(Fault::new(Misbehaviour::Late(1_000)).key(&key));
         let begun = Instant::now();
         let (late, other) = (collection.upsert(&key, 1, once()), async {
             collection.upsert("other", 1, once()).await.unwrap();
@@ -86,9 +86,7 @@ fn a_late_answer_is_overtaken() {
         });
         let (late, other) = tokio::join!(late, other);
         late.unwrap();
-        assert!(
-            begun.elapsed() >= Duration::from_millis(300) && other < Duration::from_millis(300)
-        );
+        assert!(begun.elapsed() >= Duration::from_secs(1) && other < Duration::from_secs(1));
     });
 }
 
