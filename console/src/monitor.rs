@@ -151,26 +151,27 @@ async fn read_log(
     is_whole: bool,
 ) -> Result<greenroom_logs::back::Page, String> {
     let (folder, asked) = (admin.logs.clone(), asked.clone());
-    // Who asked goes, or the port stops: then nobody waits for the rest, and the thread is somebody else's.
-    let stopped = admin.closing.child_token();
-    let _gone = stopped.clone().drop_guard();
-    beside(&admin.readers, &admin.closing, move || {
+    let read = move |stopped: &CancellationToken| {
         logs::read(&folder, &asked, is_whole, || stopped.is_cancelled())
-    })
-    .await
-    .unwrap_or_else(|| Err("the port stops".into()))
+    };
+    beside(&admin.readers, &admin.closing, read)
+        .await
+        .unwrap_or_else(|| Err("the port stops".into()))
 }
 
 /// Does what a disk may keep waiting on a thread of its own, once there is a place; nothing if the port stops before.
+/// It is told when nobody waits any more, since who asked has gone or the port stops: the place is somebody else's then.
 async fn beside<T: Send + 'static>(
     places: &Arc<Semaphore>,
     closing: &CancellationToken,
-    act: impl FnOnce() -> T + Send + 'static,
+    act: impl FnOnce(&CancellationToken) -> T + Send + 'static,
 ) -> Option<T> {
+    let stopped = closing.child_token();
+    let _gone = stopped.clone().drop_guard();
     let acting = async {
         let place = Arc::clone(places).acquire_owned().await.ok()?;
         let acting = task::spawn_blocking(move || {
-            let done = act();
+            let done = act(&stopped);
             drop(place);
             done
         });
@@ -277,7 +278,7 @@ impl Listener {
         let began = Instant::now();
         loop {
             let mut tail = self.tail.take()?;
-            let look = move || (tail.look(), tail);
+            let look = move |_: &CancellationToken| (tail.look(), tail);
             let (found, tail) = beside(&self.looks, &self.closing, look).await?;
             let event = match found {
                 Ok(found) if !found.is_empty() => {
@@ -316,7 +317,7 @@ async fn tail(
     // A browser that lost the stream says what it heard last.
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
     let folder = admin.logs.clone();
-    let open = move || Tail::open(&folder, &asked, last.as_deref());
+    let open = move |_: &CancellationToken| Tail::open(&folder, &asked, last.as_deref());
     let opened = beside(&admin.looks, &admin.closing, open).await;
     match opened.unwrap_or_else(|| Err("the port stops".into())) {
         Ok(tail) => {
@@ -360,4 +361,46 @@ pub(crate) fn nothing_here() -> Response {
         }
     };
     respond(StatusCode::NOT_FOUND, &page)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn who_goes_leaves_its_place_and_a_port_that_stops_waits_for_none() {
+        let (places, closing) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
+        let endless = |stopped: &CancellationToken| {
+            while !stopped.is_cancelled() {
+                std::thread::yield_now();
+            }
+        };
+        let mut asking = task::JoinSet::new();
+        for stops in [false, true] {
+            let asked = asking.spawn({
+                let (places, closing) = (Arc::clone(&places), closing.clone());
+                async move { beside(&places, &closing, endless).await }
+            });
+            while places.available_permits() > 0 {
+                task::yield_now().await;
+            }
+            // It has the only place: this one waits.
+            let mut next = std::pin::pin!(beside(&places, &closing, |_| 7));
+            assert!(next.as_mut().now_or_never().is_none());
+            if stops {
+                closing.cancel();
+            } else {
+                asked.abort();
+            }
+            let answer = time::timeout(PATIENCE, next).await.expect("the place is free again");
+            assert_eq!(answer, (!stops).then_some(7));
+        }
+        // What was under way when the port stopped ends, too.
+        let ended = time::timeout(PATIENCE, places.acquire()).await;
+        assert!(ended.is_ok_and(|place| place.is_ok()));
+    }
 }

@@ -262,10 +262,9 @@ impl Database {
             let made =
                 self.connection.execute_batch(&view(kind, fields.iter().map(String::as_str)));
             if let Err(error) = made {
-                match SqlError::keeping(error) {
-                    SqlError::Broken(error) => refused.push((kind.clone(), plain(&error))),
-                    full => return Err(full),
-                }
+                let error = SqlError::keeping(error);
+                let SqlError::Broken(why) = error else { return Err(error) };
+                refused.push((kind.clone(), plain(&why)));
             }
         }
         self.loaded.notes = self.notes(&refused);
