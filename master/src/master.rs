@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ecow::eco_format;
 use greenroom_link::{ClusterKey, Death, Me};
@@ -29,7 +29,7 @@ use crate::inbox::Inbox;
 use crate::links::{self, Door};
 use crate::metrics::Metrics;
 use crate::peer::Peer;
-use crate::sequencer::{Clock, Sequencer};
+use crate::sequencer::{Clock, Sequencer, since_1970};
 use crate::witness::{RemoteWitness, SqliteWitness, Witness, WitnessHandle};
 
 /// A master that listens and does not answer yet.
@@ -116,9 +116,9 @@ impl Master {
         };
         // Whatever an earlier cluster of this name knew is lost to one that is founded, which is what an era declares.
         // Servers refuse a smaller one than they have seen, so it grows from founding to founding: seconds do.
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let era = u32::try_from(since_1970.as_secs()).unwrap_or(u32::MAX);
-        let clock = Clock::starting_at(since_1970);
+        let founded = since_1970();
+        let era = u32::try_from(founded.as_secs()).unwrap_or(u32::MAX);
+        let clock = Clock::starting_at(founded);
         let this = pair::Master { side: config.side, incarnation, copy: 0 };
         let settings = config.pair(era);
         let core = Replica::new(settings, this, state, recovered, clock.ticks_ms());

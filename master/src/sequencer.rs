@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use greenroom_link::Outgoing;
 use greenroom_logs::Logs;
@@ -44,6 +44,8 @@ const TICK: Duration = Duration::from_millis(10);
 /// The most that the log's clock moves between two looks. A master that was paused for longer did not hear anybody
 /// meanwhile, so that time counts against nobody's deadline.
 const CLOCK_STEP_MAX: Duration = Duration::from_secs(1);
+/// By how much the times that people are shown may be behind the wall clock of whoever decides.
+const CLOCK_BEHIND_MAX: Duration = Duration::from_secs(2);
 /// How long a stopping active may take to hand over, or to make durable what it has.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
 /// Milliseconds that nobody decides before operators are told: a start or a change of roles takes less.
@@ -207,6 +209,7 @@ impl Sequencer {
                 due = ticks.tick() => late = Some(due.elapsed()),
             }
             self.clock.look();
+            self.keep_time();
             // What came in is heard before any silence is judged: a pause of this process may be over just now.
             from_peer.take(&mut said);
             for what in said.drain(..) {
@@ -760,6 +763,19 @@ impl Sequencer {
         }
     }
 
+    /// Puts the wall clock into the log once the times that people are shown have fallen behind it: this process, or
+    /// the whole machine, was asleep, and no deadline has passed meanwhile. First in its batch: what comes after it is
+    /// shown with the time at which it came.
+    fn keep_time(&mut self) {
+        if !self.serving || self.core.is_handing_over() || !self.core.is_certain() {
+            return;
+        }
+        let wall = since_1970();
+        if self.clock.is_behind(wall, Duration::from_millis(self.state().ahead_ms())) {
+            self.submit(Command::ClockAt(millis(wall)));
+        }
+    }
+
     fn expire(&mut self) {
         for _ in 0..EXPIRE_STEPS_MAX {
             let now_ms = self.clock.now_ms();
@@ -897,7 +913,7 @@ impl Sequencer {
             | Command::Happened(origin, ..) => (Role::Game, origin),
             Command::LinkLost(role, origin) => (*role, origin),
             // It is said again in a second.
-            Command::Expire | Command::Died(_) | Command::Stored(_) => return,
+            Command::Expire | Command::Died(_) | Command::Stored(_) | Command::ClockAt(_) => return,
             Command::Act { number, .. } => {
                 let refusal = Refusal::new(Code::Unavailable, NOT_NOW);
                 return self.operators.acted(*number, Err(refusal));
@@ -949,8 +965,12 @@ impl Sequencer {
         }
         self.troubles.remove("role");
         self.takeover.announces(at);
-        // The log's time goes on where it was, whatever this machine's clock says.
+        // The log's time goes on where it was, whatever this machine's clock says. What people are shown does not: the
+        // cluster may have been off for a night.
         self.clock.go_on_from(self.core.log_ms());
+        if self.core.log_ms() > 0 {
+            self.submit(Command::ClockAt(millis(since_1970())));
+        }
         self.connections.announce(at, self.core.state());
         for (role, origin) in self.state().servers_up() {
             if !self.connections.has(role, &origin) {
@@ -1010,9 +1030,19 @@ enum Happened {
     Stored(Vec<RankedMember>),
 }
 
-/// The log's time in milliseconds since 1970, as the wall clock was when the cluster was founded: people are shown when
-/// an instance was made. From there on it is the monotonic clock of whoever decides, so that it never runs backwards,
-/// and a pause of the process counts as [`CLOCK_STEP_MAX`] at most.
+/// The wall clock, as the time since 1970.
+pub(crate) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The log's time in milliseconds since 1970, as the wall clock was when the cluster was founded. From there on it is
+/// the monotonic clock of whoever decides, so that it never runs backwards, and a pause of the process counts as
+/// [`CLOCK_STEP_MAX`] at most. The time that people are shown is ahead of it by all that it did not count: see
+/// [`Command::ClockAt`].
 #[derive(Debug)]
 pub(crate) struct Clock {
     started: Instant,
@@ -1037,11 +1067,52 @@ impl Clock {
         }
     }
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX)
+        millis(self.now)
+    }
+    /// What people are shown, that far ahead of this clock, is so late that the wall clock has to be put into the log.
+    fn is_behind(&self, wall: Duration, ahead: Duration) -> bool {
+        wall > self.now.saturating_add(ahead).saturating_add(CLOCK_BEHIND_MAX)
     }
     /// Milliseconds of this process's own, as it looked last.
     pub(crate) fn ticks_ms(&self) -> u64 {
         let ticks = self.looked.duration_since(self.started) + CLOCK_STEP_MAX;
-        u64::try_from(ticks.as_millis()).unwrap_or(u64::MAX)
+        millis(ticks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_log_s_time_goes_on_where_it_was_and_the_wall_clock_is_asked_for_what_it_has_lost() {
+        let founded = 1_800_000_000 * SECOND;
+        let off = 360 * SECOND;
+        let mut clock = Clock::starting_at(founded + off);
+        clock.go_on_from(0);
+        assert!(clock.now >= founded + off, "founded now: by the wall clock");
+        clock.go_on_from(millis(founded));
+        assert_eq!(clock.now_ms(), millis(founded), "no deadline passes while it is off");
+        let wall = founded + off;
+        assert!(clock.is_behind(wall, Duration::ZERO));
+        assert!(!clock.is_behind(wall, off), "the log has it");
+        assert!(!clock.is_behind(wall - 2 * off, off), "a wall clock that was set back");
+        // The machine sleeps, and neither this clock nor the log hears of it.
+        assert!(!clock.is_behind(wall + CLOCK_BEHIND_MAX, off));
+        assert!(clock.is_behind(wall + CLOCK_BEHIND_MAX + SECOND, off));
+    }
+
+    #[test]
+    fn a_pause_of_the_process_counts_as_one_step_at_most_and_is_made_up_for_by_the_wall_clock() {
+        let founded = 1_800_000_000 * SECOND;
+        let mut clock = Clock::starting_at(founded);
+        let pause = 10 * SECOND;
+        clock.looked = clock.looked.checked_sub(pause).expect("the machine is up for that long");
+        clock.look();
+        assert_eq!(clock.now, founded + CLOCK_STEP_MAX);
+        assert!(clock.is_behind(founded + pause, Duration::ZERO));
+        assert!(!clock.is_behind(founded + pause, pause - CLOCK_STEP_MAX));
     }
 }

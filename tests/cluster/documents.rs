@@ -1,6 +1,7 @@
 //! What stays: everything stops, or dies at once, and is there again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use greenroom::client::{Client, Credentials, Event, Room, Seat};
 use greenroom_games::arena;
@@ -270,6 +271,10 @@ async fn everything_is_stopped_and_started_again_and_all_of_it_is_there() {
     let newest = "select max(id) as id from check_in";
     let newest = all.events(newest)[0]["id"].as_str().unwrap().to_owned();
 
+    // Nobody decides for a while, which no deadline counts and every time that people are shown does.
+    let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let stopped = now_ms();
+    wait_until("a while in which everything is off", || now_ms() > stopped + 4_000);
     all.start_all();
     // Ann's page is still open: her seat was kept, and the arena goes on from where it was.
     let lives = event(&mut room, "the arena again", |_, event| match event {
@@ -285,6 +290,7 @@ async fn everything_is_stopped_and_started_again_and_all_of_it_is_there() {
         patient("the board", client.rank("duel_wins").top(100).into_future()).await.unwrap();
     assert_eq!(ranked(&again.ranks), stored);
     // A second check-in: the newest one is another, the first one is what it was.
+    let comes = now_ms();
     let second = connect().await;
     assert_eq!(second.identity().user.to_string(), user);
     second.close().await;
@@ -292,6 +298,13 @@ async fn everything_is_stopped_and_started_again_and_all_of_it_is_there() {
     let profile = all.stored(Collection::Users)[&user].clone();
     assert_eq!(profile["first_ms"], first["first_ms"]);
     assert!(profile["last_ms"].as_u64() > first["last_ms"].as_u64(), "{first} {profile}");
+    // Masters put their clock into the log once it is two seconds behind.
+    let last_ms = profile["last_ms"].as_u64().unwrap();
+    assert!(last_ms + 3_000 > comes, "{last_ms} is before {comes}");
+    let times = "select (select max(ts) from check_in) as came, (select max(ts) from process_started) as began";
+    let times = all.events(times).remove(0);
+    let (came, began) = (times["came"].as_str().unwrap(), times["began"].as_str().unwrap());
+    assert!(came >= began, "{times}");
     let since = format!("select count(*) as n from check_in where id > '{newest}'");
     assert_eq!(all.events(&since)[0]["n"], 1);
     let torn = "select count(*) as n from events where kind = 'torn_line'";

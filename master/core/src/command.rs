@@ -23,7 +23,8 @@ pub struct Header {
     pub lsn: u64,
     /// The term in which it was appended.
     pub epoch: Epoch,
-    /// The active's clock in milliseconds since 1970, never less than that of the command before.
+    /// The log's time in milliseconds, never less than that of the command before: what deadlines are measured by. It
+    /// stands still while nobody decides: see [`Command::ClockAt`].
     pub now_ms: u64,
     /// Random bits of the active's own.
     pub seed: u64,
@@ -90,6 +91,9 @@ pub enum Command {
         /// What to do.
         action: Action,
     },
+    /// The active's wall clock, in milliseconds since 1970. The log's time stands still while nobody decides, so that
+    /// no deadline passes meanwhile; the times that people are shown go on from here, unless they are later already.
+    ClockAt(u64),
 }
 
 /// What a game server reports of an instance.

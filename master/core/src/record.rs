@@ -101,6 +101,9 @@ struct Head {
     has_begun: bool,
     rejoin_until_ms: u64,
     last_watch: u64,
+    /// Left out as long as it is 0: snapshots of older builds don't have it, and neither has their hash.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    ahead_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,6 +119,9 @@ struct PeerRecord {
     received: u64,
     /// Number of the last message that it has acknowledged; those that it has not follow as records of their own.
     acknowledged: u64,
+    /// As [`Head::ahead_ms`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    reported_ahead_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -275,6 +281,7 @@ impl State {
             has_begun: self.rejoin.has_begun,
             rejoin_until_ms: self.rejoin.until_ms,
             last_watch: self.watches.last(),
+            ahead_ms: self.ahead_ms,
         };
         let kinds = self.directory.kinds();
         let kinds = kinds.map(|(kind, fields)| Piece::Kind(kind.clone(), fields.to_vec()));
@@ -528,6 +535,7 @@ impl State {
                     has_head = true;
                     state.lsn = head.lsn;
                     state.now_ms = head.now_ms;
+                    state.ahead_ms = head.ahead_ms;
                     state.epoch = head.epoch;
                     state.announced = head.announced;
                     state.rejoin.has_begun = head.has_begun;
@@ -732,7 +740,13 @@ fn peer<M>(peer: &Peer<M>) -> PeerRecord {
         drained: peer.drained,
         received: peer.inbound.received(),
         acknowledged: peer.out().last() - peer.out().len() as u64,
+        reported_ahead_ms: peer.reported_ahead_ms,
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(ms: &u64) -> bool {
+    *ms == 0
 }
 
 fn origin(peer: &PeerRecord) -> Origin {
@@ -747,7 +761,7 @@ fn restore_peer<M>(peer: &mut Peer<M>, record: PeerRecord) -> Result<(), BadSnap
     peer.build = record.build;
     peer.health = record.health;
     peer.until_ms = record.until_ms;
-    peer.reported_ms = record.reported_ms;
+    peer.reports(record.reported_ms, record.reported_ahead_ms);
     peer.streams = record.streams;
     peer.drained = record.drained;
     peer.inbound = Inbound::up_to(record.received);

@@ -71,9 +71,9 @@ impl State {
             self.deadlines.set(&mut peer.until_ms, NEVER, due);
             self.session_servers.renew(&mut self.ledger, slot, origin, self.lsn);
         }
-        let now_ms = self.now_ms;
+        let (now_ms, ahead_ms) = (self.now_ms, self.ahead_ms);
         let server = self.session_servers.get_mut(slot);
-        server.peer.reported_ms = now_ms;
+        server.peer.reports(now_ms, ahead_ms);
         server.urls.clone_from(&report.urls);
         server.connections_max = report.connections_max;
         server.load.draining = false;
@@ -197,7 +197,9 @@ impl State {
         origin: &Origin,
         load: &SessionLoad,
     ) {
-        let Some(slot) = self.session_servers.reporter(origin, self.now_ms) else { return };
+        let Some(slot) = (self.session_servers).reporter(origin, self.now_ms, self.ahead_ms) else {
+            return;
+        };
         let server = self.session_servers.get_mut(slot);
         let was_draining = server.is_draining();
         server.load = load.clone();
@@ -261,9 +263,9 @@ impl State {
         for fault in faults {
             step.illegal(Role::Game, &origin.server, fault);
         }
-        let now_ms = self.now_ms;
+        let (now_ms, ahead_ms) = (self.now_ms, self.ahead_ms);
         let server = self.game_servers.get_mut(slot);
-        server.peer.reported_ms = now_ms;
+        server.peer.reports(now_ms, ahead_ms);
         server.address = report.address.clone();
         server.kinds = kinds;
         server.capacity = report.capacity;
@@ -622,7 +624,7 @@ impl State {
             instance.wish(|wishes| filter = wishes.filter.take());
             (std::mem::take(instance.waiters_mut()), filter)
         });
-        let took_ms = self.now_ms.saturating_sub(self.directory.get(at).created_ms);
+        let took_ms = self.shown_ms().saturating_sub(self.directory.get(at).created_ms);
         let kind = self.directory.kind(at).clone();
         self.facts.push(match is_restored {
             true => Fact::Restored(running.instance, kind),

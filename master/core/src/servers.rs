@@ -88,6 +88,8 @@ pub(crate) struct Peer<M> {
     pub(crate) until_ms: u64,
     /// When it last said how it is, in the log's time.
     pub(crate) reported_ms: u64,
+    /// How far the time that people are shown was ahead of the log's then.
+    pub(crate) reported_ahead_ms: u64,
     /// Number of the command that began both streams.
     pub(crate) streams: u64,
     /// An operator wants it to be given nothing new, whatever it says itself. Until its process ends.
@@ -107,6 +109,7 @@ impl<M> Peer<M> {
             health: Health::Down,
             until_ms: NEVER,
             reported_ms: 0,
+            reported_ahead_ms: 0,
             streams: 0,
             drained: false,
             inbound: Inbound::default(),
@@ -120,6 +123,14 @@ impl<M> Peer<M> {
     /// Begins the stream to it behind message `last`, before anything was told.
     pub(crate) fn restore_out(&mut self, last: u64) {
         self.out = Outbound::acknowledged(last);
+    }
+    /// It has just said how it is.
+    pub(crate) fn reports(&mut self, now_ms: u64, ahead_ms: u64) {
+        (self.reported_ms, self.reported_ahead_ms) = (now_ms, ahead_ms);
+    }
+    /// When it last said how it is, as people are shown it.
+    pub(crate) fn reported_shown_ms(&self) -> u64 {
+        self.reported_ms.saturating_add(self.reported_ahead_ms)
     }
     /// Milliseconds since it last said how it is.
     pub(crate) fn silent_ms(&self, now_ms: u64) -> u64 {
@@ -334,9 +345,14 @@ impl<S: Server> Servers<S> {
         Slot::new(index)
     }
     /// The same, and writes down that it has just said how it is.
-    pub(crate) fn reporter(&mut self, origin: &Origin, now_ms: u64) -> Option<Slot<S>> {
+    pub(crate) fn reporter(
+        &mut self,
+        origin: &Origin,
+        now_ms: u64,
+        ahead_ms: u64,
+    ) -> Option<Slot<S>> {
         let slot = self.speaker(origin)?;
-        self.get_mut(slot).peer_mut().reported_ms = now_ms;
+        self.get_mut(slot).peer_mut().reports(now_ms, ahead_ms);
         Some(slot)
     }
     /// Appends a message to the stream to a server.

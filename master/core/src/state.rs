@@ -177,7 +177,10 @@ pub struct State {
     pub(crate) settings: Settings,
     pub(crate) epoch: Epoch,
     pub(crate) lsn: u64,
+    /// The log's time: what deadlines are measured by.
     pub(crate) now_ms: u64,
+    /// How far the time that people are shown is ahead of the log's. It only grows.
+    pub(crate) ahead_ms: u64,
     pub(crate) session_servers: Servers<SessionServer>,
     pub(crate) game_servers: Servers<GameServer>,
     pub(crate) users: Users,
@@ -228,6 +231,7 @@ impl State {
             epoch: Epoch::default(),
             lsn: 0,
             now_ms: 0,
+            ahead_ms: 0,
             session_servers: Servers::default(),
             game_servers: Servers::default(),
             users: Users::new(secret),
@@ -261,9 +265,13 @@ impl State {
         self.lsn = header.lsn;
         self.epoch = self.epoch.max(header.epoch);
         self.now_ms = self.now_ms.max(header.now_ms);
-        self.facts.begin(header.epoch, self.lsn, self.now_ms);
-        self.documents.begin(header.epoch, self.lsn, self.now_ms);
-        self.begin_rejoin();
+        let (now_ms, shown_ms) = (self.now_ms, self.shown_ms());
+        self.facts.begin(header.epoch, self.lsn, now_ms, shown_ms);
+        self.documents.begin(header.epoch, self.lsn, now_ms, shown_ms);
+        // Whose clock it is has nothing to say of what runs: servers have their time from the first that comes.
+        if !matches!(command, Command::ClockAt(_)) {
+            self.begin_rejoin();
+        }
         self.tidy_changes();
         let mut step = Step { mint: Mint::new(&self.secret, header), effects };
         let step = &mut step;
@@ -283,7 +291,7 @@ impl State {
             }
             Command::GameUp(origin, report) => self.game_up(step, origin, report),
             Command::GameLoad(origin, load) => {
-                if let Some(slot) = self.game_servers.reporter(origin, self.now_ms) {
+                if let Some(slot) = self.game_servers.reporter(origin, self.now_ms, self.ahead_ms) {
                     self.game_servers.get_mut(slot).reports(load);
                     step.effects.push(Effect::Renewed(origin.server.clone(), load.sent));
                     self.restore_stranded();
@@ -302,6 +310,9 @@ impl State {
             Command::Act { number, action } => {
                 let result = self.act(action, step);
                 step.effects.push(Effect::Acted { number: *number, result });
+            }
+            Command::ClockAt(wall_ms) => {
+                self.ahead_ms = self.ahead_ms.max(wall_ms.saturating_sub(self.now_ms));
             }
         }
         self.watch_changes();
@@ -365,6 +376,15 @@ impl State {
     /// The largest epoch of any command.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+    /// The time that people are shown, in milliseconds since 1970: that of the wall clocks of those who decided, and it
+    /// never runs backwards. Nothing is due by it.
+    pub fn shown_ms(&self) -> u64 {
+        self.now_ms.saturating_add(self.ahead_ms)
+    }
+    /// How far [`State::shown_ms`] is ahead of the headers' time, in milliseconds.
+    pub fn ahead_ms(&self) -> u64 {
+        self.ahead_ms
     }
     /// When `Expire` has something to do next, in the time of the headers.
     pub fn due_ms(&self) -> Option<u64> {
@@ -711,7 +731,7 @@ impl State {
             Stage::Granted | Stage::Running | Stage::Closing => {}
         }
         self.stranded.remove(&(kind.clone(), id));
-        let lived_ms = self.now_ms.saturating_sub(created_ms);
+        let lived_ms = self.shown_ms().saturating_sub(created_ms);
         self.facts.push(Fact::Closed(id, kind.clone(), refusal.code.clone(), lived_ms));
         let held: Vec<Seat> = (self.directory.get(at).seats())
             .filter(|(_, seat)| !seat.is_free())

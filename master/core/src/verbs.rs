@@ -537,7 +537,7 @@ impl State {
         record.key_set(key.cloned());
         record.private = private;
         record.durable_set(durable);
-        record.created_ms = self.now_ms;
+        record.created_ms = self.shown_ms();
         if let Some(filter) = filter {
             record.wish(|wishes| wishes.filter = Some(filter.clone()));
             self.meets.insert((kind.clone(), filter.clone()), instance);
@@ -555,7 +555,7 @@ impl State {
             seed: minted.seed,
             owner,
             key: key.cloned(),
-            created_ms: self.now_ms,
+            created_ms: self.shown_ms(),
             private,
             restore: None,
         };

@@ -89,6 +89,7 @@ fn subject((_, command): &Entry) -> &'static str {
         },
         Command::Died(_) => "game server died",
         Command::Stored(_) => "stored",
+        Command::ClockAt(_) => "clock",
         Command::Expire => "expire",
         Command::Act { action, .. } => match action {
             Action::Destroy { .. } => "operator destroys",
@@ -98,7 +99,7 @@ fn subject((_, command): &Entry) -> &'static str {
     }
 }
 
-const EVERYTHING: [&str; 35] = [
+const EVERYTHING: [&str; 36] = [
     "handed over",
     "session up",
     "session load",
@@ -130,6 +131,7 @@ const EVERYTHING: [&str; 35] = [
     "master lost",
     "game server died",
     "stored",
+    "clock",
     "expire",
     "operator destroys",
     "operator kicks",

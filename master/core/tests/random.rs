@@ -288,6 +288,7 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
             };
             Command::Happened(origin(game_server), next(game_server), event)
         }
+        22 if c % 8 == 7 => Command::ClockAt(world.now_ms + u64::from(a) * 60_000),
         22 => Command::Expire,
         24 => {
             let name = [session_server, game_server][usize::from(a % 2)];

@@ -11,7 +11,7 @@ mod world;
 use std::sync::Arc;
 
 use greenroom_master_core::{
-    Candidate, Command, Effect, Event, LEASE_MS, Order, Placement, Settings, State,
+    Candidate, Command, Effect, Event, Fact, LEASE_MS, Order, Placement, Settings, State,
 };
 use greenroom_protocol::search::Filter;
 use greenroom_protocol::wire::admin_master::{Action, Find, Table};
@@ -1620,4 +1620,72 @@ fn an_instance_that_the_directory_does_not_know_is_an_orphan() {
     assert_eq!(gone.code, Code::InstanceUnknown);
     let kinds = world.state.kind_status();
     assert!(kinds.iter().any(|kind| kind.name.as_str() == "arena"), "{kinds:?}");
+}
+
+/// Everything is stopped, and started again an hour later.
+#[test]
+fn what_people_are_shown_goes_on_with_the_wall_clock_and_no_deadline_passes_while_nobody_decides() {
+    const HOUR_MS: u64 = 3_600_000;
+    let settings = Settings { session_grace_ms: 60_000, ..Settings::default() };
+    let mut world = World::with(Settings { rejoin_grace_ms: 0, ..settings });
+    world.session_up("s1");
+    world.game_up("g1");
+    let ann = world.bind("s1", 1, "ann").unwrap();
+    world.ask(ann.session, 1, create("arena", Some("before")));
+    world.make_all("g1");
+    world.unbind("s1", &ann);
+    let due = world.state.due_ms().unwrap();
+    let stopped = world.now_ms;
+    let untold = world.state.facts().first();
+
+    world.now_ms += 10;
+    let wall = stopped + HOUR_MS;
+    world.apply(Command::ClockAt(wall));
+    assert_eq!((world.state.shown_ms(), world.state.due_ms()), (wall, Some(due)));
+    assert_eq!(world.state.facts().first(), untold, "nobody has told them yet");
+    // Neither who decides next with a slower clock nor the same one again puts it back.
+    world.apply(Command::ClockAt(wall - 60_000));
+    world.apply(Command::ClockAt(0));
+    assert_eq!(world.state.shown_ms(), wall);
+    world.go_on_restored();
+    assert_eq!(world.state.shown_ms(), wall, "a snapshot has it");
+
+    world.game_load("g1", 0);
+    let ben = world.bind("s1", 2, "ben").unwrap();
+    world.ask(ben.session, 1, create("arena", Some("after")));
+    world.make_all("g1");
+    let mut created: Vec<u64> =
+        world.list("arena").instances.iter().map(|listed| listed.created_ms).collect();
+    created.sort_unstable();
+    assert_eq!(created, [stopped, wall]);
+    let stamps: Vec<(u64, u64)> =
+        world.state.facts().from(0).map(|fact| (fact.at_ms, fact.lsn)).collect();
+    assert!(stamps.is_sorted(), "ids of events only grow: {stamps:?}");
+    assert_eq!(stamps.last().unwrap().0, wall);
+    let checked_in = world.state.documents().from(0).map(|told| told.at_ms).max();
+    assert_eq!(checked_in, Some(wall));
+    let filter = Filter::Ge("last_report".into(), MetaValue::Int(wall.cast_signed()));
+    let (table, limit) = (Table::Servers, 10);
+    let find = Find { table, filter, order: None, limit, cursor: None };
+    let found = world.state.find(&find).unwrap();
+    assert_eq!(found.rows.len(), 1, "g1 has reported since, s1 has not: {found:?}");
+
+    // Ann has her whole minute, and not a moment more.
+    world.pass(due - world.now_ms - 1);
+    let over = |world: &World| {
+        let mut facts = world.state.facts().from(0);
+        facts.any(|fact| matches!(&fact.what, Fact::SessionEnded(_, session, _) if *session == ann.session))
+    };
+    assert!(!over(&world));
+    world.pass(1);
+    assert!(over(&world));
+
+    // Who replays the log comes to the same.
+    let mut first = State::new(&secret(), world.state.settings());
+    let mut effects = Vec::new();
+    for (header, command) in world.log.entries() {
+        first.apply(header, command, &mut effects);
+    }
+    assert_eq!(first.state_hash(), world.state.state_hash());
+    assert_eq!((first.shown_ms(), effects), (world.state.shown_ms(), world.all));
 }

@@ -118,7 +118,7 @@ impl ServersTable {
                 int(server.load.connections.into()),
                 int(server.connections_max.into()),
                 int(server.load.busy_permille.into()),
-                int(server.peer.reported_ms),
+                int(server.peer.reported_shown_ms()),
                 None,
             ],
         });
@@ -131,7 +131,7 @@ impl ServersTable {
                 int(server.used),
                 int(server.capacity.into()),
                 int(server.load.busy_permille.into()),
-                int(server.peer.reported_ms),
+                int(server.peer.reported_shown_ms()),
                 text(&server.labels.join(",")),
             ],
         });

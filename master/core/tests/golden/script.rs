@@ -281,6 +281,21 @@ impl Script {
             member("", 502, 1, 1),
         ]));
         self.world.pass(70_000);
+        // Everything was off for a night; a wall clock that is slower changes nothing then.
+        self.world.now_ms += 1_000;
+        let morning = self.world.now_ms + 8 * 3_600_000;
+        self.apply(Command::ClockAt(morning));
+        self.apply(Command::ClockAt(morning - 5_000));
+        for name in GAMES {
+            self.up(name);
+        }
+        self.check_in(17, "s1");
+        let request = self.join_or_create("arena", None);
+        self.ask(17, request);
+        for name in GAMES {
+            self.obey(name);
+        }
+        self.world.pass(16_000);
     }
 
     fn check_in(&mut self, number: u64, at: &'static str) {
