@@ -453,7 +453,7 @@ impl Settings {
     }
 }
 
-/// Only its owner looks into a folder that is made here: logs, snapshots and the store have the keys of sessions in them.
+/// Only its owner looks into a folder that is made here: the logs and the store have the keys of sessions in them.
 pub(crate) fn make_folder(folder: &Path) -> Result<()> {
     let mut maker = std::fs::DirBuilder::new();
     maker.recursive(true);

@@ -263,7 +263,7 @@ async fn a_reply_that_belongs_to_another_call_is_counted() {
     assert!(report.error_texts.keys().any(|text| text.contains("does not match")), "{report}");
 }
 
-/// What a rewind takes with it is declared: its calls have no answer, which is told of each, and nothing else is missing.
+/// What a rewind takes with it is declared: its calls have no answer, which is told of each; nothing else is missing.
 #[tokio::test]
 async fn calls_that_a_rewind_leaves_undecided_are_not_lost() {
     let report = played(Fault::Rewinds).await;

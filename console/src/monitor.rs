@@ -160,7 +160,7 @@ async fn read_log(
 }
 
 /// Does what a disk may keep waiting on a thread of its own, once there is a place; nothing if the port stops before.
-/// It is told when nobody waits any more, since who asked has gone or the port stops: the place is somebody else's then.
+/// It is told when nobody waits any more, since who asked has gone or the port stops: the place is another's then.
 async fn beside<T: Send + 'static>(
     places: &Arc<Semaphore>,
     closing: &CancellationToken,

@@ -151,8 +151,8 @@ pub(crate) fn aside(instance: InstanceId, incarnation: Incarnation) -> Key {
         .expect("an id and a number are short and printable")
 }
 
-/// Keeps a snapshot that can't be read under another key, where nobody writes over it. Its own is free once that is done:
-/// its instance is over.
+/// Keeps a snapshot that can't be read under another key, where nobody writes over it. Its own is free once that is
+/// done: its instance is over.
 ///
 /// # Errors
 /// As the store.

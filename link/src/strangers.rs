@@ -13,7 +13,7 @@ use crate::LinkError;
 const A_SPAN_MAX: u32 = 10;
 const SPAN: Duration = Duration::from_secs(10);
 
-/// Tells of links that were not opened, at most ten in ten seconds. What is left out is counted in the next that is told.
+/// Tells of links that were not opened, at most ten in ten seconds. What is left out is counted in the next one told.
 #[derive(Debug, Default)]
 pub struct Strangers(Mutex<Told>);
 

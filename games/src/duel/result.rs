@@ -1,4 +1,4 @@
-//! How a duel's result is kept: stored, told, and then counted among the winner's wins, once, whatever is killed between.
+//! How a duel's result is kept: stored, told, and then counted among the winner's wins, once, whatever is killed.
 //!
 //! A counter alone can't do that: a server that dies after it has asked does not know whether it counted, and the life
 //! that goes on can ask again, or not, and is wrong either way. So the count keeps the duels that it counted last, in

@@ -43,8 +43,8 @@ fn is_silence(error: &WitnessError) -> bool {
 mod contract {
     use super::*;
 
-    /// What became of an attempt. A store that does not answer in time, as on a machine that is busy, leaves it unknown:
-    /// its author makes the same attempt again, as a master does, until it is told.
+    /// What became of an attempt. A store that does not answer in time, as on a busy machine, leaves it unknown: its
+    /// author makes the same attempt again, as a master does, until it is told.
     pub(super) fn decided(witness: &mut impl Witness, expect: u64, rec: &Rec) -> ClaimAnswer {
         let begun = Instant::now();
         loop {
