@@ -112,7 +112,7 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     wait_for_the_end(false, || {
         master.is_over() || session.is_over() || game.is_over() || admin.is_over()
     })?;
-    print(DRAINING)?;
+    say(DRAINING);
     session.stop()?;
     game.stop()?;
     admin.stop()?;
@@ -357,7 +357,7 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
             put_back(&mut running, back)?;
         }
         exit_at_the_next_signal()?;
-        print(DRAINING)?;
+        say(DRAINING);
         // Clients go first, then instances, then the directory: one master after the other, so that the last one knows
         // that it is alone and can begin alone.
         for names in [&["session"][..], &["game"], &["master-2"], &["master-1"]] {

@@ -1,8 +1,9 @@
 //! `greenroom up`: from nothing to players, and back to nothing.
 
 use std::{
+    io::{BufRead as _, BufReader},
     net::TcpListener,
-    process::Command,
+    process::{Command, Stdio},
     sync::atomic::{AtomicU16, Ordering::Relaxed},
 };
 
@@ -271,6 +272,27 @@ fn up_is_not_ready_while_no_master_decides_and_says_what_to_do() {
     let now = status(&admin);
     assert_eq!((now.masters[0].role.as_str(), up(&now.sessions), up(&now.games)), ("active", 1, 1));
     wait_until("the trouble to be over", || status(&admin).masters[0].troubles.is_empty());
+}
+
+/// Ctrl-C in `greenroom up | tee FILE` ends the reader, too.
+#[test]
+fn up_drains_also_when_nobody_reads_what_it_prints() {
+    let folder = Folder::new();
+    let mut child = greenroom()
+        .args(anywhere(&folder))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("Ctrl-C drains")));
+    drop(lines);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    let sql = "select count(*) as stopped from events where kind = 'process_stopped'";
+    let found = run(&["logs", "sql", "--data", folder.text(), sql]);
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert_eq!(found.split_whitespace().collect::<Vec<_>>(), ["stopped", "1"], "it did not drain");
 }
 
 #[test]
