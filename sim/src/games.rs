@@ -6,9 +6,9 @@
 //! counts from the moment that comes back. Without a lease the instance stands still.
 //!
 //! Whoever is told to run the instance reads what was stored of it last, stores that in its own name, and only then
-//! runs it; while it runs it is stored every second. The store takes what is of a later life, or of this one and newer. A
-//! process that is killed loses all but what is stored, and comes back as another one. A master that lost a game server
-//! dials its port, again and again: only a process that is gone refuses.
+//! runs it; while it runs it is stored every second. The store takes what is of a later life, or of this one and
+//! newer. A process that is killed loses all but what is stored, and comes back as another one. A master that lost a
+//! game server dials its port, again and again: only a process that is gone refuses.
 
 use greenroom_master_core::LEASE_MS;
 use greenroom_master_core::replica::{Apply, Mutant, Replica, Role};
