@@ -272,7 +272,10 @@ async fn everything_is_stopped_and_started_again_and_all_of_it_is_there() {
     let newest = all.events(newest)[0]["id"].as_str().unwrap().to_owned();
 
     // Nobody decides for a while, which no deadline counts and every time that people are shown does.
-    let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let now_ms = || {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        u64::try_from(since_1970.as_millis()).unwrap()
+    };
     let stopped = now_ms();
     wait_until("a while in which everything is off", || now_ms() > stopped + 4_000);
     all.start_all();
