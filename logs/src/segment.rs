@@ -15,6 +15,9 @@ const COMPRESSION: i32 = 3;
 /// What is read at once.
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// How often a folder is listed in which segments are closed meanwhile.
+const LISTINGS_MAX: u32 = 16;
+
 /// A segment on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
@@ -43,13 +46,26 @@ fn parse(name: &str) -> Option<(u64, u64, bool)> {
 /// The segments of a process, oldest first, each once.
 pub(crate) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     let mut all = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some((number, start_ms, is_closed)) = name.to_str().and_then(parse) else { continue };
-        // It may have been closed, or be gone, since the folder was read.
-        let Ok(meta) = entry.metadata() else { continue };
-        all.push(Segment { number, start_ms, is_closed, file: entry.path(), bytes: meta.len() });
+    for _ in 0..LISTINGS_MAX {
+        all.clear();
+        let mut has_changed = false;
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some((number, start_ms, is_closed)) = name.to_str().and_then(parse) else {
+                continue;
+            };
+            // It is gone, or was closed, and then its new name may not be in what was read: nobody may miss it.
+            let Ok(meta) = entry.metadata() else {
+                has_changed = true;
+                continue;
+            };
+            let (file, bytes) = (entry.path(), meta.len());
+            all.push(Segment { number, start_ms, is_closed, file, bytes });
+        }
+        if !has_changed {
+            break;
+        }
     }
     // The closed one first: for a moment both are there, and it is whole.
     all.sort_by_key(|segment| (segment.number, !segment.is_closed));
