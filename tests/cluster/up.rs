@@ -138,6 +138,14 @@ fn is_alive(id: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
+/// Whether a process has a handler for this signal, which else ends it at once.
+fn catches(id: u32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+    caught & (1 << (signal.as_raw() - 1)) != 0
+}
+
 #[test]
 fn a_server_that_is_killed_is_started_again_and_all_end_with_up() {
     let many = Many::new();
@@ -287,6 +295,7 @@ fn up_drains_also_when_nobody_reads_what_it_prints() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().starts_with("Ctrl-C drains")));
     drop(lines);
+    wait_until("it to look at signals", || catches(child.id(), Signal::TERM));
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
     let sql = "select count(*) as stopped from events where kind = 'process_stopped'";
