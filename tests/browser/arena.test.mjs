@@ -59,6 +59,7 @@ test("who is shot in one tab is seen to fall in both, and gets up again", async 
   await ann.mouse.down();
   await until("Bo to fall", async () => {
     const places = await ann.evaluate(() => window.arena.drawn);
+    if (!places[hunter] || !places[prey]) return false; // Not drawn yet: its tab has not heard of it.
     const [dx, dy] = [places[prey].x - places[hunter].x, places[prey].y - places[hunter].y];
     // Nearer first; then aim. The canvas is square, and shows one's own player where the camera has it.
     const near = Math.hypot(dx, dy) < 12;
