@@ -96,7 +96,7 @@ pub struct Answer {
     pub columns: Vec<String>,
     /// Its rows, each with as many cells.
     pub rows: Vec<Vec<Cell>>,
-    /// There are more rows than these: the answer grew beyond [`ANSWER_BYTES_MAX`].
+    /// There are more rows than these: the answer grew beyond 64 MiB.
     pub is_cut: bool,
 }
 
