@@ -254,12 +254,12 @@ test("over TLS it plays with a server that the given certificate vouches for, an
     const client = await soon("the check-in", connecting);
     assert.equal(client.server, `wss://127.0.0.1:${port}/`);
     await client.close();
-    const refused: [Promise<unknown>, RegExp][] = [
-      [attempt("127.0.0.1"), /self[- ]signed certificate/],
-      [attempt("localhost", CERTIFICATE), /altnames/],
+    const refused: [() => Promise<unknown>, RegExp][] = [
+      [() => attempt("127.0.0.1"), /self[- ]signed certificate/],
+      [() => attempt("localhost", CERTIFICATE), /altnames/],
     ];
-    for (const [connecting, why] of refused) {
-      await assert.rejects(connecting, (error) => error instanceof NoServerError && why.test(error.message));
+    for (const [attempted, why] of refused) {
+      await assert.rejects(attempted, (error) => error instanceof NoServerError && why.test(error.message));
     }
   } finally {
     server.close();
