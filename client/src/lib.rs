@@ -36,7 +36,6 @@ mod builder;
 mod client;
 mod dialer;
 mod error;
-mod filter;
 mod inbox;
 mod random;
 mod room;
@@ -56,10 +55,9 @@ mod watch;
 pub use builder::Builder;
 pub use client::{Answer, Client, Create, Join, JoinOrCreate};
 pub use error::{Attempt, ClientError};
-pub use filter::{Condition, Field, Value, field};
 pub use greenroom_protocol::{
     Code, InstanceId, Refusal, RequestId, Seat, Seq, SessionId, UserId,
-    search::{Explain, Filter, TextError},
+    search::{Condition, Explain, Field, Filter, TextError, Value, field},
     wire::{
         Opaque,
         client_session::{Credentials, Found, Listed, Meta, MetaValue, Ranked, Ranking},

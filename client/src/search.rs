@@ -15,7 +15,6 @@ use greenroom_protocol::{
 use crate::{
     Client, ClientError, Watch,
     client::{Boxed, kind_name, mismatch},
-    filter,
     session::Done,
 };
 
@@ -53,7 +52,7 @@ impl Client {
 /// What was asked for before, and also what is asked for with `more`.
 pub(crate) fn narrow(filter: &mut Result<Filter, ClientError>, more: Result<Filter, ClientError>) {
     match (&mut *filter, more) {
-        (Ok(all), Ok(more)) => *all = filter::and(std::mem::take(all), more),
+        (Ok(all), Ok(more)) => *all = std::mem::take(all).and(more),
         (Ok(_), Err(error)) => *filter = Err(error),
         (Err(_), _) => {}
     }

@@ -17,7 +17,7 @@ use greenroom_protocol::wire::client_session::MetaValue;
 use serde_json::{Value, json};
 
 use crate::backend::Boxed;
-use crate::query::{lets_through, value_of};
+use crate::query::{PAGE_BYTES_MAX, value_of};
 use crate::{
     Blob, Body, Change, Collection, Count, Cursor, Expiry, Get, Index, Key, Merge, Owner, Query,
     Remove, Schema, Storage, StorageError, Update, Version, Write,
@@ -533,13 +533,15 @@ fn expected(
     documents: &BTreeMap<EcoString, Value>,
     filter: &Filter,
     order: Option<&Order>,
+    beginning: &str,
 ) -> Vec<EcoString> {
     let schema = schema();
     let value = |json: &Value, name: &EcoString| {
         value_of(json, name, schema.field(Collection::Documents, name).expect("a known field"))
     };
-    let found =
-        documents.iter().filter(|(_, json)| lets_through(filter, &|name| value(json, name)));
+    let found = documents.iter().filter(|(id, json)| {
+        id.starts_with(beginning) && filter.lets_through(&|name| value(json, name))
+    });
     let mut found: Vec<(Option<MetaValue>, &EcoString)> =
         found.map(|(id, json)| (order.and_then(|order| value(json, &order.field)), id)).collect();
     found.sort_by(|(left, left_id), (right, right_id)| {
@@ -594,15 +596,23 @@ pub async fn queries_find_what_their_filters_say(fixture: &impl Fixture) {
             }),
         };
         let limit = *dice.pick(&[1, 2, 7, 100]);
+        let bytes_max = *dice.pick(&[1, 200, PAGE_BYTES_MAX, PAGE_BYTES_MAX]);
+        let beginning = match *dice.pick(&["", "", "1", "5", "none"]) {
+            "" => EcoString::new(),
+            beginning => ground.key(beginning).id().into(),
+        };
         let mut query = Query {
             order: order.clone(),
+            beginning: beginning.clone(),
             limit,
+            bytes_max,
             ..Query::new(Collection::Documents, filter.clone())
         };
         let mut found = Vec::new();
         loop {
             let page = storage.query(query.clone()).await.unwrap();
             assert!(page.documents.len() <= usize::from(limit));
+            let bytes: usize = page.documents.iter().map(|(_, found)| found.body.len()).sum();
             for (key, document) in &page.documents {
                 assert_eq!(
                     Some(&document.body.decode::<Value>().unwrap()),
@@ -610,14 +620,18 @@ pub async fn queries_find_what_their_filters_say(fixture: &impl Fixture) {
                 );
                 found.push(EcoString::from(key.id()));
             }
-            assert!(page.next.is_none() || page.documents.len() == usize::from(limit));
+            let is_full = page.documents.len() == usize::from(limit) || bytes > bytes_max;
+            assert!(page.next.is_none() || is_full);
             match page.next {
                 Some(next) => query.after = Some(next),
                 None => break,
             }
         }
-        let expected = expected(&documents, &filter, order.as_ref());
-        assert_eq!(found, expected, "seed {seed}, round {round}: {filter} order {order:?}");
+        let expected = expected(&documents, &filter, order.as_ref(), &beginning);
+        assert_eq!(
+            found, expected,
+            "seed {seed}, round {round}: {filter} order {order:?} beginning {beginning:?}"
+        );
     }
 }
 
@@ -636,6 +650,7 @@ pub async fn a_query_that_cannot_be_answered_is_refused_by_name(fixture: &impl F
     let order = Some(Order { field: "colour".into(), descending: false });
     assert!(error(Query { order, ..of("") }).await.contains("\"colour\""));
     assert!(error(Query { limit: 0, ..of("") }).await.contains("the limit is 0"));
+    assert!(error(Query { bytes_max: 0, ..of("") }).await.contains("a page of 0 bytes"));
     assert!(
         error(Query::new(Collection::Users, Filter::parse("level = 1").unwrap()))
             .await

@@ -11,7 +11,7 @@ use crate::{Collection, Document, Key, StorageError};
 /// Documents of one answer, at most.
 pub const LIMIT_MAX: u16 = 1_000;
 
-/// Bytes of documents after which a page ends before its limit.
+/// Bytes of documents after which a page ends before its limit, at most.
 pub const PAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Fields of one index, at most.
@@ -109,6 +109,10 @@ impl Schema {
     /// [`StorageError::BadQuery`], which names what is wrong.
     pub fn check(&self, query: &Query) -> Result<(), StorageError> {
         let bad = |why: EcoString| Err(StorageError::BadQuery(why));
+        let bytes = query.bytes_max;
+        if bytes == 0 || bytes > PAGE_BYTES_MAX {
+            return bad(eco_format!("a page of {bytes} bytes; 1 to {PAGE_BYTES_MAX} are possible"));
+        }
         if query.limit == 0 || query.limit > LIMIT_MAX {
             return bad(eco_format!("the limit is {}; 1 to {LIMIT_MAX} are possible", query.limit));
         }
@@ -197,8 +201,12 @@ pub struct Query {
     pub filter: Filter,
     /// In which order; without one, by id. Documents without the field come last, by id, as in the directory.
     pub order: Option<Order>,
-    /// How many, 1 to [`LIMIT_MAX`]; fewer where they have more than [`PAGE_BYTES_MAX`] together.
+    /// Only those whose id begins so; empty for all.
+    pub beginning: EcoString,
+    /// How many, 1 to [`LIMIT_MAX`].
     pub limit: u16,
+    /// Bytes of documents after which a page ends before its limit, up to [`PAGE_BYTES_MAX`].
+    pub bytes_max: usize,
     /// Where the last page ended.
     pub after: Option<Cursor>,
 }
@@ -206,7 +214,15 @@ pub struct Query {
 impl Query {
     /// The first 100 documents of a collection that a filter lets through, by id.
     pub const fn new(collection: Collection, filter: Filter) -> Self {
-        Self { collection, filter, order: None, limit: 100, after: None }
+        Self {
+            collection,
+            filter,
+            order: None,
+            beginning: EcoString::new(),
+            limit: 100,
+            bytes_max: PAGE_BYTES_MAX,
+            after: None,
+        }
     }
 }
 
@@ -263,35 +279,6 @@ pub(crate) fn value_of(
         FieldType::Keyword | FieldType::Text => {
             value.as_str().map(|text| MetaValue::Text(text.into()))
         }
-    }
-}
-
-/// Whether a filter lets a document through: what each store's own language must agree with.
-pub(crate) fn lets_through(
-    filter: &Filter,
-    value: &impl Fn(&EcoString) -> Option<MetaValue>,
-) -> bool {
-    let compare = |name: &EcoString, right: &MetaValue, is: fn(std::cmp::Ordering) -> bool| {
-        value(name).is_some_and(|left| is(left.cmp(right)))
-    };
-    match filter {
-        Filter::And(all) => all.iter().all(|filter| lets_through(filter, value)),
-        Filter::Or(any) => any.iter().any(|filter| lets_through(filter, value)),
-        Filter::Not(not) => !lets_through(not, value),
-        Filter::Eq(name, right) => compare(name, right, std::cmp::Ordering::is_eq),
-        Filter::Ne(name, right) => !compare(name, right, std::cmp::Ordering::is_eq),
-        Filter::In(name, values) => value(name).is_some_and(|left| values.contains(&left)),
-        Filter::Lt(name, right) => compare(name, right, std::cmp::Ordering::is_lt),
-        Filter::Le(name, right) => compare(name, right, std::cmp::Ordering::is_le),
-        Filter::Gt(name, right) => compare(name, right, std::cmp::Ordering::is_gt),
-        Filter::Ge(name, right) => compare(name, right, std::cmp::Ordering::is_ge),
-        Filter::Between(name, from, to) => {
-            value(name).is_some_and(|left| *from <= left && left <= *to)
-        }
-        Filter::Prefix(name, beginning) => match value(name) {
-            Some(MetaValue::Text(text)) => text.starts_with(beginning.as_str()),
-            Some(MetaValue::Bool(_) | MetaValue::Int(_)) | None => false,
-        },
     }
 }
 

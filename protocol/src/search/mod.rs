@@ -4,6 +4,7 @@
 //! in the directory, in a live search and in a store: numbers are i64, texts compare by bytes, and a condition on a
 //! field that a record does not have is false.
 
+mod condition;
 mod text;
 
 use ecow::{EcoString, eco_format};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::wire::client_session::MetaValue;
 use crate::{Code, Refusal};
 
+pub use condition::{Condition, Field, Value, field};
 pub use text::{Query, TextError};
 
 /// `and`, `or` and `not` inside each other, at most.
@@ -168,6 +170,47 @@ impl Filter {
     /// Whether it lets everything through because it says nothing.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::And(all) if all.is_empty())
+    }
+
+    /// What both let through, no deeper than they are.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        if self.is_empty() {
+            return other;
+        }
+        if other.is_empty() {
+            return self;
+        }
+        let of = |filter| if let Self::And(all) = filter { all } else { vec![filter] };
+        let mut all = of(self);
+        all.extend(of(other));
+        Self::And(all)
+    }
+
+    /// Whether a record is let through whose fields are these; none is a field that it does not have.
+    pub fn lets_through(&self, value: &impl Fn(&EcoString) -> Option<MetaValue>) -> bool {
+        let compare = |name: &EcoString, right: &MetaValue, is: fn(std::cmp::Ordering) -> bool| {
+            value(name).is_some_and(|left| is(left.cmp(right)))
+        };
+        match self {
+            Self::And(all) => all.iter().all(|filter| filter.lets_through(value)),
+            Self::Or(any) => any.iter().any(|filter| filter.lets_through(value)),
+            Self::Not(not) => !not.lets_through(value),
+            Self::Eq(name, right) => compare(name, right, std::cmp::Ordering::is_eq),
+            Self::Ne(name, right) => !compare(name, right, std::cmp::Ordering::is_eq),
+            Self::In(name, values) => value(name).is_some_and(|left| values.contains(&left)),
+            Self::Lt(name, right) => compare(name, right, std::cmp::Ordering::is_lt),
+            Self::Le(name, right) => compare(name, right, std::cmp::Ordering::is_le),
+            Self::Gt(name, right) => compare(name, right, std::cmp::Ordering::is_gt),
+            Self::Ge(name, right) => compare(name, right, std::cmp::Ordering::is_ge),
+            Self::Between(name, from, to) => {
+                value(name).is_some_and(|left| *from <= left && left <= *to)
+            }
+            Self::Prefix(name, beginning) => match value(name) {
+                Some(MetaValue::Text(text)) => text.starts_with(beginning.as_str()),
+                Some(MetaValue::Bool(_) | MetaValue::Int(_)) | None => false,
+            },
+        }
     }
 
     /// Whether a filter is small enough to be worked on, whoever wrote it.

@@ -9,7 +9,7 @@ use greenroom_protocol::wire::client_session::MetaValue;
 
 use super::{Answer, Backend, Boxed, Decision, Job, Operation, Put, Stored, decide, expires_ms};
 use crate::clock::Clock;
-use crate::query::{Cursor, PAGE_BYTES_MAX, Page, Query, lets_through, value_of};
+use crate::query::{Cursor, Page, Query, value_of};
 use crate::{Body, Collection, Document, Key, OpenError, Owner, Schema, StorageError, Version};
 
 /// Documents in memory; they end with the process.
@@ -161,10 +161,12 @@ impl State {
         let rows = self.collections.get(&query.collection).into_iter().flatten();
         let mut found: Vec<(Place<'_>, &Row)> = Vec::new();
         for (id, row) in rows {
-            let Some(body) = &row.body else { continue };
+            let Some(body) = row.body.as_ref().filter(|_| id.starts_with(&*query.beginning)) else {
+                continue;
+            };
             let Ok(json) = body.decode::<serde_json::Value>() else { continue };
             let value = |name: &EcoString| value_of(&json, name, field(name));
-            if lets_through(&query.filter, &value) {
+            if query.filter.lets_through(&value) {
                 let place = query.order.as_ref().and_then(|order| value(&order.field));
                 found.push((Place { value: place, id }, row));
             }
@@ -177,7 +179,7 @@ impl State {
         let mut page = Page::default();
         let mut bytes = 0;
         for (place, row) in found {
-            if page.documents.len() == usize::from(query.limit) || bytes > PAGE_BYTES_MAX {
+            if page.documents.len() == usize::from(query.limit) || bytes > query.bytes_max {
                 return page;
             }
             let Ok(key) = Key::new(query.collection, place.id.clone()) else { continue };

@@ -14,7 +14,7 @@ use super::Inner;
 use super::documents::{Found, Pause};
 use super::statement::{Statement, json};
 use crate::backend::Answer;
-use crate::query::{PAGE_BYTES_MAX, Page, Query, RawPage, RawQuery, lets_through, value_of};
+use crate::query::{Page, Query, RawPage, RawQuery, value_of};
 use crate::{Cursor, Document, Key, StorageError};
 
 /// Documents of a page that are read at once.
@@ -132,7 +132,7 @@ impl Inner {
             }
             let mut read = stream::iter(reads).buffered(READS);
             while let Some((value, key, found)) = read.next().await {
-                if page.documents.len() == usize::from(query.limit) || bytes > PAGE_BYTES_MAX {
+                if page.documents.len() == usize::from(query.limit) || bytes > query.bytes_max {
                     return Ok(Answer::Page(page));
                 }
                 page.next = Some(Cursor { value, id: key.id().into() });
@@ -183,5 +183,5 @@ impl Inner {
 
 fn matches(query: &Query, document: &Document, holds: &impl Fn(&str) -> FieldType) -> bool {
     let Ok(body) = document.body.decode::<Value>() else { return false };
-    lets_through(&query.filter, &|name: &EcoString| value_of(&body, name, holds(name)))
+    query.filter.lets_through(&|name: &EcoString| value_of(&body, name, holds(name)))
 }

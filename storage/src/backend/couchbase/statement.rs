@@ -57,6 +57,9 @@ impl Statement {
             }
             (Some(_), Part::All) | (None, _) => (String::new(), "META(d).id".to_owned()),
         };
+        if !query.beginning.is_empty() {
+            conditions.push(writer.begins("META(d).id", &query.beginning));
+        }
         if !query.filter.is_empty() {
             conditions.push(writer.condition(&query.filter));
         }
@@ -157,16 +160,21 @@ impl<F: Fn(&str) -> FieldType> Writer<'_, F> {
                 format!("{} IN {values}", field(name))
             }
             Filter::Prefix(name, beginning) => {
-                let from = self.parameter(beginning.as_str().into());
                 let (kind, field) = (self.is_kind(name), field(name));
-                match text_end(beginning) {
-                    Some(end) => {
-                        let end = self.parameter(end.into());
-                        format!("({kind} AND {field} >= {from} AND {field} < {end})")
-                    }
-                    None => format!("({kind} AND {field} >= {from})"),
-                }
+                format!("({kind} AND {})", self.begins(&field, beginning))
             }
+        }
+    }
+
+    /// That a text begins so, as a range of the index that has it.
+    fn begins(&mut self, text: &str, beginning: &EcoString) -> String {
+        let from = self.parameter(beginning.as_str().into());
+        match text_end(beginning) {
+            Some(end) => {
+                let end = self.parameter(end.into());
+                format!("{text} >= {from} AND {text} < {end}")
+            }
+            None => format!("{text} >= {from}"),
         }
     }
 

@@ -17,7 +17,7 @@ use super::select::{Select, bound};
 use super::writer::{owner_of, signed};
 use super::{Queue, lock};
 use crate::backend::{Answer, Operation};
-use crate::query::{PAGE_BYTES_MAX, Page, Query, RawPage, RawQuery};
+use crate::query::{Page, Query, RawPage, RawQuery};
 use crate::{Body, Clock, Document, Key, Schema, StorageError, Version};
 
 pub(super) struct Reader {
@@ -117,7 +117,7 @@ impl Reader {
                 let mut rows = statement.query(params_from_iter(&select.parameters))?;
                 while let Some(row) = rows.next()? {
                     let is_full =
-                        page.documents.len() == usize::from(query.limit) || bytes > PAGE_BYTES_MAX;
+                        page.documents.len() == usize::from(query.limit) || bytes > query.bytes_max;
                     if is_full {
                         return Ok(true);
                     }

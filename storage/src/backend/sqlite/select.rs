@@ -54,6 +54,9 @@ impl Select {
             }
             (Some(_), Part::All) | (None, _) => ("NULL", "id".to_owned()),
         };
+        if !query.beginning.is_empty() {
+            conditions.push(writer.begins("id", &query.beginning));
+        }
         if !query.filter.is_empty() {
             conditions.push(writer.condition(&query.filter));
         }
@@ -135,16 +138,21 @@ impl<F: Fn(&str) -> FieldType> Writer<'_, F> {
                 format!("{} IN ({values})", self.field(name))
             }
             Filter::Prefix(name, beginning) => {
-                let from = self.parameter(Value::Text(beginning.to_string()));
                 let field = self.field(name);
-                match text_end(beginning) {
-                    Some(end) => {
-                        let end = self.parameter(Value::Text(end));
-                        format!("({field} >= {from} AND {field} < {end})")
-                    }
-                    None => format!("{field} >= {from}"),
-                }
+                self.begins(&field, beginning)
             }
+        }
+    }
+
+    /// That a text begins so, as a range of the index that has it.
+    fn begins(&mut self, text: &str, beginning: &EcoString) -> String {
+        let from = self.parameter(Value::Text(beginning.to_string()));
+        match text_end(beginning) {
+            Some(end) => {
+                let end = self.parameter(Value::Text(end));
+                format!("({text} >= {from} AND {text} < {end})")
+            }
+            None => format!("{text} >= {from}"),
         }
     }
 

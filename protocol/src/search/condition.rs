@@ -2,18 +2,16 @@
 
 use std::ops::{BitAnd, BitOr, Not};
 
+use super::{Filter, TextError};
+use crate::wire::client_session::MetaValue;
+use crate::{InstanceId, UserId};
 use ecow::EcoString;
-use greenroom_protocol::{
-    InstanceId, UserId,
-    search::{Filter, TextError},
-    wire::client_session::MetaValue,
-};
 
-/// A field that records are looked for by: one that the kind declares, or one that every instance has, as `created`,
-/// `seats_free` or `key`.
+/// A field that records are looked for by. Of instances: one that the kind declares, or one that every instance has, as
+/// `created`, `seats_free` or `key`. Of documents: one that an index has.
 ///
 /// ```
-/// use greenroom_client::{Filter, field};
+/// use greenroom_protocol::search::{Filter, field};
 ///
 /// let built = field("mode").eq("ranked") & field("rating").between(1400, 1600) & !field("full").is(true);
 /// let read = Filter::parse("mode = \"ranked\" and rating between 1400 and 1600 and not full = true");
@@ -102,7 +100,7 @@ impl BitAnd for Condition {
     type Output = Self;
     /// Lets through what both let through.
     fn bitand(self, other: Self) -> Self {
-        Self(and(self.0, other.0))
+        Self(self.0.and(other.0))
     }
 }
 
@@ -124,20 +122,6 @@ impl Not for Condition {
     fn not(self) -> Self {
         Self(Filter::Not(Box::new(self.0)))
     }
-}
-
-/// What both let through, no deeper than they are.
-pub(crate) fn and(left: Filter, right: Filter) -> Filter {
-    if left.is_empty() {
-        return right;
-    }
-    if right.is_empty() {
-        return left;
-    }
-    let of = |filter| if let Filter::And(all) = filter { all } else { vec![filter] };
-    let mut all = of(left);
-    all.extend(of(right));
-    Filter::And(all)
 }
 
 mod sealed {
@@ -179,8 +163,7 @@ values! {
 
 #[cfg(test)]
 mod tests {
-    use greenroom_protocol::search::FILTER_DEPTH_MAX;
-
+    use super::super::FILTER_DEPTH_MAX;
     use super::*;
 
     fn of(condition: Condition) -> Filter {
@@ -219,7 +202,7 @@ mod tests {
         let any = many().reduce(|left, right| right | left).unwrap();
         let both = of(all & any);
         assert_eq!(both.check(), Ok(()));
-        assert_eq!(and(Filter::default(), both.clone()), both);
-        assert_eq!(and(both.clone(), Filter::default()), both);
+        assert_eq!(Filter::default().and(both.clone()), both);
+        assert_eq!(both.clone().and(Filter::default()), both);
     }
 }
