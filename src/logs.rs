@@ -20,6 +20,12 @@ use greenroom_logs::{
     sql::{Answer, Database, Filter, about},
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tracing_subscriber::{
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::{
     operator::{columns, print},
@@ -118,6 +124,14 @@ pub(crate) fn command() -> Command {
 }
 
 pub(crate) fn run(matches: &ArgMatches) -> Result<ExitCode> {
+    // What a reader leaves out is said by its name.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .without_time();
+    let of_readers = Targets::new().with_target("greenroom_logs", LevelFilter::WARN);
+    tracing_subscriber::registry().with(lines.with_filter(of_readers)).init();
     match matches.subcommand() {
         Some(("tail", matches)) => tail(matches),
         Some(("sql", matches)) => sql(matches),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File},
+    fs,
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -17,8 +17,10 @@ use crate::{
 };
 
 /// What is read at once. Of a segment that is still written to, this much before its end is a step; a line is far
-/// smaller. A closed segment is one step, since it can be decompressed from its beginning only.
+/// smaller.
 const STEP_BYTES: u64 = 1 << 20;
+/// A step of a closed segment. Larger, since each decompresses it from its beginning.
+const CLOSED_STEP_BYTES: usize = 16 << 20;
 
 /// How much of the log a page may take.
 #[derive(Clone, Copy, Debug)]
@@ -184,7 +186,10 @@ impl Past {
                 self.missing = Some(segment.file.clone());
                 return Ok(());
             }
-            Err(_) => page.skipped.segments += 1,
+            Err(error) => {
+                segment::left_out(segment, &error);
+                page.skipped.segments += 1;
+            }
         }
         let Step { begin, found, .. } = step;
         self.found = found;
@@ -216,22 +221,24 @@ impl Step<'_> {
         page: &mut Page,
     ) -> io::Result<()> {
         let mut reader = segment::open(segment)?.take(end);
-        let mut lines = Lines::starting_at(0);
-        let mut piece = Vec::new();
+        // Decompressing is fast, looking at lines is not: only those at the end are looked at.
+        let (mut tail, mut upto) = (Vec::new(), 0);
         let read = loop {
-            piece.clear();
             if is_stopped() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
-            match (&mut reader).take(STEP_BYTES).read_to_end(&mut piece) {
+            match (&mut reader).take(STEP_BYTES).read_to_end(&mut tail) {
                 Ok(0) => break Ok(()),
-                Ok(size) => page.bytes += size as u64,
+                Ok(size) => upto += size as u64,
                 Err(error) => break Err(error),
             }
-            lines.push(&piece);
-            self.take(&mut lines, wanted);
+            // Twice as much, so that each byte moves once at most.
+            if tail.len() >= 2 * CLOSED_STEP_BYTES {
+                tail.drain(..tail.len() - CLOSED_STEP_BYTES);
+            }
         };
-        page.skipped += lines.skipped();
+        tail.drain(..tail.len().saturating_sub(CLOSED_STEP_BYTES));
+        self.look_at(upto - tail.len() as u64, &tail, wanted, page);
         read
     }
 
@@ -242,13 +249,25 @@ impl Step<'_> {
         wanted: &mut impl FnMut(&Entry<'_>) -> bool,
         page: &mut Page,
     ) -> io::Result<()> {
-        let mut file = File::open(&segment.file)?;
+        let mut file = segment::open_file(&segment.file)?;
         let end = end.min(file.metadata()?.len());
         let from = end.saturating_sub(STEP_BYTES);
-        self.begin = from;
         let mut piece = Vec::new();
         file.seek(SeekFrom::Start(from))?;
         file.take(end - from).read_to_end(&mut piece)?;
+        self.look_at(from, &piece, wanted, page);
+        Ok(())
+    }
+
+    /// Looks at a piece of a segment that ends with a line.
+    fn look_at(
+        &mut self,
+        from: u64,
+        piece: &[u8],
+        wanted: &mut impl FnMut(&Entry<'_>) -> bool,
+        page: &mut Page,
+    ) {
+        self.begin = from;
         page.bytes += piece.len() as u64;
         // It begins in the middle of a line, which is left to the step before. More than a step without any end of a
         // line is no event.
@@ -263,7 +282,6 @@ impl Step<'_> {
             self.take(&mut lines, wanted);
             page.skipped += lines.skipped();
         }
-        Ok(())
     }
 
     /// Takes what is wanted: of too much, the newest.

@@ -4,8 +4,7 @@ use std::{
     borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
-    fmt,
-    fs::{self, File},
+    fmt, fs,
     io::{self, Read},
     path::{Path, PathBuf},
     str::FromStr,
@@ -19,7 +18,7 @@ use crate::{
     LogsError,
     event::LINE_BYTES_MAX,
     id::{ID_CHARS, time_of_id},
-    segment::{self, Segment, whole_lines},
+    segment::{self, Segment, open_file, whole_lines},
 };
 
 /// What is read at once.
@@ -378,7 +377,8 @@ impl Stream {
                 self.missing = Some(found.file.clone());
                 return Ok(true);
             }
-            Err(_) => {
+            Err(error) => {
+                segment::left_out(found, &error);
                 self.skipped.segments += 1;
                 self.close(found.number, false);
                 return Ok(true);
@@ -404,7 +404,7 @@ impl Stream {
                 true => (last.number + 1, 0),
                 false => (
                     last.number,
-                    File::open(&last.file).and_then(|file| whole_lines(&file)).unwrap_or(0),
+                    open_file(&last.file).and_then(|file| whole_lines(&file)).unwrap_or(0),
                 ),
             };
             self.next = Position { process: self.process.clone(), segment, offset };

@@ -30,6 +30,13 @@ pub(crate) struct Segment {
     pub(crate) bytes: u64,
 }
 
+impl Segment {
+    /// Whether its name leads to a regular file.
+    pub(crate) fn is_regular(&self) -> bool {
+        self.file.is_file()
+    }
+}
+
 pub(crate) fn name(number: u64, start_ms: u64) -> String {
     format!("{number:08}-{start_ms}.jsonl")
 }
@@ -81,17 +88,18 @@ pub(crate) fn recover(folder: &Path) -> io::Result<(u64, u64)> {
         let is_closed_too = || {
             let mut closed = file.clone().into_os_string();
             closed.push(".zst");
-            Path::new(&closed).exists()
+            Path::new(&closed).is_file()
         };
         let ends_in = |end| file.extension().is_some_and(|found| found == end);
-        if ends_in("new") || ends_in("jsonl") && is_closed_too() {
+        let is_left = ends_in("new") || ends_in("jsonl") && is_closed_too();
+        if is_left && file.is_file() {
             fs::remove_file(&file)?;
         }
     }
     let (mut next, mut torn) = (1, 0);
     for segment in list(folder)? {
         next = segment.number + 1;
-        if !segment.is_closed {
+        if !segment.is_closed && segment.is_regular() {
             let cut = cut_torn_line(&segment.file)?;
             torn += cut;
             if cut == segment.bytes {
@@ -139,7 +147,7 @@ pub(crate) fn close(segment: &Segment) -> io::Result<()> {
     };
     let beside = closed.with_extension("zst.new");
     let write = || -> io::Result<()> {
-        let mut plain = File::open(&segment.file)?;
+        let mut plain = open_file(&segment.file)?;
         let mut encoder = zstd::Encoder::new(BufWriter::new(File::create(&beside)?), COMPRESSION)?;
         encoder.include_checksum(true)?;
         io::copy(&mut plain, &mut encoder)?;
@@ -165,9 +173,25 @@ pub(crate) fn count(segment: &Segment) -> u64 {
     events
 }
 
+/// Opens what is a regular file, for reading. To open something else of that name could take for ever: a FIFO waits for
+/// somebody who writes.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other(
+            "it is no regular file: move it out of the folder of the log",
+        ));
+    }
+    File::open(path)
+}
+
+/// Says which segment is passed over, and why.
+pub(crate) fn left_out(segment: &Segment, error: &io::Error) {
+    tracing::warn!(file = %segment.file.display(), %error, "a segment of the event log is left out");
+}
+
 /// What reads a segment's plain bytes.
 pub(crate) fn open(segment: &Segment) -> io::Result<Box<dyn io::Read + Send>> {
-    let file = File::open(&segment.file)?;
+    let file = open_file(&segment.file)?;
     match segment.is_closed {
         true => Ok(Box::new(zstd::Decoder::new(file)?)),
         false => Ok(Box::new(file)),

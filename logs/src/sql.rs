@@ -10,7 +10,7 @@ use std::{
 };
 
 use rusqlite::{
-    Connection, ErrorCode, OpenFlags, ToSql,
+    Connection, ErrorCode, OpenFlags,
     hooks::{AuthAction, AuthContext, Authorization},
     types::ValueRef,
 };
@@ -206,25 +206,9 @@ impl Database {
     /// # Errors
     /// When it can't be kept.
     pub fn add(&mut self, event: &Entry<'_>) -> Result<(), SqlError> {
-        let optional = [&event.user, &event.instance, &event.session, &event.trace];
-        let [user, instance, session, trace] = optional.map(|value| value.as_deref());
-        let fields = event.fields.get();
-        let values: [&dyn ToSql; COLUMNS.len()] = [
-            &event.id,
-            &event.ts,
-            &event.node,
-            &event.role,
-            &event.kind,
-            &event.severity,
-            &user,
-            &instance,
-            &session,
-            &trace,
-            &fields,
-        ];
         let text = "insert or ignore into events values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let inserted = self.connection.prepare_cached(text);
-        let inserted = inserted.and_then(|mut insert| insert.execute(&values[..]));
+        let inserted = inserted.and_then(|mut insert| insert.execute(values(event)));
         match inserted.map_err(SqlError::keeping)? {
             0 => self.loaded.doubled += 1,
             _ => self.loaded.events += 1,
@@ -239,7 +223,7 @@ impl Database {
             if *looked_at < LOOKED_AT {
                 *looked_at += 1;
                 let of: BTreeMap<String, serde::de::IgnoredAny> =
-                    serde_json::from_str(fields).unwrap_or_default();
+                    serde_json::from_str(event.fields.get()).unwrap_or_default();
                 names.extend(of.into_keys());
             }
         }
@@ -382,25 +366,27 @@ impl Filter {
     /// # Errors
     /// When it can't be decided for this event: a function was given what it does not take.
     pub fn holds(&self, event: &Entry<'_>) -> Result<bool, SqlError> {
-        let optional = [&event.user, &event.instance, &event.session, &event.trace];
-        let [user, instance, session, trace] = optional.map(|value| value.as_deref());
-        let values: [&dyn ToSql; COLUMNS.len()] = [
-            &event.id,
-            &event.ts,
-            &event.node,
-            &event.role,
-            &event.kind,
-            &event.severity,
-            &user,
-            &instance,
-            &session,
-            &trace,
-            &event.fields.get(),
-        ];
         let prepared = self.database.connection.prepare_cached(&self.text);
-        let holds = prepared.and_then(|mut statement| statement.exists(&values[..]));
+        let holds = prepared.and_then(|mut statement| statement.exists(values(event)));
         holds.map_err(|error| SqlError::Question(plain(&error)))
     }
+}
+
+/// An event's values, in the order of [`COLUMNS`].
+fn values<'a>(event: &'a Entry<'_>) -> [Option<&'a str>; COLUMNS.len()] {
+    [
+        Some(&event.id),
+        Some(&event.ts),
+        Some(&event.node),
+        Some(&event.role),
+        Some(&event.kind),
+        Some(&event.severity),
+        event.user.as_deref(),
+        event.instance.as_deref(),
+        event.session.as_deref(),
+        event.trace.as_deref(),
+        Some(event.fields.get()),
+    ]
 }
 
 /// A view of a kind, with its fields as columns.

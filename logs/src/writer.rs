@@ -21,7 +21,7 @@ use crate::{
     event::{LINE_BYTES_MAX, Line, Trace},
     id::Stamps,
     kinds::{EventsLost, SegmentsDropped, TornLine},
-    segment,
+    segment::{self, Segment},
 };
 
 /// How long an event waits for its write, at most: half of what is promised.
@@ -617,7 +617,7 @@ impl Closer {
     fn close_before(&self, active: u64) -> io::Result<()> {
         let mut result = Ok(());
         for segment in segment::list(&self.shared.folder)? {
-            if segment.number < active && !segment.is_closed {
+            if segment.number < active && !segment.is_closed && segment.is_regular() {
                 result = result.and(segment::close(&segment));
             }
         }
@@ -625,7 +625,9 @@ impl Closer {
     }
 
     fn drop_oldest(&self, active: u64) -> io::Result<()> {
-        let all = segment::list(&self.shared.folder)?;
+        let mut all = segment::list(&self.shared.folder)?;
+        // What somebody else has put there is not ours to remove.
+        all.retain(Segment::is_regular);
         let mut total: u64 = all.iter().map(|segment| segment.bytes).sum();
         let mut dropped = SegmentsDropped { segments: 0, events: 0, bytes: 0 };
         for segment in all.iter().filter(|segment| segment.number < active) {

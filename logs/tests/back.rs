@@ -133,6 +133,43 @@ fn a_folder_that_is_not_there_is_empty_and_a_process_that_is_not_has_no_past() {
     assert!(page.records.is_empty() && !page.has_more);
 }
 
+/// A step is bounded in a closed segment too, however large that is: the page ends, and the next one goes on inside.
+#[test]
+fn a_large_closed_segment_is_looked_at_in_steps() {
+    const LINES: u32 = 10_000;
+    let folder = tempfile::tempdir().unwrap();
+    let process = folder.path().join("p");
+    fs::create_dir(&process).unwrap();
+    let padding = "x".repeat(4_000);
+    let line = |n: u32| {
+        format!(
+            "{{\"id\":\"{n:026}\",\"ts\":\"2026-11-28T12:00:01.000Z\",\"node\":\"n\",\"role\":\"game\",\"kind\":\"k\",\"v\":1,\
+             \"severity\":\"info\",\"user\":\"u{}\",\"fields\":{{\"padding\":\"{padding}\"}}}}\n",
+            n % 500
+        )
+    };
+    let text: String = (0..LINES).map(line).collect();
+    let closed = process.join("00000001-1795867200000.jsonl.zst");
+    fs::write(closed, zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
+    let step = 16 << 20;
+    assert!(text.len() > 2 * step);
+
+    let newest = Limits { events_max: 5, ..ALL };
+    let page = back::page(folder.path(), None, newest, || false, |_| true).unwrap();
+    let expected: Vec<_> = (LINES - 5..LINES).rev().map(|n| format!("{n:026}")).collect();
+    assert_eq!(ids(&page.records), expected);
+    assert!(page.has_more && page.bytes <= step as u64, "{}", page.bytes);
+
+    let of_one = |event: &Entry<'_>| event.user.as_deref() == Some("u7");
+    for limits in [Limits { bytes_max: 1, ..ALL }, Limits { time_max: Duration::ZERO, ..ALL }] {
+        let pages = backwards(folder.path(), limits, of_one);
+        assert!(pages.len() > 2 && pages.iter().all(|page| page.bytes <= step as u64));
+        let given: Vec<_> = pages.iter().flat_map(|page| ids(&page.records)).collect();
+        let expected: Vec<_> = (0..LINES).rev().filter(|n| n % 500 == 7).collect();
+        assert_eq!(given, expected.iter().map(|n| format!("{n:026}")).collect::<Vec<_>>());
+    }
+}
+
 /// A name that leads nowhere is looked at twice, and no more: whoever reads the log comes to its end.
 #[cfg(unix)]
 #[test]

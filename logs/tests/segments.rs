@@ -306,3 +306,61 @@ let is_seen = reader.skipped().lines > 0 || read.iter().any(|line| !whole.contai
         prop_assert!(is_seen || at == whole.iter().map(|line| line.len() + 1).sum::<usize>());
     }
 }
+
+/// Somebody has put other things into the folder, which are named as segments are: nobody waits for them, opens them or
+/// removes them, and what is a segment is read and written on.
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_left_out_and_blocks_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = start(folder.path(), &LogsConfig::default());
+    emit(writer.logs(), 1);
+    writer.stop();
+    let process = folder.path().join("p");
+    let strange = |number: u32, end: &str| process.join(format!("{number:08}-1795867200000.{end}"));
+    for (number, end) in [(2, "jsonl"), (3, "jsonl.zst")] {
+        let made = std::process::Command::new("mkfifo").arg(strange(number, end)).status().unwrap();
+        assert!(made.success());
+    }
+    for (number, end) in [(4, "jsonl"), (5, "jsonl.zst"), (6, "jsonl.zst.new")] {
+        fs::create_dir(strange(number, end)).unwrap();
+    }
+    std::os::unix::fs::symlink("/dev/zero", strange(7, "jsonl")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(strange(8, "jsonl")).unwrap();
+
+    let (sender, ended) = std::sync::mpsc::channel();
+    let path = folder.path().to_owned();
+    // On a thread of its own, so that one that waits for ever is told apart.
+    std::thread::spawn(move || {
+        let (records, reader) = read_all(&path);
+        let page = greenroom_logs::back::page(
+            &path,
+            None,
+            greenroom_logs::back::Limits {
+                events_max: 100,
+                bytes_max: u64::MAX,
+                time_max: PATIENCE,
+            },
+            || false,
+            |_| true,
+        );
+        let before = (check_ins(&records), reader.skipped().segments, page.unwrap().records.len());
+        // Each event is a segment, the closed ones are compressed, and the oldest go.
+        let config =
+            LogsConfig { segment_bytes_max: 1, total_bytes_max: 3_000, ..LogsConfig::default() };
+        let writer = start(&path, &config);
+        for n in 2..40 {
+            emit(writer.logs(), n);
+            assert!(writer.logs().flush(PATIENCE));
+        }
+        writer.stop();
+        sender.send((before, check_ins(&read_all(&path).0))).unwrap();
+    });
+    let (before, after) = ended.recv_timeout(Duration::from_secs(60)).expect("nobody waits");
+    assert_eq!(before, (vec![1], 6, 1));
+    assert!(after.ends_with(&[38, 39]) && after.len() < 39, "{after:?}");
+    let there = |(number, end)| fs::symlink_metadata(strange(number, end)).is_ok();
+    let all =
+        [(2, "jsonl"), (3, "jsonl.zst"), (4, "jsonl"), (5, "jsonl.zst"), (6, "jsonl.zst.new")];
+    assert!(all.into_iter().chain([(7, "jsonl"), (8, "jsonl")]).all(there));
+}

@@ -2,15 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::harness::{Cluster, assert_clean, run, wait_until};
-
-/// The rows of an answer, without its head.
-fn rows(data: &str, question: &str) -> Vec<String> {
-    let output = run(&["logs", "sql", question, "--data", data, "--format", "csv"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().skip(1).map(str::to_owned).collect()
-}
+use crate::harness::{Cluster, assert_clean, rows, wait_until};
 
 fn counts(data: &str) -> BTreeMap<String, u64> {
     let rows = rows(data, "select kind, count(*) from events group by kind");

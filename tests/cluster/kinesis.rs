@@ -9,7 +9,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    harness::{Process, error_of, greenroom, report, wait_until},
+    harness::{Process, error_of, greenroom, report, rows, rows_of, wait_until},
     moto::{CREDENTIALS, Moto},
     proxy::{Fault, Proxy},
     up::{Many, process_id},
@@ -53,8 +53,8 @@ fn answer(at: At<'_>, words: &[&str]) -> (String, String) {
 }
 
 fn ids(at: At<'_>) -> BTreeSet<String> {
-    let (text, _) = answer(at, &["sql", "select id from events", "--format", "csv"]);
-    text.lines().skip(1).map(str::to_owned).collect()
+    let ids = rows_of(&ask(at, &["sql", "select id from events", "--format", "csv"]));
+    ids.into_iter().collect()
 }
 
 /// How many events a stream has more than once, as the command says it.
@@ -65,11 +65,10 @@ fn doubled(stream: At<'_>) -> u64 {
 }
 
 fn kinds(data: &str) -> BTreeSet<String> {
-    let words = ["sql", "select distinct kind from events", "--format", "csv"];
-    answer(At::Disk(data), &words).0.lines().map(str::to_owned).collect()
+    rows(data, "select distinct kind from events").into_iter().collect()
 }
 
-/// Bots play; the stream is away for 20 s, and a game server is killed meanwhile; one answer of the stream is lost.
+/// Bots play for a minute; the stream is away for 20 s, and a game server is killed meanwhile; one answer of the stream is lost.
 /// Then everything that is on disk is in the stream, and whoever asks gets the same answers from both.
 #[test]
 fn what_is_on_disk_is_in_the_stream_after_it_was_away_and_a_game_server_died() {
@@ -87,7 +86,7 @@ fn what_is_on_disk_is_in_the_stream_after_it_was_away_and_a_game_server_died() {
     ];
     let (up, admin) = many.start_as(&mut with_credentials(), &flags);
     let bots = ["bots", "--json", "--admin", &admin, "--users", "40", "--game", "duel"];
-    let bots = Process::spawn(greenroom().args(bots).args(["--for", "45s"]));
+    let bots = Process::spawn(greenroom().args(bots).args(["--for", "60s"]));
     wait_until("events in the stream", || proxy.seen().calls > 5);
     proxy.next([Fault::Swallow]);
     wait_until("an answer that is lost", || proxy.seen().records_swallowed > 0);

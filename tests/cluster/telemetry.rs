@@ -16,7 +16,7 @@ use greenroom_games::duel;
 use serde::Deserialize;
 
 use crate::{
-    harness::{Folder, Process, event, greenroom, run, status},
+    harness::{Folder, Process, event, greenroom, rows, run, status},
     up::{Many, said},
 };
 
@@ -86,9 +86,7 @@ impl Collector {
 /// The kinds of events that the log has of a trace.
 fn kinds_of(trace: &str, many: &Many) -> Vec<String> {
     let sql = format!("select kind from events where trace = '{trace}' order by kind");
-    let output = run(&["logs", "sql", &sql, "--format", "csv", "--data", many.folder()]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).lines().skip(1).map(str::to_owned).collect()
+    rows(many.folder(), &sql)
 }
 
 /// The spans of the trace whose root is the first of these places.

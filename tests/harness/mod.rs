@@ -558,3 +558,14 @@ pub fn error_of(output: &Output) -> String {
     assert!(!output.status.success(), "it succeeded: {}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
+
+/// The rows of an answer in CSV, without its head.
+pub fn rows_of(output: &Output) -> Vec<String> {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().skip(1).map(str::to_owned).collect()
+}
+
+/// What the event log of a data folder answers.
+pub fn rows(data: &str, question: &str) -> Vec<String> {
+    rows_of(&run(&["logs", "sql", question, "--data", data, "--format", "csv"]))
+}
