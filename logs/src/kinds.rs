@@ -57,6 +57,22 @@ events! {
         /// The code of why.
         code: EcoString,
     }
+    /// A client's connection to a session server is over: `node` is the server. A session has one for each of its
+    /// connections; a server that is killed tells none of them.
+    ConnectionEnded = "connection_ended", 1, Info, about { user: UserId, session: SessionId } {
+        /// The labels of the session server, with commas between them: its region, for one.
+        labels: Option<EcoString>,
+        /// How long it was open, in milliseconds.
+        lasted_ms: Duration,
+        /// How often the way to the client and back was measured, by pings of the server.
+        round_trips: u64,
+        /// Half of these took no longer, within an eighth; in milliseconds, up to 67 s.
+        round_trip_p50_ms: Option<Duration>,
+        /// 99 of 100 took no longer, within an eighth; in milliseconds.
+        round_trip_p99_ms: Option<Duration>,
+        /// The last one, in milliseconds.
+        round_trip_last_ms: Option<Duration>,
+    }
     /// What a client sent was over its limits or no message at all, and its connection was ended for it.
     SecurityRefusal = "security_refusal", 1, Warn, about { user: UserId, session: SessionId } {
         /// The code of the refusal.

@@ -92,14 +92,19 @@ select instance_kind, round(max(ms) filter (where rank <= 0.5), 3) as p50_ms,
 from ranked group by instance_kind order by instance_kind" },
     Report {
         name: "latency",
-        about: "how long players and instances wait, by region (the labels of the game server), in milliseconds",
+        about: "the way to players and back, and their waiting, by region (labels of the server), in milliseconds",
         shape: Some(Shape::Bars), unit: "milliseconds",
         sql: "
 with places as (select server, labels as region, max(ts) from server_up where server_role = 'game' group by server),
 grants as (select instance, server, max(ts) from instance_granted group by instance),
 homes as (select instance, coalesce(region, 'without a label') as region from grants left join places using (server)),
-waits as (
-    select region || ': an instance starts' as what, took_ms as ms from instance_running join homes using (instance)
+ways as (
+    select coalesce(labels, 'without a label') as region, round_trip_p50_ms as p50, round_trip_p99_ms as p99
+    from connection_ended where round_trips > 0
+), waits as (
+    select region || ': a round trip (a connection''s p50)' as what, p50 as ms from ways
+    union all select region || ': a round trip (a connection''s p99)', p99 from ways
+    union all select region || ': an instance starts', took_ms from instance_running join homes using (instance)
     union all select region || ': from a check-in to its first seat', ms from (
         select j.instance, (unixepoch(min(j.ts), 'subsec') - unixepoch(c.ts, 'subsec')) * 1000 as ms
         from check_in c join directory_join j on j.session = c.session group by c.session

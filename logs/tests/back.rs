@@ -143,8 +143,8 @@ fn a_large_closed_segment_is_looked_at_in_steps() {
     let padding = "x".repeat(4_000);
     let line = |n: u32| {
         format!(
-            "{{\"id\":\"{n:026}\",\"ts\":\"2026-11-28T12:00:01.000Z\",\"node\":\"n\",\"role\":\"game\",\"kind\":\"k\",\"v\":1,\
-             \"severity\":\"info\",\"user\":\"u{}\",\"fields\":{{\"padding\":\"{padding}\"}}}}\n",
+            "{{\"id\":\"{n:026}\",\"ts\":\"2026-11-28T12:00:01.000Z\",\"node\":\"n\",\"role\":\"game\",\"kind\":\"k\",\
+             \"v\":1,\"severity\":\"info\",\"user\":\"u{}\",\"fields\":{{\"padding\":\"{padding}\"}}}}\n",
             n % 500
         )
     };

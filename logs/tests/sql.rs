@@ -6,8 +6,8 @@ use std::{path::Path, time::Duration};
 use greenroom_logs::{
     LogWriter, LogsConfig, Stamp,
     kinds::{
-        CheckIn, DirectoryJoin, EventsLost, InstanceClosed, InstanceGranted, InstanceRunning,
-        ServerUp, SessionEnded,
+        CheckIn, ConnectionEnded, DirectoryJoin, EventsLost, InstanceClosed, InstanceGranted,
+        InstanceRunning, ServerUp, SessionEnded,
     },
     report::{REPORTS, Report},
     sql::{Cell, Database},
@@ -70,6 +70,31 @@ fn story(folder: &Path) {
     let ended =
         SessionEnded { user: user(1), session: SessionId(1), code: "session_expired".into() };
     logs.emit_stamped(stamp(70, 21), &ended);
+    for (n, ms) in [(1, 20), (2, 40), (3, 600)] {
+        let over = ConnectionEnded {
+            user: user(n),
+            session: SessionId(n),
+            labels: (n < 3).then(|| "eu".into()),
+            lasted_ms: Duration::from_secs(60),
+            round_trips: 4,
+            round_trip_p50_ms: Some(Duration::from_millis(ms)),
+            round_trip_p99_ms: Some(Duration::from_millis(2 * ms)),
+            round_trip_last_ms: Some(Duration::from_millis(ms)),
+        };
+        logs.emit_stamped(stamp(70, 40 + u128::from(n)), &over);
+    }
+    // Too short to be measured.
+    let short = ConnectionEnded {
+        user: user(1),
+        session: SessionId(7),
+        labels: Some("eu".into()),
+        lasted_ms: Duration::from_secs(1),
+        round_trips: 0,
+        round_trip_p50_ms: None,
+        round_trip_p99_ms: None,
+        round_trip_last_ms: None,
+    };
+    logs.emit_stamped(stamp(71, 44), &short);
     let again =
         CheckIn { user: user(1), session: SessionId(7), name: "number 1".into(), server: server() };
     logs.emit_stamped(stamp(86_400, 22), &again);
@@ -98,7 +123,7 @@ fn events_are_counted_once_however_many_told_them() {
     let (_folder, database) = loaded();
     assert_eq!(database.loaded().doubled, 1);
     let counts = rows(&database, "select kind, count(*) from events group by kind");
-    let expected = "kind,count(*)\ncheck_in,4\ndirectory_join,2\nevents_lost,1\ninstance_closed,1\n\
+    let expected = "kind,count(*)\ncheck_in,4\nconnection_ended,4\ndirectory_join,2\nevents_lost,1\ninstance_closed,1\n\
                     instance_granted,1\ninstance_running,1\nserver_up,2\nsession_ended,1\n";
     assert_eq!(counts, expected);
 }
@@ -135,7 +160,7 @@ fn nothing_can_be_written_attached_or_set() {
         assert!(text.contains("events can only be read"), "{question}: {text}");
     }
     assert!(!file.exists());
-    assert_eq!(rows(&database, "select count(*) from events"), "count(*)\n13\n");
+    assert_eq!(rows(&database, "select count(*) from events"), "count(*)\n17\n");
 }
 
 #[test]
@@ -160,7 +185,10 @@ fn a_time_leaves_out_what_was_before() {
     let database = Database::load(folder.path(), Some(NOON + 60_000), |_| {}).unwrap();
     let counts =
         rows(&database, "select kind, count(*) from events where kind <> 'events_lost' group by 1");
-    assert_eq!(counts, "kind,count(*)\ncheck_in,1\ninstance_closed,1\nsession_ended,1\n");
+    assert_eq!(
+        counts,
+        "kind,count(*)\ncheck_in,1\nconnection_ended,4\ninstance_closed,1\nsession_ended,1\n"
+    );
     let none = Database::load(folder.path(), Some(u64::MAX >> 20), |_| {}).unwrap();
     assert_eq!(none.loaded().events, 0);
 }
@@ -211,9 +239,15 @@ fn every_report_answers_the_story() {
     );
     assert_eq!(csv("wait"), "instance_kind,p50_ms,p95_ms,max_ms,sessions\nduel,2000,2000,3000,2\n");
     let latency = csv("latency");
+    let round =
+        |region: &str, percent: u32| format!("{region}: a round trip (a connection's p{percent})");
+    let ways = format!("{},20,20,20,40,2\n{},40,40,40,80,2\n", round("eu", 50), round("eu", 99));
+    let far = [(50, "600,600,600,600,1"), (99, "1200,1200,1200,1200,1")];
+    let far = far.map(|(percent, row)| format!("{},{row}\n", round("without a label", percent)));
+    let head = "what,p50_ms,p95_ms,p99_ms,max_ms,times\n";
     let starts = "\"eu,fast: an instance starts\",2.5,2.5,2.5,2.5,1\n";
     let seats = "\"eu,fast: from a check-in to its first seat\",2000,2000,2000,3000,2\n";
-    assert_eq!(latency, format!("what,p50_ms,p95_ms,p99_ms,max_ms,times\n{starts}{seats}"));
+    assert_eq!(latency, format!("{head}{starts}{seats}{ways}{}", far.concat()));
     assert_eq!(
         csv("funnel"),
         "step,users\nchecked in,3\nhad a seat,2\nhad seats in two instances,0\n"

@@ -67,6 +67,12 @@ pub struct SessionConfig {
     /// How often each side of a connection says that it is there, e.g. "30s". Silence of three times that ends it.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
+    /// How often each client is pinged to measure its round trip, e.g. "15s"; the log has the percentiles of each
+    /// connection.
+    #[serde(with = "humantime_serde")]
+    pub round_trip_every: Duration,
+    /// Free words about this server, such as its region: its events about connections have them.
+    pub labels: Vec<EcoString>,
     /// `default` or `load`.
     pub limits: LimitsProfile,
     /// How long a stopping server waits for its clients to go elsewhere, e.g. "10s".
@@ -92,6 +98,8 @@ impl Default for SessionConfig {
             pages: None,
             connections_max: None,
             heartbeat: Duration::from_secs(30),
+            round_trip_every: Duration::from_secs(15),
+            labels: Vec::new(),
             limits: LimitsProfile::Default,
             drain_timeout: Duration::from_secs(10),
             auth: AuthConfig::default(),

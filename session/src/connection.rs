@@ -24,7 +24,7 @@ use greenroom_telemetry::Span;
 use smallvec::SmallVec;
 use tokio::{net::tcp::OwnedWriteHalf, sync::Notify, task::AbortHandle};
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, round_trips::RoundTrips};
 
 /// Frames that must not be lost and may wait for a client.
 const FRAMES_MAX: usize = 256;
@@ -89,6 +89,10 @@ pub(crate) struct Connection {
     pub(crate) heard: Cell<Moment>,
     /// Since when a ping waits for its answer.
     pub(crate) pinged: Cell<Option<Moment>>,
+    /// How long the way to its client and back takes.
+    pub(crate) round_trips: RefCell<RoundTrips>,
+    /// When it was made.
+    pub(crate) since: Moment,
     /// Since when there is a part of a frame.
     pub(crate) partial: Cell<Option<Moment>>,
     /// Its requests to the directory that have no answer yet.
@@ -166,6 +170,8 @@ impl Connection {
             reader: RefCell::default(),
             heard: Cell::new(now),
             pinged: Cell::new(None),
+            round_trips: RefCell::default(),
+            since: now,
             partial: Cell::new(None),
             requests: RefCell::default(),
             check_in: Cell::default(),

@@ -18,6 +18,9 @@ pub enum SessionError {
     /// Clients would be pinged without end, or never.
     #[error("session.heartbeat is {0:?}; it is 100 ms to 1 h")]
     Heartbeat(std::time::Duration),
+    /// Clients would be measured without end, or never.
+    #[error("session.round_trip_every is {0:?}; it is 100 ms to 1 h")]
+    RoundTrips(std::time::Duration),
     /// Nobody could connect.
     #[error("a session server needs `tcp`, `ws` or an acceptor of its own to listen on")]
     NoListener,

@@ -18,6 +18,7 @@ mod error;
 mod metrics;
 mod pages;
 mod refusals;
+mod round_trips;
 mod shell;
 pub mod tls;
 mod traces;

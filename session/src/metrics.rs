@@ -33,6 +33,8 @@ greenroom_telemetry::instruments! {
     counter late = "greenroom.session.frame.late", "frame";
     /// How long requests to the directory took, from their arrival here to their answer.
     histogram request_duration = "greenroom.session.request.duration";
+    /// How long the way to clients and back takes, by this server's pings.
+    histogram round_trip = "greenroom.session.round_trip.duration";
 }
 
 impl Metrics {

@@ -18,7 +18,7 @@ use greenroom_link::{
     framing::{Fragments, Framing, FramingError, Item, pong},
     stay_linked,
 };
-use greenroom_logs::Logs;
+use greenroom_logs::{Logs, kinds::ConnectionEnded};
 use greenroom_protocol::{
     CLIENT_FRAME_BYTES_MAX, Code, Incarnation, InstanceFrame, Limits, LinkHeader, MasterLink,
     MemberId, Moment, Refusal, ReplyHeader, RequestHeader, ServerName, StampedHeader,
@@ -50,6 +50,7 @@ use crate::{
     auth::{Authenticator, Authenticators, Place},
     connection::{Connection, Connections, Queued, Shared, Sink, Writer},
     refusals::Refusals,
+    round_trips::Summary,
     traces::{Traces, trace_header},
 };
 
@@ -87,6 +88,8 @@ pub struct Session {
     pages: Pages,
     page_url: Option<EcoString>,
     drain_timeout: Duration,
+    round_trip_every: Duration,
+    labels: Option<EcoString>,
     logs: Logs,
     metrics: Arc<Metrics>,
     tracer: Tracer,
@@ -139,8 +142,12 @@ pub fn bind(
     if config.tcp.is_none() && config.ws.is_none() && additions.acceptors.is_empty() {
         return Err(SessionError::NoListener);
     }
-    if !(Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&config.heartbeat) {
+    let spans = Duration::from_millis(100)..=Duration::from_secs(3_600);
+    if !spans.contains(&config.heartbeat) {
         return Err(SessionError::Heartbeat(config.heartbeat));
+    }
+    if !spans.contains(&config.round_trip_every) {
+        return Err(SessionError::RoundTrips(config.round_trip_every));
     }
     let tls = match &config.tls {
         Some(tls) => Some(TlsAcceptor::from(tls.load()?)),
@@ -209,6 +216,8 @@ pub fn bind(
         page_url: page_url.filter(|_| !pages.is_empty()),
         pages,
         drain_timeout: config.drain_timeout,
+        round_trip_every: config.round_trip_every,
+        labels: (!config.labels.is_empty()).then(|| config.labels.join(",").into()),
         logs,
         metrics: Arc::default(),
         tracer: Tracer::default(),
@@ -317,6 +326,9 @@ impl Session {
             started: Instant::now(),
             busy: Cell::new((Duration::ZERO, Instant::now())),
             heartbeat_ms,
+            round_trip_every: self.round_trip_every,
+            labels: self.labels,
+            logs: self.logs.clone(),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             farewells: Cell::new(0),
@@ -387,6 +399,10 @@ struct Shell {
     /// Processor time of this thread, and when it was read.
     busy: Cell<(Duration, Instant)>,
     heartbeat_ms: u64,
+    round_trip_every: Duration,
+    /// What its events about connections have of this server.
+    labels: Option<EcoString>,
+    logs: Logs,
     tasks: TaskTracker,
     stopped: CancellationToken,
     /// Clients that are being told why they are not admitted.
@@ -412,6 +428,11 @@ impl Shell {
     #[expect(clippy::cast_possible_truncation, reason = "584 million years of milliseconds fit")]
     fn now(&self) -> Moment {
         Moment(self.started.elapsed().as_millis() as u64)
+    }
+
+    /// Microseconds since this server began: what pings are sent with.
+    fn micros(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Lets the core decide, and performs what it says. `chunk` is what is being worked through, if anything is.
@@ -513,7 +534,11 @@ impl Shell {
         } else if let Some(&kind) = frame.first()
             && (kind == client_session::CHECKED_IN || kind == client_session::CLOSING)
         {
-            connection.checked_in(kind == client_session::CHECKED_IN);
+            let is_in = kind == client_session::CHECKED_IN;
+            connection.checked_in(is_in);
+            if is_in {
+                connection.round_trips.borrow_mut().begin(self.now(), self.round_trip_every);
+            }
         }
     }
 
@@ -812,9 +837,27 @@ impl Shell {
             Box::pin(self.farewell(&connection, socket)).await;
         }
         connection.end();
+        self.tell_end(&connection);
         self.traces.forget(connection.id);
         self.connections.borrow_mut().remove(connection.id);
         self.decide(None, |core, _, out| core.disconnect(connection.id, out));
+    }
+
+    /// Tells that a connection is over, if its client had checked in: strangers decide how many others there are.
+    fn tell_end(&self, connection: &Connection) {
+        let Some((user, session)) = self.core.borrow().holder_of(connection.id) else { return };
+        let Summary { count, p50, p99, last } = connection.round_trips.borrow().summary();
+        let lasted = self.now().0.saturating_sub(connection.since.0);
+        self.logs.emit(&ConnectionEnded {
+            user,
+            session,
+            labels: self.labels.clone(),
+            lasted_ms: Duration::from_millis(lasted),
+            round_trips: count,
+            round_trip_p50_ms: p50,
+            round_trip_p99_ms: p99,
+            round_trip_last_ms: last,
+        });
     }
 
     fn read(self: &Rc<Self>, connection: &Shared, rest: &mut Vec<u8>, fragments: &mut Fragments) {
@@ -971,6 +1014,12 @@ impl Shell {
                 } else if kind == client_session::TRACE && self.traces.is_on() {
                     self.traces.announce(now, conn, frame);
                 } else {
+                    if kind == client_session::PONG {
+                        let mut round_trips = connection.round_trips.borrow_mut();
+                        if let Some(took) = round_trips.answered(&frame[1..], self.micros()) {
+                            self.metrics.round_trip.record(took);
+                        }
+                    }
                     core.frame(now, conn, frame, &mut outputs);
                 }
             }
@@ -982,10 +1031,11 @@ impl Shell {
         self.outputs.replace(outputs);
     }
 
-    /// Looks at clients that are silent, once a second, and says how busy this server is.
+    /// Looks at clients that are silent, once a second, asks those whose round trip is to be measured, and says how
+    /// busy this server is.
     async fn sweep(self: Rc<Self>) {
         let half = Duration::from_millis(self.heartbeat_ms / 2);
-        let mut every = time::interval(SWEEP.min(half));
+        let mut every = time::interval(SWEEP.min(half).min(self.round_trip_every));
         every.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         while self.stopped.run_until_cancelled(every.tick()).await.is_some() {
             let now = self.now();
@@ -1011,6 +1061,15 @@ impl Shell {
                 } else if quiet_ms >= self.heartbeat_ms && connection.pinged.get().is_none() {
                     connection.pinged.set(Some(now));
                     let ping = [&[client_session::SERVER_PING], &now.0.to_le_bytes()[..]].concat();
+                    let queued = connection.queue(None, &ping);
+                    self.queued(connection, queued);
+                }
+                // The clock is read for each that is asked: writing to those before it takes time, too.
+                let mut round_trips = connection.round_trips.borrow_mut();
+                let asked = round_trips.ask(now, || self.micros(), self.round_trip_every);
+                drop(round_trips);
+                if let Some(stamp) = asked {
+                    let ping = [&[client_session::SERVER_PING], &stamp.to_le_bytes()[..]].concat();
                     let queued = connection.queue(None, &ping);
                     self.queued(connection, queued);
                 }

@@ -1,8 +1,20 @@
 //! What the event log says of a run is what happened in it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
 
-use crate::harness::{Cluster, assert_clean, rows, wait_until};
+use greenroom::client::Client;
+
+use crate::harness::{Cluster, assert_clean, rows, rows_of, run, up, wait_until};
 
 fn counts(data: &str) -> BTreeMap<String, u64> {
     let rows = rows(data, "select kind, count(*) from events group by kind");
@@ -61,4 +73,88 @@ fn what_the_log_counts_is_what_the_bots_did() {
     let strangers = "select count(*) from \"duel.over\" o where o.user is not null and not exists \
                      (select 1 from directory_join j where j.instance = o.instance and j.user = o.user)";
     assert_eq!(rows(&data, strangers), ["0"]);
+}
+
+/// A way of one client to its server that takes its time in each direction.
+struct Way {
+    url: String,
+    /// Bytes that went to the server.
+    passed: Arc<AtomicUsize>,
+}
+
+impl Way {
+    fn to(url: &str, delay: Duration) -> Self {
+        let server = url.strip_prefix("tcp://").unwrap().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("tcp://{}", listener.local_addr().unwrap());
+        let passed = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&passed);
+        thread::spawn(move || {
+            let client = listener.accept().unwrap().0;
+            let server = TcpStream::connect(server).unwrap();
+            let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || pass(back.0, back.1, delay, &AtomicUsize::new(0)));
+            pass(client, server, delay, &count);
+        });
+        Self { url, passed }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the way that takes its time")]
+fn pass(mut from: TcpStream, mut to: TcpStream, delay: Duration, count: &AtomicUsize) {
+    let mut piece = [0; 4_096];
+    while let Ok(size @ 1..) = from.read(&mut piece) {
+        thread::sleep(delay);
+        if to.write_all(&piece[..size]).is_err() {
+            break;
+        }
+        count.fetch_add(size, Relaxed);
+    }
+    let _gone_already = to.shutdown(std::net::Shutdown::Both);
+}
+
+/// Two session servers in two regions, one of them far from its client: the log knows how far, and the report says it.
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_clients_are_is_measured_and_told_by_region() {
+    const PONG_BYTES: usize = 4 + 1 + 8;
+    let mut cluster = Cluster::start(0, 1);
+    for region in ["eu", "us"] {
+        cluster.start_session(&["--labels", region, "--round-trip-every", "200ms"]);
+    }
+    cluster.wait_for("both session servers", |status| up(&status.sessions) == 2);
+    let delays = [Duration::ZERO, Duration::from_millis(40)];
+    let mut players = Vec::new();
+    for (session, delay) in delays.into_iter().enumerate() {
+        let way = Way::to(cluster.urls(session)[0], delay);
+        let client = Client::builder().servers([way.url.as_str()]).guest(format!("p{session}"));
+        players.push((client.connect().await.unwrap(), way.passed.load(Relaxed), way));
+    }
+    wait_until("15 pings of each to be answered", || {
+        players.iter().all(|(_, before, way)| way.passed.load(Relaxed) > before + 15 * PONG_BYTES)
+    });
+    for (client, ..) in &players {
+        client.close().await;
+    }
+    let data = cluster.folder.text();
+    let question = "select labels, round_trips >= 5, round_trip_p50_ms >= 70, round_trip_p50_ms <= round_trip_p99_ms, \
+                    round_trip_last_ms > 0, lasted_ms > 1000, node in (select server from check_in c where \
+                    c.session = connection_ended.session) from connection_ended order by labels";
+    let mut found = Vec::new();
+    wait_until("both connections to be over in the log", || {
+        found = rows(data, question);
+        found.len() == 2
+    });
+    // How long the near one takes is for the machine to say: less than what the far one can't be below.
+    assert_eq!(found[1], "us,1,1,1,1,1,1");
+    let nearer = "select a.round_trip_p50_ms < b.round_trip_p50_ms from connection_ended a, connection_ended b \
+                  where a.labels = 'eu' and b.labels = 'us'";
+    assert!(found[0].starts_with("eu,1,") && rows(data, nearer) == ["1"], "{found:?}");
+    let report = ["logs", "report", "latency", "--format", "csv", "--data", data];
+    let said = rows_of(&run(&report));
+    for region in ["eu", "us"] {
+        for percent in [50, 99] {
+            let row = format!("{region}: a round trip (a connection's p{percent}),");
+            assert!(said.iter().any(|line| line.starts_with(&row)), "{row}: {said:?}");
+        }
+    }
 }

@@ -68,8 +68,8 @@ fn kinds(data: &str) -> BTreeSet<String> {
     rows(data, "select distinct kind from events").into_iter().collect()
 }
 
-/// Bots play for a minute; the stream is away for 20 s, and a game server is killed meanwhile; one answer of the stream is lost.
-/// Then everything that is on disk is in the stream, and whoever asks gets the same answers from both.
+/// Bots play for a minute; the stream is away for 20 s, and a game server is killed meanwhile; one answer of the stream
+/// is lost. Then everything that is on disk is in the stream, and whoever asks gets the same answers from both.
 #[test]
 fn what_is_on_disk_is_in_the_stream_after_it_was_away_and_a_game_server_died() {
     let moto = Moto::start();

@@ -474,6 +474,12 @@ impl Core {
         Some(self.conns.get(conn.0)?.address)
     }
 
+    /// Whose a connection is; nothing before its client has checked in.
+    pub fn holder_of(&self, conn: ConnId) -> Option<(UserId, SessionId)> {
+        let held = self.conns.get(conn.0)?.held()?;
+        Some((held.user.clone(), held.session))
+    }
+
     /// A frame was over its client's limits and is not worked on: its client is told so in the form that the frame
     /// wants, so that it can send it again.
     pub fn over_limits(&mut self, conn: ConnId, frame: &[u8], out: &mut Out) {
