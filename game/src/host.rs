@@ -45,6 +45,11 @@ const WELCOME_US: u64 = 5_000_000;
 /// How often the log says that a snapshot was not stored, at most: each instance may find it so each second.
 const UNSTORED_LOGGED: Duration = Duration::from_secs(10);
 
+/// Why a server that stops takes nothing more, and ends what it has.
+fn stops() -> Refusal {
+    Refusal::new(Code::Draining, "the game server is stopping")
+}
+
 /// Everything that a game server has.
 pub(crate) struct Host {
     registry: Registry,
@@ -167,6 +172,14 @@ impl Hosted {
     }
     fn has_failed(&self) -> bool {
         self.durable.as_ref().is_some_and(|kept| kept.stage == Kept::Failed)
+    }
+    /// It can be given away once the store has answered.
+    fn waits_for_store(&self) -> bool {
+        self.durable.as_ref().is_some_and(|kept| match kept.stage {
+            Kept::Unsaid | Kept::HandingOver => kept.is_under_way,
+            Kept::Said => false,
+            Kept::Failed => true,
+        })
     }
     /// It may run elsewhere when no master has renewed the lease.
     fn runs_by_lease(&self) -> bool {
@@ -323,11 +336,13 @@ impl Host {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Now { moment: Moment(self.micros() / 1_000), wall }
     }
-    /// While this server stops: whether nobody is there any more. Who is away could only come back to a server that
-    /// is gone by then.
+    /// While this server stops: whether nobody is there any more, and what is durable has been given away. Who is away
+    /// from what is not could only come back to a server that is gone by then.
     pub(crate) fn is_deserted(&self) -> bool {
-        self.draining
-            && self.instances.iter().all(|(_, hosted)| hosted.attached.iter().all(Option::is_none))
+        let is_done = |hosted: &Hosted| {
+            hosted.attached.iter().all(Option::is_none) && !hosted.waits_for_store()
+        };
+        self.draining && self.instances.iter().all(|(_, hosted)| is_done(hosted))
     }
 
     // Session servers.
@@ -724,7 +739,7 @@ impl Host {
     }
     fn try_create(&mut self, order: &CreateInstance) -> Result<(), Refusal> {
         if self.draining {
-            return Err(Refusal::new(Code::Draining, "the game server is stopping"));
+            return Err(stops());
         }
         let weight = self.registry.weight(&order.kind).unwrap_or(0);
         let free = u64::from(self.capacity).saturating_sub(self.used);
@@ -874,7 +889,7 @@ impl Host {
                 }
                 // One that failed goes on from the snapshot before.
                 if stage == Kept::HandingOver {
-                    let refusal = Refusal::new(Code::Draining, "the game server is stopping");
+                    let refusal = stops();
                     return self.tell(at, Input::Destroy { refusal });
                 }
                 return;
@@ -887,6 +902,9 @@ impl Host {
                 }
                 let running = self.instances[at].core.running();
                 self.upward.push(&running.into());
+                if self.draining {
+                    self.give_away(at);
+                }
             }
             // Steps made meanwhile: of a kind that steps when it is spoken to, no other may come for long.
             Kept::Said if self.is_to_save(at) => self.save(at),
@@ -908,7 +926,7 @@ impl Host {
         let known = self.registry.weight(&order.kind);
         let free = u64::from(self.capacity).saturating_sub(self.used);
         let refusal = if self.draining {
-            Some(Refusal::new(Code::Draining, "the game server is stopping"))
+            Some(stops())
         } else if known.is_none_or(|weight| u64::from(weight) > free) {
             Some(Refusal::new(Code::NoCapacity, "the game server has no room for it"))
         } else if self.by_id.contains_key(&instance) {
@@ -1035,26 +1053,31 @@ impl Host {
             self.upward.push(&SeatChanged { instance, incarnation, seat, session, state }.into());
         }
     }
-    /// Stores what is durable as it is now, and gives it away.
+    /// Stores what is durable as it is now, and gives it away. What is not said to run yet follows once it is.
     fn hand_over(&mut self) {
         for at in self.all() {
             let hosted = &self.instances[at];
             let is_said = hosted.durable.as_ref().is_some_and(|kept| kept.stage == Kept::Said);
-            if !is_said || hosted.frozen.is_some() {
-                continue;
+            if is_said && hosted.frozen.is_none() {
+                self.give_away(at);
             }
-            if hosted.ticks.is_some() {
-                // What was taken in since the last step is not lost.
-                self.tell(at, Input::Tick);
-            }
-            let Some(durable) = self.instances.get_mut(at).and_then(|it| it.durable.as_mut())
-            else {
-                continue;
-            };
-            durable.stage = Kept::HandingOver;
-            self.schedule(at);
-            self.save(at);
         }
+        for (instance, order) in std::mem::take(&mut self.loading) {
+            let incarnation = order.incarnation;
+            self.upward.push(&CreateRefused { instance, incarnation, refusal: stops() }.into());
+        }
+    }
+    fn give_away(&mut self, at: usize) {
+        if self.instances[at].ticks.is_some() {
+            // What was taken in since the last step is not lost.
+            self.tell(at, Input::Tick);
+        }
+        let durable = self.instances.get_mut(at).and_then(|it| it.durable.as_mut());
+        // The step may have ended it.
+        let Some(durable) = durable else { return };
+        durable.stage = Kept::HandingOver;
+        self.schedule(at);
+        self.save(at);
     }
     /// Has an instance run here no more, without a word to those in it: their sessions are told where it goes on.
     fn let_go(&mut self, at: usize) {
@@ -1124,11 +1147,17 @@ impl Host {
         self.report_load();
         self.hand_over();
     }
-    /// Ends every instance that is left.
+    /// Ends every instance that is left. What is stored and stands still without a master is none's to end: the next
+    /// one has it go on elsewhere.
     pub(crate) fn close_all(&mut self) {
         for at in self.all() {
-            let refusal = Refusal::new(Code::Draining, "the game server is stopping");
-            self.tell(at, Input::Destroy { refusal });
+            let Hosted { durable, .. } = &self.instances[at];
+            match durable.as_ref().map(|kept| kept.stage) {
+                Some(Kept::Said) => self.let_go(at),
+                Some(Kept::Unsaid | Kept::HandingOver | Kept::Failed) | None => {
+                    self.tell(at, Input::Destroy { refusal: stops() });
+                }
+            }
         }
     }
     /// Ends every link after what waits has been written.
@@ -1265,6 +1294,9 @@ impl Host {
             }
         }
         Metrics::set(&self.metrics.frozen, self.frozen as u64);
+        if self.draining {
+            self.hand_over();
+        }
     }
     /// Tells an instance that has thawed what it missed; what it heard before may have been its end.
     fn tell_late(&mut self, at: usize, instance: InstanceId, waiting: Waiting) {

@@ -1456,3 +1456,82 @@ fn a_server_that_stops_stores_what_is_durable_and_hands_it_over() {
         assert!(matches!(other.hear().await, GameToMaster::Running(_)));
     });
 }
+
+/// Hears how a server that stops parts with the only instance that it has.
+async fn parted(master: &mut Master) -> GameToMaster {
+    loop {
+        match master.hear().await {
+            GameToMaster::SeatChanged(_) | GameToMaster::Running(_) => {}
+            last => return last,
+        }
+    }
+}
+
+/// Nobody is there, so there is nobody to wait for; what is durable is waited for all the same.
+#[test]
+fn a_server_that_stops_hands_over_what_is_durable_also_where_nobody_is() {
+    run(async {
+        let store = in_memory();
+        let mut server = Server::start_in(GameConfig::default(), Some(&store)).await;
+        let mut master = server.master(1).await;
+        assert!(matches!(master.create("saga", 7).await, GameToMaster::Running(_)));
+        server.stop.cancel();
+        let last = parted(&mut master).await;
+        assert!(matches!(last, GameToMaster::HandedOver(_)), "{last:?}");
+        server.stopped().await.unwrap();
+    });
+}
+
+/// An operator stops one game server after the other: the second is asked to take up what the first had in the moment
+/// in which it stops as well. It gives it back, or on, and closes it in no case.
+#[test]
+fn what_a_server_is_just_taking_up_when_it_stops_is_given_back() {
+    run(async {
+        let store = in_memory();
+        let mut first = Server::start_in(GameConfig::default(), Some(&store)).await;
+        let mut master = first.master(1).await;
+        assert!(matches!(master.create("saga", 7).await, GameToMaster::Running(_)));
+        first.stop.cancel();
+        parted(&mut master).await;
+        first.stopped().await.unwrap();
+        for life in 2..12 {
+            let mut next = Server::start_in(GameConfig::default(), Some(&store)).await;
+            let mut master = next.master(1).await;
+            master.order(&take_up(life, Vec::new()).into());
+            while !matches!(master.hear_any().await, GameToMaster::Received(_)) {}
+            // It is being read, or stored, or runs: that is the race.
+            next.stop.cancel();
+            match parted(&mut master).await {
+                GameToMaster::CreateRefused(refused) => {
+                    assert_eq!(refused.refusal.code, Code::Draining);
+                }
+                GameToMaster::HandedOver(handed) => {
+                    assert_eq!(handed.incarnation, Incarnation(life));
+                }
+                other => panic!("{other:?}"),
+            }
+            next.stopped().await.unwrap();
+        }
+        let own = greenroom_storage::Key::new(Collection::Snapshots, InstanceId(7).to_string());
+        assert!(store.get(own.unwrap()).await.unwrap().is_some(), "what was stored of it is there");
+    });
+}
+
+/// The masters were stopped first, and the game servers once their leases were over: what stands still is not closed,
+/// so that it is there when all of them are.
+#[test]
+fn a_server_that_stops_without_a_master_leaves_what_is_durable_as_it_is_stored() {
+    run(async {
+        let store = in_memory();
+        let config = GameConfig { lease: Duration::from_secs(2), ..GameConfig::default() };
+        let mut server = Server::start_in(config, Some(&store)).await;
+        let mut master = server.master(1).await;
+        assert!(matches!(master.create("saga", 7).await, GameToMaster::Running(_)));
+        drop(master);
+        until("it stands still", async || server.metrics.frozen.load(Relaxed) == 1).await;
+        server.stop.cancel();
+        server.stopped().await.unwrap();
+        let own = greenroom_storage::Key::new(Collection::Snapshots, InstanceId(7).to_string());
+        assert!(store.get(own.unwrap()).await.unwrap().is_some(), "what was stored of it is there");
+    });
+}
