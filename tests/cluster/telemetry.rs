@@ -96,10 +96,13 @@ fn trace_of(arrived: &[Span], places: &[(&str, &str)]) -> Vec<Span> {
     arrived.iter().filter(|span| span.trace == trace).cloned().collect()
 }
 
-/// Whether a trace has a span of each of these places.
+/// Whether a trace has a span of each of these places, and those that led to its spans: each process sends its own, the
+/// later ones first or last.
 fn has_all(trace: &[Span], places: &[(&str, &str)]) -> bool {
     let there: BTreeSet<_> = trace.iter().map(Span::place).collect();
+    let ids: BTreeSet<&str> = trace.iter().map(|span| &*span.id).collect();
     places.iter().all(|place| there.contains(place))
+        && trace.iter().all(|span| span.parent.is_empty() || ids.contains(&*span.parent))
 }
 
 /// Sends what the export of clients still has.
