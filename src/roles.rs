@@ -22,7 +22,11 @@ use greenroom_protocol::{
 use greenroom_session::{Additions, SessionConfig, auth::Place};
 use greenroom_storage::Storage;
 use greenroom_telemetry::Who;
-use tokio::{io::AsyncReadExt as _, task::LocalSet};
+use tokio::{
+    io::AsyncReadExt as _,
+    signal::unix::{Signal, SignalKind, signal},
+    task::LocalSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{
     Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
@@ -324,30 +328,48 @@ fn raise_file_limit() {
     }
 }
 
-/// Waits for a signal that asks this process to stop.
-pub(crate) async fn signalled() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
-}
-
-/// While the process drains, one more signal ends it at once.
-pub(crate) fn exit_at_the_next_signal() -> Result<()> {
-    let exit = || -> Result<()> {
-        crate::operator::wait(signalled())??;
+/// Catches the signals that ask this process to stop, from before it does anything: one that comes while it starts is
+/// kept until what was begun can end in its order. The token is cancelled at the first of them, or by whoever has
+/// another reason to stop; one signal after that ends the process at once.
+pub(crate) fn catch_signals() -> Result<CancellationToken> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async { Signals::catch() })?;
+    let asked = CancellationToken::new();
+    let told = asked.clone();
+    let listen = async move {
+        told.run_until_cancelled(signals.next()).await;
+        told.cancel();
+        signals.next().await;
         std::process::exit(130)
     };
-    thread::Builder::new().name("signals".into()).spawn(exit)?;
-    Ok(())
+    thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(listen))?;
+    Ok(asked)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Waits for the end: a signal, the end of the standard input if it is a child, or a role that ended by itself.
-pub(crate) fn wait_for_the_end(child: bool, is_over: impl Fn() -> bool) -> Result<()> {
+pub(crate) fn wait_for_the_end(
+    asked: &CancellationToken,
+    child: bool,
+    is_over: impl Fn() -> bool,
+) -> Result<()> {
     crate::operator::wait(async {
         let parent_gone = async {
             let mut nothing = [0; 64];
@@ -359,12 +381,13 @@ pub(crate) fn wait_for_the_end(child: bool, is_over: impl Fn() -> bool) -> Resul
             }
         };
         tokio::select! {
-            signalled = signalled() => signalled?,
+            () = asked.cancelled() => {}
             () = parent_gone, if child => {}
             () = over => {}
         }
-        exit_at_the_next_signal()
-    })?
+        // While the process drains, a signal ends it at once, whatever made it drain.
+        asked.cancel();
+    })
 }
 
 /// Says that a process is ready, where its parent and its operator read it.
@@ -379,6 +402,7 @@ fn is_child(matches: &clap::ArgMatches) -> bool {
 
 pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let settings = Settings::read(matches)?;
+    let asked = catch_signals()?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Make)?;
     let storage = store::open(&settings, app.schema()?)?;
@@ -390,7 +414,7 @@ pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
         start_master(&settings, key, app.placement, &storage, &telemetry, log.logs(), &stop)?;
     let admin = start_admin(&settings, &master.facts.handle, &telemetry, &stop)?;
     ready(&format!("master {} admin http://{}", master.facts.address, admin.facts))?;
-    wait_for_the_end(is_child(matches), || master.is_over())?;
+    wait_for_the_end(&asked, is_child(matches), || master.is_over())?;
     admin.stop()?;
     master.stop()?;
     telemetry.stop()?;
@@ -401,17 +425,19 @@ pub(crate) fn master(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
 
 pub(crate) fn witness(matches: &clap::ArgMatches) -> Result<ExitCode> {
     let settings = Settings::read(matches)?;
+    let asked = catch_signals()?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
     let witness = start_witness(&settings, key, &stop)?;
     ready(&format!("witness {}", witness.facts))?;
-    wait_for_the_end(is_child(matches), || witness.is_over())?;
+    wait_for_the_end(&asked, is_child(matches), || witness.is_over())?;
     witness.stop()?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn session(app: &App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let settings = Settings::read(matches)?;
+    let asked = catch_signals()?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
     let telemetry = Telemetry::start(&settings, &stop)?;
@@ -421,7 +447,7 @@ pub(crate) fn session(app: &App, matches: &clap::ArgMatches) -> Result<ExitCode>
     let SessionFacts { name, urls, page_url } = &session.facts;
     let urls = urls.iter().chain(page_url).map(EcoString::as_str).collect::<Vec<_>>();
     ready(&format!("session {name} {}", urls.join(" ")))?;
-    wait_for_the_end(is_child(matches), || session.is_over())?;
+    wait_for_the_end(&asked, is_child(matches), || session.is_over())?;
     session.stop()?;
     telemetry.stop()?;
     log.stop();
@@ -430,6 +456,7 @@ pub(crate) fn session(app: &App, matches: &clap::ArgMatches) -> Result<ExitCode>
 
 pub(crate) fn game(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     let settings = Settings::read(matches)?;
+    let asked = catch_signals()?;
     let stop = begin(&settings)?;
     let key = cluster_key(&settings.table("cluster")?, Missing::Refuse)?;
     let storage = store::open_with_spool(&settings, &app.schema()?)?;
@@ -439,7 +466,7 @@ pub(crate) fn game(app: App, matches: &clap::ArgMatches) -> Result<ExitCode> {
     log.watch(&storage)?;
     let game = start_game(&settings, &key, app.registry, &storage, &telemetry, log.logs(), &stop)?;
     ready(&format!("game {} {}", game.facts.name, game.facts.address))?;
-    wait_for_the_end(is_child(matches), || game.is_over())?;
+    wait_for_the_end(&asked, is_child(matches), || game.is_over())?;
     game.stop()?;
     telemetry.stop()?;
     store::close(&storage)?;

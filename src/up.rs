@@ -27,8 +27,8 @@ use crate::{
     operator::{print, wait},
     process_log::ProcessLog,
     roles::{
-        begin, exit_at_the_next_signal, signalled, start_admin, start_game, start_master,
-        start_session, wait_for_the_end,
+        begin, catch_signals, start_admin, start_game, start_master, start_session,
+        wait_for_the_end,
     },
     settings::Settings,
     store,
@@ -68,6 +68,7 @@ pub(crate) fn run(app: App, matches: &ArgMatches) -> Result<ExitCode> {
 
 fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let began = Instant::now();
+    let asked = catch_signals()?;
     let stop = begin(&settings)?;
     let data = settings.data()?;
     let _lock = store::lock(&data)?;
@@ -97,7 +98,8 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let session = start_session(&settings, &key, additions, &telemetry, logs, &stop)?;
     let game = start_game(&settings, &key, app.registry, &storage, &telemetry, logs, &stop)?;
     let servers = [session.facts.name.as_str(), game.facts.name.as_str()];
-    wait(until_ready(async || master.facts.handle.status().await.ok(), &servers))??;
+    let ready = until_ready(async || master.facts.handle.status().await.ok(), &servers);
+    let is_ready = wait(asked.run_until_cancelled(ready))?.transpose()?.is_some();
     let urls = session.facts.urls.iter().map(ToString::to_string).collect::<Vec<_>>();
     let rows = [
         ("players", urls.join("  ")),
@@ -108,8 +110,10 @@ fn in_one(app: App, mut settings: Settings, kinds: &str) -> Result<ExitCode> {
         ("data", data.display().to_string()),
         ("store", storage.backend().to_owned()),
     ];
-    announce(began, &rows, session.facts.page_url.as_deref(), &admin.facts.to_string())?;
-    wait_for_the_end(false, || {
+    if is_ready {
+        announce(began, &rows, session.facts.page_url.as_deref(), &admin.facts.to_string())?;
+    }
+    wait_for_the_end(&asked, false, || {
         master.is_over() || session.is_over() || game.is_over() || admin.is_over()
     })?;
     say(DRAINING);
@@ -223,6 +227,7 @@ struct Server {
 
 fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     let began = Instant::now();
+    let asked = catch_signals()?;
     begin(&settings)?;
     let data = settings.data()?;
     let _lock = store::lock(&data)?;
@@ -305,39 +310,34 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
     }
     wait(async {
         let (deaths, mut died) = mpsc::channel(8);
-        let stop = CancellationToken::new();
         let mut running = Vec::new();
-        // The master first: the others ask for its key file and dial it.
-        for server in servers {
-            running.push(Process::start(server, &file, deaths.clone(), &stop).await?);
+        let started = start_all(servers, &file, &admin, &deaths, &asked, &mut running).await;
+        // One that failed fails them all; one that a signal kept from starting is none that failed.
+        if !asked.is_cancelled() {
+            started?;
+            let mut rows: Vec<_> = running
+                .iter()
+                .map(|process: &Process| {
+                    (process.server.role, format!("{} (process {})", process.facts, process.id))
+                })
+                .collect();
+            rows.push(("monitor", format!("http://{}/", admins[0])));
+            rows.push(("kinds", kinds.to_owned()));
+            rows.push(("data", data.display().to_string()));
+            // The last word of a session server that has pages is where they are.
+            let page_url = running
+                .iter()
+                .filter(|process| process.server.role == "session")
+                .filter_map(|process| process.facts.rsplit(' ').next())
+                .find(|word| word.starts_with("http"))
+                .map(str::to_owned);
+            announce(began, &rows, page_url.as_deref(), &admin)?;
         }
-        let served = running.iter().map(|process| &process.server);
-        let served = served.filter(|server| server.role != "master");
-        let served: Vec<_> = served.map(|server| server.name.as_str()).collect();
-        until_ready(async || client::status(&admin).await.ok(), &served).await?;
-        let mut rows: Vec<_> = running
-            .iter()
-            .map(|process| {
-                (process.server.role, format!("{} (process {})", process.facts, process.id))
-            })
-            .collect();
-        rows.push(("monitor", format!("http://{}/", admins[0])));
-        rows.push(("kinds", kinds.to_owned()));
-        rows.push(("data", data.display().to_string()));
-        // The last word of a session server that has pages is where they are.
-        let page_url = running
-            .iter()
-            .filter(|process| process.server.role == "session")
-            .filter_map(|process| process.facts.rsplit(' ').next())
-            .find(|word| word.starts_with("http"))
-            .map(str::to_owned);
-        announce(began, &rows, page_url.as_deref(), &admin)?;
-        let mut ended = std::pin::pin!(signalled());
         let mut restarts = JoinSet::new();
         loop {
             let (name, status): (String, ExitStatus) = tokio::select! {
                 biased;
-                result = &mut ended => break result?,
+                () = asked.cancelled() => break,
                 // Before the deaths: of one that is back and died at once, its return is told first.
                 Some(back) = restarts.join_next() => {
                     put_back(&mut running, back)?;
@@ -348,15 +348,13 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
             say(&format!("{name} ended ({status}); it is started again\n"));
             if let Some(process) = running.iter().find(|process| process.server.name == name) {
                 let server = process.server.clone();
-                restarts.spawn(restart(server, file.clone(), deaths.clone(), stop.clone()));
+                restarts.spawn(restart(server, file.clone(), deaths.clone(), asked.clone()));
             }
         }
         // What is just being started gives up or is there, and then ends in its turn.
-        stop.cancel();
         while let Some(back) = restarts.join_next().await {
             put_back(&mut running, back)?;
         }
-        exit_at_the_next_signal()?;
         say(DRAINING);
         // Clients go first, then instances, then the directory: one master after the other, so that the last one knows
         // that it is alone and can begin alone.
@@ -374,6 +372,26 @@ fn in_processes(mut settings: Settings, kinds: &str) -> Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })?
+}
+
+/// Starts the servers in turn, and waits until all of them have found each other or `asked` ends it.
+async fn start_all(
+    servers: Vec<Server>,
+    file: &Path,
+    admin: &str,
+    deaths: &mpsc::Sender<(String, ExitStatus)>,
+    asked: &CancellationToken,
+    running: &mut Vec<Process>,
+) -> Result<()> {
+    // The master first: the others ask for its key file and dial it.
+    for server in servers {
+        running.push(Process::start(server, file, deaths.clone(), asked).await?);
+    }
+    let served = running.iter().map(|process| &process.server);
+    let served = served.filter(|server| server.role != "master");
+    let served: Vec<_> = served.map(|server| server.name.as_str()).collect();
+    let ready = until_ready(async || client::status(admin).await.ok(), &served);
+    asked.run_until_cancelled(ready).await.unwrap_or(Ok(()))
 }
 
 /// Starts a server that died, as often as it takes, until it runs. Nothing if all is to end.

@@ -99,25 +99,22 @@ impl Many {
     }
     /// With more flags, and surroundings that the command has already.
     pub(crate) fn start_as(&self, command: &mut Command, flags: &[&str]) -> (Process, String) {
-        let at = |port: u16| format!("127.0.0.1:{}", self.base + port);
-        let (master, admin, tcp, ws) = (at(0), at(1), at(2), at(3));
-        let data = self.folder.text();
-        let own = [
-            "up",
-            "--processes",
-            "--data",
-            data,
-            "--master-listen",
-            &master,
-            "--admin",
-            &admin,
-            "--session-tcp",
-            &tcp,
-            "--session-ws",
-            &ws,
+        (start_as(command.args(self.command()).args(flags)), self.at(1))
+    }
+    fn at(&self, port: u16) -> String {
+        format!("127.0.0.1:{}", self.base + port)
+    }
+    fn command(&self) -> Vec<String> {
+        let flags = [
+            ("--master-listen", self.at(0)),
+            ("--admin", self.at(1)),
+            ("--session-tcp", self.at(2)),
+            ("--session-ws", self.at(3)),
         ];
-        let process = start_as(command.args(own).args(flags));
-        (process, admin)
+        let [master, admin, tcp, ws] = flags.map(|(flag, at)| [flag.to_owned(), at]);
+        let data = ["--data".to_owned(), self.folder.text().to_owned()];
+        let up = ["up".to_owned(), "--processes".to_owned()];
+        [up, data, master, admin, tcp, ws].concat()
     }
     /// Its data folder.
     #[cfg(feature = "kinesis")]
@@ -280,6 +277,38 @@ fn up_is_not_ready_while_no_master_decides_and_says_what_to_do() {
     let now = status(&admin);
     assert_eq!((now.masters[0].role.as_str(), up(&now.sessions), up(&now.games)), ("active", 1, 1));
     wait_until("the trouble to be over", || status(&admin).masters[0].troubles.is_empty());
+}
+
+/// Ctrl-C before anything is there, and in the moment in which the first line is: what was begun ends in its order, and
+/// no process is left.
+#[test]
+fn a_signal_while_up_starts_ends_what_was_begun() {
+    let (one, many) = (Folder::new(), Many::new());
+    let one_process = || (anywhere(&one).into_iter().map(str::to_owned).collect(), one.text());
+    let processes = || (many.command(), many.folder());
+    let ways: [(Vec<String>, &str); 2] = [one_process(), processes()];
+    for (args, data) in ways {
+        for is_up in [false, true] {
+            let process = Process::spawn(greenroom().args(&args));
+            if is_up {
+                process.out.wait("its first line", |line| line.starts_with("Greenroom is up"));
+            } else {
+                wait_until("it to look at signals", || catches(process.id(), Signal::INT));
+            }
+            let (ok, text) = process.end_by(Signal::INT);
+            assert!(
+                ok && text.lines().last().unwrap_or_default().starts_with("draining"),
+                "{text}"
+            );
+            assert!(text.contains("Greenroom is up") || !is_up, "{text}");
+        }
+        // Who was ready has ended in order, and has said so.
+        let sql = "select (select count(*) from process_started) - (select count(*) from process_stopped) as n";
+        let found = run(&["logs", "sql", "--data", data, sql, "--format", "csv"]);
+        let found = String::from_utf8_lossy(&found.stdout).into_owned();
+        let killed: u32 = found.lines().last().unwrap().parse().unwrap();
+        assert!(killed <= 1, "only one that was not ready yet: {killed}");
+    }
 }
 
 /// Ctrl-C in `greenroom up | tee FILE` ends the reader, too.

@@ -142,6 +142,11 @@ impl Process {
         Self { child, words: Vec::new(), out, err }
     }
 
+    /// Its number in the system.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL: it has no time to say anything.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
