@@ -6,10 +6,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use ecow::eco_format;
-use greenroom_game_core::{Document, DocumentVersion, StoreAct, StoreOrder, StoreRefusal, Stored};
+use greenroom_game_core::{
+    Document, DocumentVersion, SEARCH_BYTES_MAX, Search, SearchCursor, StoreAct, StoreOrder,
+    StoreRefusal, Stored,
+};
 use greenroom_storage::{
-    Body, Collection, Count, Get, Key, Merge, Remove, Request, Storage, StorageError, Ticket,
-    Version, Write,
+    Body, Collection, Count, Cursor, Get, Key, Merge, Page, Query, Remove, Request, Storage,
+    StorageError, Ticket, Version, Write,
 };
 use greenroom_telemetry::Parent;
 
@@ -52,14 +55,11 @@ impl Documents {
             return Ok(Box::pin(Rc::clone(self).write_dirty(storage.clone(), key)));
         }
         match order.act {
-            StoreAct::Get => submit(storage, Get(key.clone()), move |document| match document {
+            StoreAct::Get => submit(storage, Get(key.clone()), move |found| match found {
                 None => Stored::Absent,
-                Some(found) => Stored::Found(Document {
-                    key: key.id().into(),
-                    version: DocumentVersion(found.version.0),
-                    json: found.body.bytes().to_vec(),
-                }),
+                Some(found) => Stored::Found(document(&key, &found)),
             }),
+            StoreAct::Find(search) => submit(storage, query(&key, search), page),
             StoreAct::Insert(json) => submit(storage, Write::insert(key, body(json)?), written),
             StoreAct::Replace(DocumentVersion(version), json) => {
                 submit(storage, Write::replace(key, body(json)?, Version(version)), written)
@@ -120,6 +120,26 @@ fn submit<R: Request + 'static>(
     Ok(Box::pin(async move { ticket.await.map(stored).map_err(refusal) }))
 }
 
+fn document(key: &Key, found: &greenroom_storage::Document) -> Document {
+    let (key, version) = (key.id().into(), DocumentVersion(found.version.0));
+    Document { key, version, json: found.body.bytes().to_vec() }
+}
+
+/// A game's search as the store is asked it.
+fn query(beginning: &Key, search: Search) -> Query {
+    let beginning = beginning.id().into();
+    let Search { filter, order, limit, after } = search;
+    let after = after.map(|SearchCursor { value, key }| Cursor { value, id: key });
+    let bytes_max = SEARCH_BYTES_MAX;
+    Query { order, beginning, limit, bytes_max, after, ..Query::new(Collection::Documents, filter) }
+}
+
+fn page(page: Page) -> Stored {
+    let documents = page.documents.iter().map(|(key, found)| document(key, found)).collect();
+    let next = page.next.map(|Cursor { value, id }| SearchCursor { value, key: id });
+    Stored::Page { documents, next }
+}
+
 const fn written(version: Version) -> Stored {
     Stored::Written(DocumentVersion(version.0))
 }
@@ -144,7 +164,8 @@ fn refusal(error: StorageError) -> StoreRefusal {
         }
         StorageError::Unavailable(_) | StorageError::Closed => StoreRefusal::Unavailable,
         StorageError::Undecided { .. } => StoreRefusal::Undecided,
-        StorageError::Deposed { .. } | StorageError::BadQuery(_) | StorageError::Backend(_) => {
+        StorageError::BadQuery(why) => StoreRefusal::BadSearch(why),
+        StorageError::Deposed { .. } | StorageError::Backend(_) => {
             StoreRefusal::Failed(eco_format!("{error}"))
         }
     }

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use greenroom_game::{Game, GameConfig, GameError, Metrics, Registry, bind};
 use greenroom_game_core::{
-    CallId, Cx, Instance, Kind, Never, Raw, Reject, Seat, StoreRefusal, StoreTicket, Stored,
+    CallId, Cx, Instance, Kind, Never, Raw, Reject, Search, Seat, StoreRefusal, StoreTicket,
+    Stored, field,
 };
 use greenroom_games::{Arena, Crowd, Echo};
 use greenroom_link::{ClusterKey, Incoming, Link, Me, Outgoing, accept, dial};
 use greenroom_logs::read::{From, Reader};
 use greenroom_logs::{LogWriter, LogsConfig};
+use greenroom_protocol::search::FieldType;
 use greenroom_protocol::wire::client_instance::{
     CALL, DOWN_ACK, EVENT, MESSAGE, PATCH, REPLY, SNAPSHOT_PIECE,
 };
@@ -33,7 +35,7 @@ use greenroom_protocol::{
     Limits, LinkHeader, MemberId, PatchHeader, PieceHeader, Refusal, Seq, ServerName, SessionId,
     StampedHeader, UpHeader, UserId,
 };
-use greenroom_storage::{Body, Collection, Schema, Storage, StorageConfig};
+use greenroom_storage::{Body, Collection, Index, Schema, Storage, StorageConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
@@ -79,7 +81,7 @@ impl Server {
         let masters = listeners.iter().map(|of| of.local_addr().unwrap().to_string()).collect();
         let config = GameConfig { masters, ..config };
         let registry = Registry::new().with::<Arena>().with::<Crowd>().with::<Echo>();
-        let registry = registry.with::<Flood>().with::<Tellall>().with::<Saga>();
+        let registry = registry.with::<Flood>().with::<Tellall>().with::<Saga>().with::<Archive>();
         let game: Game = bind(&config, &"test".into(), &key(), &"test".into(), registry).unwrap();
         let game = store.into_iter().fold(game, |game, store| game.stored_in(store.clone()));
         let (address, metrics) = (game.address(), game.metrics());
@@ -1272,9 +1274,118 @@ impl Instance for Saga {
 }
 
 fn in_memory() -> Storage {
-    let config = StorageConfig { store: "memory".into(), ..StorageConfig::default() };
-    greenroom_storage::open(&config, Schema::default()).unwrap()
+    with_indexes(Vec::new())
 }
+fn with_indexes(indexes: Vec<Index>) -> Storage {
+    let config = StorageConfig { store: "memory".into(), ..StorageConfig::default() };
+    greenroom_storage::open(&config, Schema::new(indexes).unwrap()).unwrap()
+}
+
+/// Keeps each number that it is called with as a document, and says which are the largest.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+struct Archive {
+    waiting: Vec<(StoreTicket, CallId)>,
+    pages: Vec<u8>,
+}
+
+impl Archive {
+    fn look(call: CallId, search: Search, cx: &mut Cx<'_, Self>) -> (StoreTicket, CallId) {
+        (cx.store().find("", search).unwrap(), call)
+    }
+    fn largest() -> Search {
+        Search::new(field("n").ge(3)).order_by("n").descending().limit(2)
+    }
+}
+
+impl Instance for Archive {
+    const KIND: Kind<Self> = Kind::new("archive");
+    type Params = ();
+    type Meta = ();
+    type In = Raw;
+    type Query = Never;
+    type Reply = Raw;
+    type Out = Never;
+    type Timer = Never;
+    type View<'a> = ();
+    type PrivateView<'a> = ();
+
+    fn create((): (), _: &mut Cx<'_, Self>) -> Result<Self, Reject> {
+        Ok(Self::default())
+    }
+    fn message(&mut self, _: Seat, input: Raw, cx: &mut Cx<'_, Self>) {
+        let call = cx.keep_call().unwrap();
+        let asked = match &*input {
+            b"largest" => Self::look(call, Self::largest(), cx),
+            b"by colour" => Self::look(call, Search::new(field("colour").eq("red")), cx),
+            number => {
+                let document = std::collections::BTreeMap::from([("n", number[0])]);
+                (cx.store().insert(&number[0].to_string(), &document).unwrap(), call)
+            }
+        };
+        self.waiting.push(asked);
+    }
+    fn stored(
+        &mut self,
+        what: StoreTicket,
+        outcome: Result<Stored, StoreRefusal>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let (_, call) = self.waiting.pop_if(|(ticket, _)| *ticket == what).unwrap();
+        match outcome {
+            Ok(Stored::Page { documents, next }) => {
+                for found in documents {
+                    let found: std::collections::BTreeMap<String, u8> = found.decode().unwrap();
+                    self.pages.push(found["n"]);
+                }
+                match next {
+                    Some(next) => {
+                        self.pages.push(b'|');
+                        self.waiting.push(Self::look(call, Self::largest().after(next), cx));
+                    }
+                    None => cx.reply_to(call, Raw::from(self.pages.as_slice())),
+                }
+            }
+            Ok(_) => cx.reply_to(call, Raw::from([].as_slice())),
+            Err(refusal) => cx.reply_to(call, Raw::from(refusal.to_string().as_bytes())),
+        }
+    }
+    fn view(&self) {}
+}
+
+/// A game asks which of its documents are the largest, page by page, and for what no index has.
+#[test]
+fn a_game_searches_its_own_documents_and_is_told_what_can_not_be_searched_for() {
+    run(async {
+        let index = Index::new(Collection::Documents, &[("n", FieldType::Number)]).unwrap();
+        let store = with_indexes(vec![index]);
+        let others = greenroom_storage::Key::new(Collection::Documents, "others/9").unwrap();
+        store.upsert(others, Body::new("{\"n\":9}").unwrap()).await.unwrap();
+        let server = Server::start_in(GameConfig::default(), Some(&store)).await;
+        let mut master = server.master(1).await;
+        master.create("archive", 7).await;
+        let mut ann = server.session("s1").await;
+        ann.attach(1, 3, 7, 0, 1);
+        ann.control().await;
+        let mut number = 0;
+        let mut call = async |what: &[u8]| {
+            number += 1;
+            ann.up(1, CALL, number, 0, what);
+            loop {
+                let (_, header, payload) = ann.down().await;
+                if header.kind == REPLY {
+                    break payload[4..].to_vec();
+                }
+            }
+        };
+        for number in 1..=6 {
+            call(&[number]).await;
+        }
+        assert_eq!(call(b"largest").await, [6, 5, b'|', 4, 3]);
+        let refused = String::from_utf8(call(b"by colour").await).unwrap();
+        assert!(refused.contains("no field \"colour\" in an index; there are: n"), "{refused}");
+    });
+}
+
 fn take_up(incarnation: u64, seats: Vec<RestoredSeat>) -> CreateInstance {
     let restore = Some(Restore { seats });
     CreateInstance { incarnation: Incarnation(incarnation), restore, ..order("saga", 7) }

@@ -48,11 +48,12 @@ pub use random::Random;
 pub use ring::{RING_BYTES_MAX, RING_MESSAGES_MAX, RING_TIME_MAX};
 pub use seat::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX};
 pub use store::{
-    DOCUMENT_BYTES_MAX, DOCUMENT_KEY_BYTES_MAX, Document, DocumentVersion, STORE_BYTES_MAX,
-    STORE_STEP_MAX, STORE_UNDER_WAY_MAX, Store, StoreAct, StoreOrder, StoreRefusal, StoreTicket,
-    Stored,
+    DOCUMENT_BYTES_MAX, DOCUMENT_KEY_BYTES_MAX, Document, DocumentVersion, SEARCH_BYTES_MAX,
+    STORE_BYTES_MAX, STORE_STEP_MAX, STORE_UNDER_WAY_MAX, Search, SearchCursor, Store, StoreAct,
+    StoreOrder, StoreRefusal, StoreTicket, Stored,
 };
 pub use timers::{TIMERS_MAX, TimerId};
 
 pub use greenroom_game_derive::{Meta, MetaKeyword};
+pub use greenroom_protocol::search::{Condition, Filter, field};
 pub use greenroom_protocol::{Code, InstanceId, Seat, Tick, UserId};

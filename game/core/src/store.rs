@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use ecow::{EcoString, eco_format};
+use greenroom_protocol::search::{Filter, LIMIT_MAX, Order};
+use greenroom_protocol::wire::client_session::MetaValue;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +26,8 @@ pub const STORE_BYTES_MAX: usize = 1 << 20;
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of a document's key, with what it begins with.
 pub const DOCUMENT_KEY_BYTES_MAX: usize = 245;
+/// Bytes of documents after which the answer to a [`Search`] ends before its limit.
+pub const SEARCH_BYTES_MAX: usize = 256 * 1024;
 
 /// Names what was asked of the store; a game may keep it in its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -57,6 +61,77 @@ impl Document {
     }
 }
 
+/// Which documents are looked for, by their top-level fields. A search names fields that an index of the program has:
+/// `App::new().index(&[("turns", FieldType::Number)])`.
+///
+/// ```
+/// use greenroom_game_core::{Search, field};
+///
+/// let longest = Search::new(field("turns").ge(20)).order_by("turns").descending().limit(5);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "it finds nothing by itself"]
+pub struct Search {
+    /// Which documents.
+    pub filter: Filter,
+    /// In which order; without one, by key. Documents without the field come last, by key.
+    pub order: Option<Order>,
+    /// How many, 1 to 100.
+    pub limit: u16,
+    /// Where the last page ended.
+    pub after: Option<SearchCursor>,
+}
+
+impl Default for Search {
+    /// All, by key, as many as one answer may have.
+    fn default() -> Self {
+        Self { filter: Filter::default(), order: None, limit: LIMIT_MAX, after: None }
+    }
+}
+
+impl Search {
+    /// Those that this lets through, by key, as many as one answer may have.
+    pub fn new(filter: impl Into<Filter>) -> Self {
+        Self { filter: filter.into(), ..Self::default() }
+    }
+    /// In the order of this field, from the smallest to the largest.
+    pub fn order_by(mut self, field: impl Into<EcoString>) -> Self {
+        self.order = Some(Order { field: field.into(), descending: false });
+        self
+    }
+    /// From the largest to the smallest, where [`Self::order_by`] came before.
+    pub fn descending(mut self) -> Self {
+        self.order = self.order.map(|order| Order { descending: true, ..order });
+        self
+    }
+    /// This many at most, 1 to 100. There are fewer in an answer where they have more than [`SEARCH_BYTES_MAX`].
+    pub const fn limit(mut self, limit: u16) -> Self {
+        self.limit = limit;
+        self
+    }
+    /// What follows the page that ended here, of the same search; from the beginning with `None`.
+    pub fn after(mut self, cursor: impl Into<Option<SearchCursor>>) -> Self {
+        self.after = cursor.into();
+        self
+    }
+    fn check(&self) -> Result<(), StoreRefusal> {
+        if self.limit == 0 || self.limit > LIMIT_MAX {
+            let why = eco_format!("the limit is {}; 1 to {LIMIT_MAX} are possible", self.limit);
+            return Err(StoreRefusal::BadSearch(why));
+        }
+        self.filter.check().map_err(|refusal| StoreRefusal::BadSearch(refusal.message))
+    }
+}
+
+/// Where a page of a [`Search`] ended; a game may keep it in its state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SearchCursor {
+    /// The last document's value in the field of the order, if it has it and there is an order.
+    pub value: Option<MetaValue>,
+    /// The last document's whole key.
+    pub key: EcoString,
+}
+
 /// What became of what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stored {
@@ -70,6 +145,13 @@ pub enum Stored {
     Removed,
     /// The counter's new value, which stays.
     Counted(i64),
+    /// What a search has found.
+    Page {
+        /// Each as it is, in the order that was asked for.
+        documents: Vec<Document>,
+        /// Where to go on; none if this was all.
+        next: Option<SearchCursor>,
+    },
 }
 
 /// Why something was not stored, or not read.
@@ -112,6 +194,9 @@ pub enum StoreRefusal {
     /// The store failed.
     #[error("the store failed: {0}")]
     Failed(EcoString),
+    /// What is looked for can't be: no index has the field, or it holds something else.
+    #[error("can't be searched for: {0}")]
+    BadSearch(EcoString),
 }
 
 /// One thing that is asked of the store.
@@ -119,7 +204,7 @@ pub enum StoreRefusal {
 pub struct StoreOrder {
     /// Whose outcome it is.
     pub ticket: StoreTicket,
-    /// The document's whole key.
+    /// The document's whole key; of a search, what the keys begin with.
     pub key: EcoString,
     /// What is to be done.
     pub act: StoreAct,
@@ -140,14 +225,17 @@ pub enum StoreAct {
     Remove,
     /// Add to the number that it is, or to 0.
     Count(i64),
+    /// Find those whose keys begin so.
+    Find(Search),
 }
 
 impl StoreAct {
-    /// Bytes of the document that is to be written.
+    /// Bytes of the document that is to be written, or may be found.
     fn bytes(&self) -> usize {
         match self {
             Self::Insert(json) | Self::Upsert(json) | Self::Replace(_, json) => json.len(),
             Self::Get | Self::Remove | Self::Count(_) => 0,
+            Self::Find(_) => SEARCH_BYTES_MAX,
         }
     }
 }
@@ -304,9 +392,19 @@ impl<'a> Store<'a> {
     pub fn counter(self, key: &str, by: i64) -> Result<StoreTicket, StoreRefusal> {
         self.ask(key, StoreAct::Count(by))
     }
+    /// Finds documents whose keys begin so, all of the kind's with `""`: [`Stored::Page`]. What was answered as written
+    /// before is found.
+    ///
+    /// # Errors
+    /// As [`Self::get`], where a search counts as [`SEARCH_BYTES_MAX`] that are under way; [`StoreRefusal::BadSearch`].
+    /// Whether an index has the fields is said with the outcome.
+    pub fn find(self, beginning: &str, search: Search) -> Result<StoreTicket, StoreRefusal> {
+        search.check()?;
+        self.ask(beginning, StoreAct::Find(search))
+    }
     fn ask(self, key: &str, act: StoreAct) -> Result<StoreTicket, StoreRefusal> {
         let whole = eco_format!("{}/{key}", self.of);
-        if key.is_empty()
+        if (key.is_empty() && !matches!(act, StoreAct::Find(_)))
             || self.of.is_empty()
             || whole.len() > DOCUMENT_KEY_BYTES_MAX
             || whole.chars().any(char::is_control)
@@ -344,6 +442,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use greenroom_protocol::Seat;
+    use greenroom_protocol::search::field;
 
     use super::*;
     use crate::testing::{Stage, replay};
@@ -369,6 +468,8 @@ mod tests {
         Number,
         Unencodable,
         Shared,
+        Find(String, i64, Option<SearchCursor>),
+        FindTooMany,
         PanicAfterInsert,
         CloseAfterInsert,
     }
@@ -417,6 +518,11 @@ mod tests {
                 Do::Number => cx.store().upsert("number", &7),
                 Do::Unencodable => cx.store().upsert("map", &BTreeMap::from([((1, 2), 3)])),
                 Do::Shared => cx.store().of("common").upsert("motto", &doc(3)),
+                Do::Find(beginning, from, after) => {
+                    let search = Search::new(field("n").ge(from)).order_by("n").descending();
+                    cx.store().find(&beginning, search.limit(2).after(after))
+                }
+                Do::FindTooMany => cx.store().find("", Search::default().limit(101)),
                 Do::PanicAfterInsert => {
                     drop(cx.store().insert("never", &doc(1)));
                     panic!("as it was told");
@@ -464,6 +570,39 @@ mod tests {
     fn orders<const RATE: u16>(stage: &Stage<Keeper<RATE>>) -> usize {
         let items = stage.effects().items.iter();
         items.filter(|effect| matches!(effect, Effect::Store(_))).count()
+    }
+
+    /// The numbers of a page, and where to go on.
+    fn page(answer: Answer) -> (Vec<u32>, Option<SearchCursor>) {
+        let Ok(Stored::Page { documents, next }) = answer else { panic!("{answer:?}") };
+        (documents.iter().map(|found| found.decode::<Doc>().unwrap().n).collect(), next)
+    }
+
+    fn documents_are_found<const RATE: u16>() {
+        let mut stage = stage::<RATE>();
+        for n in 1..=5 {
+            ask(&mut stage, &Do::Upsert(format!("a{n}"), n)).unwrap();
+        }
+        ask(&mut stage, &Do::Upsert("b6".into(), 6)).unwrap();
+        stage.set_document("other/a7", &Doc { n: 7 });
+        let mut find = |beginning: &str, from, after| {
+            page(ask(&mut stage, &Do::Find(beginning.into(), from, after)))
+        };
+        let (first, next) = find("", 3, None);
+        assert_eq!(first, [6, 5], "of this kind only, the largest first");
+        let (second, end) = find("", 3, next);
+        assert_eq!((second, end), (vec![4, 3], None));
+        assert_eq!(find("b", 0, None), (vec![6], None));
+        assert_eq!(find("c", 0, None), (vec![], None));
+        let refused = ask(&mut stage, &Do::FindTooMany).unwrap_err();
+        assert!(refused.contains("the limit is 101"), "{refused}");
+        replay::<Keeper<RATE>>(stage.recording(), 3).unwrap();
+    }
+
+    #[test]
+    fn documents_are_found_by_their_fields_page_by_page_and_a_replay_sees_the_same() {
+        documents_are_found::<20>();
+        documents_are_found::<0>();
     }
 
     fn documents_are_kept<const RATE: u16>() {
@@ -603,6 +742,11 @@ mod tests {
         assert_eq!(asked.ask("a".into(), long()), Err(StoreRefusal::Busy));
         assert!(asked.settle(tickets[0]) && !asked.settle(tickets[0]));
         assert!(asked.ask("a".into(), long()).is_ok());
+        // What a search may find has its room before it is asked.
+        assert!(asked.settle(tickets[1]));
+        let find = || StoreAct::Find(Search::default());
+        assert!(asked.ask("a".into(), find()).is_ok());
+        assert_eq!(asked.ask("a".into(), find()), Err(StoreRefusal::Busy));
     }
 
     #[test]

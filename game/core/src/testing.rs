@@ -33,6 +33,7 @@ use ecow::{EcoString, eco_format};
 use greenroom_protocol::wire::client_instance::{
     CALL, EVENT, MESSAGE, QUERY, QUERY_REFUSED, QUERY_REPLY, REPLY, REPLY_REFUSED, SEND_AGAIN,
 };
+use greenroom_protocol::wire::client_session::MetaValue;
 use greenroom_protocol::wire::master_game::{CreateInstance, GameToMaster};
 use greenroom_protocol::{
     Generation, Incarnation, InstanceId, KindName, Limits, Moment, Refusal, Seat, Seq, SessionId,
@@ -40,12 +41,13 @@ use greenroom_protocol::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use crate::effects::{Effect, Effects};
 use crate::input::{Input, Now, Recording};
 use crate::{
-    Core, CoreFault, Document, DocumentVersion, Instance, Registry, StoreAct, StoreOrder,
-    StoreRefusal, StoreTicket, Stored, Told,
+    Core, CoreFault, Document, DocumentVersion, Instance, Registry, SEARCH_BYTES_MAX, Search,
+    SearchCursor, StoreAct, StoreOrder, StoreRefusal, StoreTicket, Stored, Told,
 };
 
 /// One instance with its seats, each played by a model of a client: it takes every reliable message once, keeps its
@@ -529,7 +531,49 @@ impl Documents {
                 self.write(key, json);
                 Stored::Counted(count)
             }
+            (StoreAct::Find(search), _) => self.find(key, search),
         })
+    }
+    /// As the store finds them, as if there were an index over every field.
+    fn find(&self, beginning: &str, search: &Search) -> Stored {
+        let mut found: Vec<(SearchCursor, Document)> = Vec::new();
+        for (key, (version, json)) in &self.by_key {
+            let Ok(fields) = serde_json::from_slice::<Json>(json) else { continue };
+            let value = |name: &EcoString| match fields.get(name.as_str())? {
+                Json::Bool(value) => Some(MetaValue::Bool(*value)),
+                Json::Number(number) => number.as_i64().map(MetaValue::Int),
+                Json::String(text) => Some(MetaValue::Text(text.into())),
+                Json::Null | Json::Array(_) | Json::Object(_) => None,
+            };
+            if key.starts_with(beginning) && search.filter.lets_through(&value) {
+                let by = search.order.as_ref().and_then(|order| value(&order.field));
+                let (key, version) = (key.clone(), *version);
+                let document = Document { key: key.clone(), version, json: json.clone() };
+                found.push((SearchCursor { value: by, key }, document));
+            }
+        }
+        let descending = search.order.as_ref().is_some_and(|order| order.descending);
+        let compare = |left: &SearchCursor, right: &SearchCursor| {
+            let values = match (&left.value, &right.value) {
+                (Some(left), Some(right)) if descending => right.cmp(left),
+                (Some(left), Some(right)) => left.cmp(right),
+                // Without the field, last.
+                (left, right) => right.is_some().cmp(&left.is_some()),
+            };
+            values.then_with(|| left.key.cmp(&right.key))
+        };
+        found.sort_by(|(left, _), (right, _)| compare(left, right));
+        found.retain(|(at, _)| search.after.as_ref().is_none_or(|end| compare(at, end).is_gt()));
+        let mut bytes = 0;
+        let count = found.iter().take(search.limit.into()).take_while(|(_, document)| {
+            let has_room = bytes <= SEARCH_BYTES_MAX;
+            bytes += document.json.len();
+            has_room
+        });
+        let count = count.count();
+        let next = (count < found.len()).then(|| found[count - 1].0.clone());
+        found.truncate(count);
+        Stored::Page { documents: found.into_iter().map(|(_, document)| document).collect(), next }
     }
 }
 

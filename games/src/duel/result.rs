@@ -110,7 +110,7 @@ impl Duel {
             Ok(Stored::Written(_)) | Err(StoreRefusal::Exists | StoreRefusal::Changed) => {
                 return self.read_wins(cx);
             }
-            Ok(Stored::Removed | Stored::Counted(_)) => return,
+            Ok(Stored::Removed | Stored::Counted(_) | Stored::Page { .. }) => return,
             Err(_) => return self.again(cx),
         };
         let duel = cx.instance().to_string();
