@@ -54,6 +54,11 @@ const SEARCH_STEP: usize = 800;
 const SEARCH_GRAIN: usize = 10 * PLAYERS_OF_A_ROOM;
 /// Cores that others may use while figures are still worth something.
 const OTHERS_CORES_MAX: f64 = 0.3;
+/// Runs of a row, and seconds of its window, if nobody says; a row of the store has three ways to write in each run.
+const RUNS: u16 = 3;
+const SECONDS: f64 = 5.0;
+const RUNS_OF_THE_STORE: u16 = 7;
+const SECONDS_OF_THE_STORE: f64 = 1.0;
 /// Open files besides the clients' sockets.
 const OTHER_FILES: u64 = 200;
 
@@ -69,12 +74,12 @@ struct Arguments {
     /// Prints one JSON object a line; the last is the summary.
     #[arg(long)]
     json: bool,
-    /// Repetitions of each row, bare and Greenroom in turn; figures are medians.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    runs: u16,
-    /// Length of a measured window.
-    #[arg(long, default_value_t = 5.0)]
-    seconds: f64,
+    /// Repetitions of each row, bare and Greenroom in turn; figures are medians [default: 3; 7 of the store].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: Option<u16>,
+    /// Length of a measured window [default: 5; 1 of the store].
+    #[arg(long)]
+    seconds: Option<f64>,
     /// Only over this transport; may be given twice.
     #[arg(long, value_enum)]
     transport: Vec<Transport>,
@@ -96,6 +101,12 @@ struct Arguments {
     /// Instances among which clients search in W4; 0: none.
     #[arg(long, default_value_t = 100_000)]
     instances: usize,
+    /// Only this store; may be given twice.
+    #[arg(long, value_enum)]
+    store: Vec<Store>,
+    /// Keys under way in a store.
+    #[arg(long, value_delimiter = ',', value_parser = positive, default_value = "1,64,1024")]
+    keys: Vec<usize>,
     /// Users, and instances, that the directory holds.
     #[arg(long, value_parser = positive, default_value = "1000000")]
     records: usize,
@@ -111,6 +122,15 @@ struct Arguments {
     /// The generator's core.
     #[arg(long, default_value_t = 1)]
     generator_core: usize,
+}
+
+impl Arguments {
+    fn runs(&self) -> u16 {
+        self.runs.unwrap_or(RUNS)
+    }
+    fn seconds(&self) -> f64 {
+        self.seconds.unwrap_or(SECONDS)
+    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -133,6 +153,14 @@ enum Name {
     Store,
     /// The event log: what is written, asked and shipped, and what it costs the players of W2.
     Logs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Store {
+    Memory,
+    Sqlite,
+    #[cfg(feature = "couchbase")]
+    Couchbase,
 }
 
 /// What this program is to its own children.
@@ -316,7 +344,7 @@ impl Plan {
             let mut most_held = 0;
             for &size in sizes {
                 let mut row =
-                    self.row(method, transport, size, self.arguments.runs, &self.subjects)?;
+                    self.row(method, transport, size, self.arguments.runs(), &self.subjects)?;
                 if method.is_held_or_not {
                     self.judge(&mut row, &mut reference);
                     if row.held == Some(true) {
@@ -346,7 +374,8 @@ impl Plan {
     /// Gives the row of the workers, with what searches took.
     fn w4(&self) -> anyhow::Result<Map<String, Value>> {
         let transport = self.arguments.transport.first().copied().unwrap_or(Transport::Tcp);
-        let Arguments { workers, instances, runs, .. } = self.arguments;
+        let Arguments { workers, instances, .. } = self.arguments;
+        let runs = self.arguments.runs();
         let row = self.row(&Method::W4, transport, workers, runs, &[Subject::Greenroom])?;
         self.show(&row)?;
         let mut summary = row.json();
@@ -364,7 +393,8 @@ impl Plan {
 
     /// Every part of the directory, in a process of its own each. Gives the figures that the issue asks for.
     fn directory(&self) -> anyhow::Result<Map<String, Value>> {
-        let Arguments { records, seconds, server_core, .. } = self.arguments;
+        let Arguments { records, server_core, .. } = self.arguments;
+        let seconds = self.arguments.seconds();
         let studies = match &self.arguments.study[..] {
             [] => Study::value_variants(),
             some => some,
@@ -401,18 +431,25 @@ impl Plan {
 
     /// The storage actor.
     fn store(&self) -> anyhow::Result<Map<String, Value>> {
-        let Arguments { runs, seconds, .. } = self.arguments;
+        let runs = self.arguments.runs.unwrap_or(RUNS_OF_THE_STORE);
+        let window = self.arguments.seconds.unwrap_or(SECONDS_OF_THE_STORE);
+        let window = Duration::try_from_secs_f64(window).context("--seconds")?;
         let mut summary = Map::new();
         self.show_part("store", "queue", store::queue()?, &mut summary)?;
-        for size in store::SIZES {
-            let figures = store::memory(size, runs, seconds)?;
-            self.show_part("store", &format!("memory_{size}"), figures, &mut summary)?;
-            let figures = store::upserts(size, runs, seconds)?;
-            self.show_part("store", &format!("sqlite_{size}"), figures, &mut summary)?;
-            #[cfg(feature = "couchbase")]
-            {
-                let figures = store::couchbase::upserts(size, runs, seconds)?;
-                self.show_part("store", &format!("couchbase_{size}"), figures, &mut summary)?;
+        for &size in &self.arguments.keys {
+            for store in Store::value_variants() {
+                if !self.arguments.store.is_empty() && !self.arguments.store.contains(store) {
+                    continue;
+                }
+                let (name, figures) = match store {
+                    Store::Memory => ("memory", store::memory(size, runs, window)?),
+                    Store::Sqlite => ("sqlite", store::sqlite(size, runs, window)?),
+                    #[cfg(feature = "couchbase")]
+                    Store::Couchbase => {
+                        ("couchbase", store::couchbase::upserts(size, runs, window)?)
+                    }
+                };
+                self.show_part("store", &format!("{name}_{size}"), figures, &mut summary)?;
             }
         }
         summary.insert("bench".to_owned(), "store".into());
@@ -421,8 +458,8 @@ impl Plan {
 
     /// The event log; what is shipped only if somebody says where a stand-in of Kinesis is.
     fn logs(&self) -> anyhow::Result<Map<String, Value>> {
-        let Arguments { seconds, records, .. } = self.arguments;
-        let window = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+        let Arguments { records, .. } = self.arguments;
+        let window = Duration::try_from_secs_f64(self.arguments.seconds()).context("--seconds")?;
         let mut summary = Map::new();
         self.show_part("logs", "written", logs::written(window)?, &mut summary)?;
         self.show_part("logs", "asked", logs::asked(records)?, &mut summary)?;
@@ -451,9 +488,9 @@ impl Plan {
         machine::pin(self.arguments.generator_core)?;
         let method = Method::W2;
         let mut runs: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
-        for run in 1..=self.arguments.runs {
+        for run in 1..=self.arguments.runs() {
             for (way, flags) in ways {
-                let what = format!("w2 with logs {way}, run {run} of {}", self.arguments.runs);
+                let what = format!("w2 with logs {way}, run {run} of {}", self.arguments.runs());
                 let order = Order {
                     setup: Setup { flags: flags.clone(), ..self.setup.clone() },
                     subject: Subject::Greenroom,
@@ -461,7 +498,7 @@ impl Plan {
                     size: PLAYERS_REFERENCE,
                     workers: self.arguments.workers,
                     warm_up: method.warm_up,
-                    window: Duration::try_from_secs_f64(self.arguments.seconds)
+                    window: Duration::try_from_secs_f64(self.arguments.seconds())
                         .context("--seconds")?,
                     counts_calls: false,
                 };
@@ -529,7 +566,7 @@ impl Plan {
                     size,
                     workers: self.arguments.workers,
                     warm_up,
-                    window: Duration::try_from_secs_f64(self.arguments.seconds)
+                    window: Duration::try_from_secs_f64(self.arguments.seconds())
                         .context("--seconds")?,
                     counts_calls: run == runs,
                 };

@@ -1,241 +1,143 @@
-//! The store: durable writes through the storage actor on SQLite and on Couchbase, beside the bare library that does
-//! the same in turn, writes to memory, and what a full queue takes.
+//! The store: durable writes through the storage actor on SQLite and on Couchbase, beside the bare library and beside a
+//! thread that was written by hand; writes to memory; and what a full queue takes.
+//!
+//! **Bare** is the library that is called directly: for SQLite, transactions of as many upserts as keys are under way in
+//! one loop; for Couchbase, a task for each key that calls the SDK. **By hand** is the same library on a thread of its
+//! own that many tasks ask over a channel, which answers each over one of its own: what an application has to write
+//! before several of its tasks can use SQLite, or before its storage has a thread of its own. Neither has an order by
+//! key, a bound, a deadline, or a word on what became of a write that was cut off.
 
 #[cfg(feature = "couchbase")]
 pub(crate) mod couchbase;
+mod load;
+mod sqlite;
 
-use std::fs::File;
-use std::io::Write as _;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use greenroom_storage::backend::{Backend, Boxed, Job};
 use greenroom_storage::{
     Body, Collection, Key, OpenError, Schema, Storage, StorageConfig, StorageError, Write,
 };
-use hdrhistogram::Histogram;
-use rusqlite::params;
+use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use self::load::{Asked, Taken, by_hand, drive, json};
 use crate::machine;
 use crate::measure::float;
 use crate::report::{Figures, median, progress};
 
-/// Keys under way.
-pub(crate) const SIZES: [usize; 3] = [1, 64, 1_024];
-/// Bytes of a document.
-const DOCUMENT_BYTES: usize = 220;
-/// Keys of each worker, which it writes in turn.
-const KEYS_OF_A_WORKER: usize = 16;
 /// Operations of the full queue.
 const QUEUED: usize = 100_000;
-/// Times that the disk is asked.
-const SYNCS: usize = 100;
 
-/// A folder that goes when it is dropped.
-struct Folder(std::path::PathBuf);
-
-impl Folder {
-    fn new() -> anyhow::Result<Self> {
-        let path =
-            std::env::temp_dir().join(format!("greenroom-bench-store-{}", std::process::id()));
-        std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
-        Ok(Self(path))
-    }
+/// The same load in each way, one after the other.
+struct Run {
+    bare: Option<Taken>,
+    by_hand: Taken,
+    actor: Taken,
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            progress(&format!("{} stays: {error}", self.0.display()));
-        }
-    }
-}
-
-/// Measures one number of keys under way, bare and through the actor in turn. The figures are medians.
-pub(crate) fn upserts(size: usize, runs: u16, seconds: f64) -> anyhow::Result<Figures> {
-    let folder = Folder::new()?;
-    let window = Duration::from_secs_f64(seconds);
-    let mut all = Vec::new();
-    for run in 1..=runs {
-        progress(&format!("store, {size} keys under way, run {run} of {runs}"));
-        let sync = fdatasync_p50(&folder.0)?;
-        let bare = bare(&folder.0.join(format!("bare-{run}.sqlite")), size, window)?;
-        let actor = actor(&folder.0.join(format!("actor-{run}.sqlite")), size, window)?;
-        all.push(vec![
+impl Run {
+    fn figures(&self) -> Figures {
+        let Self { bare, by_hand, actor } = self;
+        let more = |than: &Taken| (actor.cpu_us / than.cpu_us - 1.0) * 100.0;
+        let mut figures = vec![
             ("upserts_per_s", actor.per_s),
             ("p50_ms", actor.p50_ms),
             ("p99_ms", actor.p99_ms),
-            ("cpu_us_per_upsert", actor.cpu_us),
-            ("bare_upserts_per_s", bare.per_s),
-            ("bare_p99_ms", bare.p99_ms),
-            ("bare_cpu_us_per_upsert", bare.cpu_us),
-            ("cpu_percent_more", (actor.cpu_us / bare.cpu_us - 1.0) * 100.0),
-            ("fdatasync_p50_ms", sync),
-        ]);
+            ("cpu_us", actor.cpu_us),
+            ("first_cpu_us", actor.first_cpu_us),
+            ("by_hand_upserts_per_s", by_hand.per_s),
+            ("by_hand_p99_ms", by_hand.p99_ms),
+            ("by_hand_cpu_us", by_hand.cpu_us),
+            ("percent_over_by_hand", more(by_hand)),
+        ];
+        if let Some(bare) = bare {
+            figures.extend([
+                ("bare_upserts_per_s", bare.per_s),
+                ("bare_p99_ms", bare.p99_ms),
+                ("bare_cpu_us", bare.cpu_us),
+                ("bare_first_cpu_us", bare.first_cpu_us),
+                ("percent_over_bare", more(bare)),
+            ]);
+        }
+        figures
     }
-    Ok(figures(&all))
 }
 
-/// The medians of all runs, which have the same figures.
-fn figures(all: &[Figures]) -> Figures {
+/// Measures one number of keys under way, each way in turn. The figures are medians.
+fn in_turn(
+    what: &str,
+    size: usize,
+    runs: u16,
+    mut run: impl FnMut(u16) -> anyhow::Result<Figures>,
+) -> anyhow::Result<Figures> {
+    let mut all = Vec::new();
+    for number in 1..=runs {
+        progress(&format!("store, {what}, {size} keys under way, run {number} of {runs}"));
+        all.push(run(number)?);
+    }
     let names: Vec<&'static str> = all.iter().take(1).flatten().map(|(name, _)| *name).collect();
-    names.into_iter().filter_map(|name| Some((name, median(all, name)?))).collect()
+    Ok(names.into_iter().filter_map(|name| Some((name, median(&all, name)?))).collect())
 }
 
-/// The actor by itself, on a store that takes no time: what every store costs at least.
-pub(crate) fn memory(size: usize, runs: u16, seconds: f64) -> anyhow::Result<Figures> {
-    let window = Duration::from_secs_f64(seconds);
-    let mut all = Vec::new();
-    for run in 1..=runs {
-        progress(&format!("store in memory, {size} keys under way, run {run} of {runs}"));
-        let config = StorageConfig { store: "memory".into(), ..StorageConfig::default() };
-        let actor = through(config, size, window)?;
-        all.push(vec![
-            ("upserts_per_s", actor.per_s),
-            ("p50_ms", actor.p50_ms),
-            ("p99_ms", actor.p99_ms),
-            ("cpu_us_per_upsert", actor.cpu_us),
-        ]);
-    }
-    Ok(figures(&all))
-}
-
-/// What one run took.
-struct Taken {
-    per_s: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-    cpu_us: f64,
-}
-
-/// Milliseconds that the disk takes to keep 4 KiB.
-fn fdatasync_p50(folder: &Path) -> anyhow::Result<f64> {
-    let path = folder.join("sync");
-    let mut file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
-    let mut times = Histogram::<u64>::new(3)?;
-    for _ in 0..SYNCS {
-        file.write_all(&[7; 4_096])?;
-        let began = Instant::now();
-        file.sync_data()?;
-        times.record(micros(began.elapsed()))?;
-    }
-    Ok(float(times.value_at_quantile(0.5)) / 1e3)
-}
-
-fn micros(span: Duration) -> u64 {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn id(worker: usize, round: usize) -> String {
-    format!("{worker:05}/{:02}", round % KEYS_OF_A_WORKER)
-}
-
-fn json(round: usize) -> String {
-    let head = format!("{{\"level\":{round},\"text\":\"");
-    let rest = DOCUMENT_BYTES.saturating_sub(head.len() + 2);
-    format!("{head}{}\"}}", "x".repeat(rest))
-}
-
-/// The library by itself: transactions of as many upserts as keys would be under way.
-fn bare(file: &Path, size: usize, window: Duration) -> anyhow::Result<Taken> {
-    let connection = rusqlite::Connection::open(file)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", "full")?;
-    connection.execute_batch(
-        "CREATE TABLE documents (id TEXT PRIMARY KEY NOT NULL, version INTEGER NOT NULL, owner BLOB, \
-         expires INTEGER, body TEXT) STRICT",
-    )?;
-    let (began, cpu) = (Instant::now(), machine::cpu(std::process::id())?);
-    let (mut count, mut times) = (0_u64, Histogram::<u64>::new(3)?);
-    for round in 0.. {
-        if began.elapsed() >= window {
-            break;
-        }
-        let started = Instant::now();
-        connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
-        for worker in 0..size {
-            connection
-                .prepare_cached(
-                    "INSERT INTO documents (id, version, owner, expires, body) VALUES (?1, ?2, ?3, ?4, ?5) \
-                     ON CONFLICT (id) DO UPDATE SET version = excluded.version, owner = excluded.owner, \
-                     expires = excluded.expires, body = excluded.body",
-                )?
-                .execute(params![
-                    id(worker, round),
-                    i64::try_from(count)?,
-                    None::<Vec<u8>>,
-                    None::<i64>,
-                    json(round)
-                ])?;
-            count += 1;
-        }
-        connection.prepare_cached("COMMIT")?.execute(())?;
-        times.record(micros(started.elapsed()))?;
-    }
-    taken(count, began, cpu, &times)
-}
-
-fn taken(
-    count: u64,
-    began: Instant,
-    cpu: Duration,
-    times: &Histogram<u64>,
-) -> anyhow::Result<Taken> {
-    ensure!(count > 0, "nothing was written in the time given");
-    let spent = machine::cpu(std::process::id())?.saturating_sub(cpu);
-    Ok(Taken {
-        per_s: float(count) / began.elapsed().as_secs_f64(),
-        p50_ms: float(times.value_at_quantile(0.5)) / 1e3,
-        p99_ms: float(times.value_at_quantile(0.99)) / 1e3,
-        cpu_us: spent.as_secs_f64() * 1e6 / float(count),
+/// In an SQLite file.
+pub(crate) fn sqlite(size: usize, runs: u16, window: Duration) -> anyhow::Result<Figures> {
+    let folder = sqlite::Folder::new()?;
+    in_turn("SQLite", size, runs, |number| {
+        let file = |way: &str| folder.path().join(format!("{way}-{number}.sqlite"));
+        let sync = folder.fdatasync_p50()?;
+        let run = Run {
+            bare: Some(sqlite::bare(&file("bare"), size, window)?),
+            by_hand: sqlite::by_hand(&file("by-hand"), size, window)?,
+            actor: actor(on(format!("sqlite:{}", file("actor").display())), size, window)?,
+        };
+        let mut figures = run.figures();
+        figures.push(("fdatasync_p50_ms", sync));
+        Ok(figures)
     })
 }
 
-/// Through the actor on SQLite.
-fn actor(file: &Path, size: usize, window: Duration) -> anyhow::Result<Taken> {
-    let store = format!("sqlite:{}", file.display()).into();
-    through(StorageConfig { store, ..StorageConfig::default() }, size, window)
+/// The actor by itself, on a store that takes no time: what every store costs at least. By hand, nothing is stored.
+pub(crate) fn memory(size: usize, runs: u16, window: Duration) -> anyhow::Result<Figures> {
+    in_turn("memory", size, runs, |_| {
+        let run = Run {
+            bare: None,
+            by_hand: by_hand(size, window, nothing)?,
+            actor: actor(on("memory"), size, window)?,
+        };
+        Ok(run.figures())
+    })
 }
 
-/// Through the actor: a task for each key under way.
-fn through(config: StorageConfig, size: usize, window: Duration) -> anyhow::Result<Taken> {
+fn nothing(mut asked: mpsc::Receiver<Asked>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    runtime.block_on(async {
+        while let Some(asked) = asked.recv().await {
+            asked.answer();
+        }
+    });
+    Ok(())
+}
+
+fn on(store: impl Into<String>) -> StorageConfig {
+    StorageConfig { store: store.into().into(), ..StorageConfig::default() }
+}
+
+/// Through the actor.
+fn actor(config: StorageConfig, size: usize, window: Duration) -> anyhow::Result<Taken> {
     let config = StorageConfig { deadline: Duration::from_secs(60), ..config };
     let storage = greenroom_storage::open(&config, Schema::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let (began, cpu) = (Instant::now(), machine::cpu(std::process::id())?);
-    let (count, times) = runtime.block_on(LocalSet::new().run_until(async {
-        let workers: Vec<_> = (0..size)
-            .map(|worker| {
-                let storage = storage.clone();
-                tokio::task::spawn_local(async move {
-                    let mut times = Vec::new();
-                    for round in 0.. {
-                        if began.elapsed() >= window {
-                            break;
-                        }
-                        let started = Instant::now();
-                        let key = Key::new(Collection::Documents, id(worker, round))?;
-                        storage.upsert(key, Body::new(json(round))?).await?;
-                        times.push(micros(started.elapsed()));
-                    }
-                    anyhow::Ok(times)
-                })
-            })
-            .collect();
-        let (mut count, mut times) = (0, Histogram::<u64>::new(3)?);
-        for worker in workers {
-            for time in worker.await?? {
-                times.record(time)?;
-                count += 1;
-            }
-        }
-        anyhow::Ok((count, times))
-    }))?;
-    let taken = taken(count, began, cpu, &times);
+    let writing = storage.clone();
+    let taken =
+        runtime.block_on(LocalSet::new().run_until(drive(size, window, async move |id, json| {
+            let key = Key::new(Collection::Documents, id)?;
+            writing.upsert(key, Body::new(json)?).await?;
+            Ok(())
+        })));
     runtime.block_on(storage.close());
     taken
 }

@@ -1,11 +1,11 @@
-//! Durable writes to three nodes of ours, in a process beside this one: the bare SDK, and the actor on it.
+//! Durable writes to three nodes of ours, in a process beside this one.
 //!
 //! What it says of Couchbase is nothing: the nodes keep documents in memory. What it says is what the actor costs this
 //! process beside the SDK that it goes through.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use couchbase::authenticator::PasswordAuthenticator;
@@ -16,12 +16,11 @@ use couchbase::options::cluster_options::ClusterOptions;
 use couchbase::options::kv_options::UpsertOptions;
 use couchbase::transcoding::{DataType, encode_common_flags};
 use greenroom_storage::{Schema, StorageConfig};
-use hdrhistogram::Histogram;
 use tokio::task::LocalSet;
 
-use super::{Figures, Taken, figures, id, json, micros, taken, through};
-use crate::machine;
-use crate::report::progress;
+use super::load::{self, Taken, drive};
+use super::{Run, actor, in_turn};
+use crate::report::{Figures, progress};
 
 /// The nodes, which end with this.
 struct Nodes {
@@ -67,72 +66,68 @@ impl Nodes {
     }
 }
 
-/// Measures one number of keys under way, the bare SDK and the actor in turn. The figures are medians.
-pub(crate) fn upserts(size: usize, runs: u16, seconds: f64) -> anyhow::Result<Figures> {
+/// On three nodes.
+pub(crate) fn upserts(size: usize, runs: u16, window: Duration) -> anyhow::Result<Figures> {
     let nodes = Nodes::start()?;
-    let window = Duration::from_secs_f64(seconds);
     // Makes the collections, which the bare SDK writes to as well.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(greenroom_storage::init(&nodes.config(), &Schema::default()))?;
-    let mut all = Vec::new();
-    for run in 1..=runs {
-        progress(&format!("store on Couchbase, {size} keys under way, run {run} of {runs}"));
-        let bare = bare(&nodes.address, size, window)?;
-        let actor = through(nodes.config(), size, window)?;
-        all.push(vec![
-            ("upserts_per_s", actor.per_s),
-            ("p50_ms", actor.p50_ms),
-            ("p99_ms", actor.p99_ms),
-            ("cpu_us_per_upsert", actor.cpu_us),
-            ("bare_upserts_per_s", bare.per_s),
-            ("bare_p99_ms", bare.p99_ms),
-            ("bare_cpu_us_per_upsert", bare.cpu_us),
-            ("cpu_percent_more", (actor.cpu_us / bare.cpu_us - 1.0) * 100.0),
-        ]);
-    }
-    Ok(figures(&all))
+    in_turn("Couchbase", size, runs, |_| {
+        let run = Run {
+            bare: Some(bare(&nodes.address, size, window)?),
+            by_hand: by_hand(&nodes.address, size, window)?,
+            actor: actor(nodes.config(), size, window)?,
+        };
+        Ok(run.figures())
+    })
 }
 
-/// The SDK by itself: a task for each key under way, at the same durability.
+async fn connect(address: &str) -> anyhow::Result<Collection> {
+    let user = PasswordAuthenticator::new("Administrator", "password");
+    let cluster = Cluster::connect(address, ClusterOptions::new(user.into())).await?;
+    let bucket = cluster.bucket("greenroom");
+    bucket.wait_until_ready(None).await?;
+    Ok(bucket.scope("greenroom").collection("documents"))
+}
+
+/// As durable as the actor's.
+async fn upsert(documents: &Collection, id: &str, json: &str) -> anyhow::Result<()> {
+    let options = UpsertOptions::new().durability_level(DurabilityLevel::MAJORITY);
+    let flags = encode_common_flags(DataType::Json);
+    documents.upsert_raw(id, json.as_bytes(), flags, options).await?;
+    Ok(())
+}
+
+/// The SDK by itself.
 fn bare(address: &str, size: usize, window: Duration) -> anyhow::Result<Taken> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(LocalSet::new().run_until(async {
-        let user = PasswordAuthenticator::new("Administrator", "password");
-        let cluster = Cluster::connect(address, ClusterOptions::new(user.into())).await?;
-        let bucket = cluster.bucket("greenroom");
-        bucket.wait_until_ready(None).await?;
-        let documents = bucket.scope("greenroom").collection("documents");
-        let (began, cpu) = (Instant::now(), machine::cpu(std::process::id())?);
-        let workers: Vec<_> = (0..size)
-            .map(|worker| tokio::task::spawn_local(write(documents.clone(), worker, began, window)))
-            .collect();
-        let (mut count, mut times) = (0, Histogram::<u64>::new(3)?);
-        for worker in workers {
-            for time in worker.await?? {
-                times.record(time)?;
-                count += 1;
-            }
-        }
-        taken(count, began, cpu, &times)
+        let documents = connect(address).await?;
+        drive(size, window, async move |id: String, json: String| {
+            upsert(&documents, &id, &json).await
+        })
+        .await
     }))
 }
 
-async fn write(
-    documents: Collection,
-    worker: usize,
-    began: Instant,
-    window: Duration,
-) -> anyhow::Result<Vec<u64>> {
-    let mut times = Vec::new();
-    for round in 0.. {
-        if began.elapsed() >= window {
-            break;
-        }
-        let started = Instant::now();
-        let options = UpsertOptions::new().durability_level(DurabilityLevel::MAJORITY);
-        let (body, flags) = (json(round), encode_common_flags(DataType::Json));
-        documents.upsert_raw(id(worker, round), body.as_bytes(), flags, options).await?;
-        times.push(micros(started.elapsed()));
-    }
-    Ok(times)
+/// A thread that calls the SDK, with a task for each upsert.
+fn by_hand(address: &str, size: usize, window: Duration) -> anyhow::Result<Taken> {
+    let address = address.to_owned();
+    load::by_hand(size, window, move |mut asked| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(LocalSet::new().run_until(async {
+            let documents = connect(&address).await?;
+            while let Some(asked) = asked.recv().await {
+                let documents = documents.clone();
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = upsert(&documents, &asked.id, &asked.json).await {
+                        // Who asked has no answer, which ends the run.
+                        return progress(&format!("an upsert failed: {error}"));
+                    }
+                    asked.answer();
+                });
+            }
+            Ok(())
+        }))
+    })
 }
