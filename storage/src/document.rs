@@ -1,11 +1,12 @@
 //! What is stored: a JSON object, and what a store says beside it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use serde::de::{self, DeserializeOwned, Deserializer, IgnoredAny, MapAccess};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -24,11 +25,12 @@ impl Body {
     /// # Errors
     /// When it is no JSON object, or has a reserved field or one twice.
     pub fn new(json: impl Into<Bytes>) -> Result<Self, BadBody> {
-        let json = json.into();
+        let mut json = json.into();
         // Leading blanks would come before the fields that a store puts first.
-        let begin = json.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         let end = json.iter().rev().take_while(|byte| byte.is_ascii_whitespace()).count();
-        let json = json.slice(begin.min(json.len() - end)..json.len() - end);
+        json.truncate(json.len() - end);
+        let begin = json.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        json.advance(begin);
         serde_json::from_slice::<Members>(&json)?;
         Ok(Self(json))
     }
@@ -99,8 +101,8 @@ impl<'de> Deserialize<'de> for Members {
                 out.write_str("an object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut seen: Vec<String> = Vec::new();
-                while let Some(name) = map.next_key::<String>()? {
+                let mut seen: Vec<Cow<'de, str>> = Vec::new();
+                while let Some(Name(name)) = map.next_key()? {
                     if name.starts_with(RESERVED) {
                         return Err(de::Error::custom(format_args!(
                             "the field {name:?} is reserved"
@@ -120,6 +122,28 @@ impl<'de> Deserialize<'de> for Members {
             }
         }
         from.deserialize_map(Visitor)
+    }
+}
+
+/// A field's name: as it stands in the JSON, where it is written without escapes.
+struct Name<'de>(Cow<'de, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Name<'de>;
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a name")
+            }
+            fn visit_borrowed_str<E: de::Error>(self, name: &'de str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Owned(name.to_owned())))
+            }
+        }
+        from.deserialize_str(Visitor)
     }
 }
 

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use ecow::EcoString;
 use greenroom_telemetry::{Parent, SpanKind};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::{Backend, Operation};
+use crate::inbox::Inbox;
 use crate::lane::{Lane, LaneConfig, Reply, Submitted};
 use crate::metrics::Metrics;
 use crate::query::{Page, Query, RawQuery};
@@ -63,13 +64,12 @@ pub struct Storage {
 }
 
 struct Shared {
-    lanes: Vec<mpsc::Sender<Submitted>>,
+    lanes: Vec<Arc<Inbox>>,
     /// Which lane a key belongs to.
     hasher: RandomState,
     /// Which lane takes the next query.
     turn: AtomicUsize,
-    places: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    room: Arc<Room>,
     queue_count_max: usize,
     document_bytes_max: usize,
     ids: Arc<WriteIds>,
@@ -151,6 +151,7 @@ impl Storage {
     /// Takes nothing new, and waits until everything that was taken has its answer and the store is let go of.
     pub async fn close(&self) {
         self.shared.stop.cancel();
+        self.shared.lanes.iter().for_each(|lane| lane.close());
         self.shared.over.cancelled().await;
     }
 
@@ -160,15 +161,15 @@ impl Storage {
     /// [`StorageError::Busy`], [`StorageError::TooLarge`], [`StorageError::BadQuery`], [`StorageError::Closed`].
     pub fn try_submit<R: Request>(&self, request: R) -> Result<Ticket<R>, StorageError> {
         let (work, merge) = self.work(request)?;
-        let permits = self.shared.try_permits(work.bytes());
-        let Some((place, bytes)) = permits else {
+        let bytes = permits(work.bytes());
+        if !self.shared.room.try_take(bytes) {
             if self.shared.stop.is_cancelled() {
                 return Err(StorageError::Closed);
             }
             Metrics::add(&self.shared.metrics.busy, 1);
             return Err(self.shared.busy());
-        };
-        self.send(work, merge, Instant::now() + self.deadline, place, bytes)
+        }
+        self.send(work, merge, Instant::now() + self.deadline, bytes)
     }
 
     /// Takes an operation, and waits until there is room for it.
@@ -178,21 +179,15 @@ impl Storage {
     pub async fn submit<R: Request>(&self, request: R) -> Result<Ticket<R>, StorageError> {
         let (work, merge) = self.work(request)?;
         let deadline = Instant::now() + self.deadline;
-        let permits = match self.shared.try_permits(work.bytes()) {
-            Some(permits) => Some(permits),
-            None => {
-                let permits = self.shared.permits(work.bytes());
-                match tokio::time::timeout_at(deadline, permits).await {
-                    Ok(permits) => permits,
-                    Err(_) => {
-                        Metrics::add(&self.shared.metrics.busy, 1);
-                        return Err(self.shared.busy());
-                    }
-                }
-            }
-        };
-        let (place, bytes) = permits.ok_or(StorageError::Closed)?;
-        self.send(work, merge, deadline, place, bytes)
+        let bytes = permits(work.bytes());
+        let room = &self.shared.room;
+        if !room.try_take(bytes)
+            && tokio::time::timeout_at(deadline, room.take(bytes)).await.is_err()
+        {
+            Metrics::add(&self.shared.metrics.busy, 1);
+            return Err(self.shared.busy());
+        }
+        self.send(work, merge, deadline, bytes)
     }
 
     /// Takes an operation when there is room, and waits for its answer.
@@ -334,50 +329,47 @@ impl Storage {
 
     fn work<R: Request>(&self, request: R) -> Result<(Work, Merge), StorageError> {
         let (work, merge) = request.into_work(self.shared.ids.next());
-        match &work {
-            Work::Operation(Operation::Put(put)) => {
+        let Work::Operation(operation) = &work else { return Ok((work, merge)) };
+        match &**operation {
+            Operation::Put(put) => {
                 let (bytes, max) =
                     (put.body.as_ref().map_or(0, Body::len), self.shared.document_bytes_max);
                 if bytes > max {
                     return Err(StorageError::TooLarge { key: put.key.clone(), bytes, max });
                 }
             }
-            Work::Operation(Operation::Query(query)) => self.shared.schema.check(query)?,
-            Work::Operation(Operation::Raw(RawQuery { limit, .. })) if *limit == 0 => {
+            Operation::Query(query) => self.shared.schema.check(query)?,
+            Operation::Raw(RawQuery { limit: 0, .. }) => {
                 return Err(StorageError::BadQuery("the limit is 0".into()));
             }
-            Work::Operation(
-                Operation::Get { .. }
-                | Operation::Remove { .. }
-                | Operation::Touch { .. }
-                | Operation::Raw(_),
-            )
-            | Work::Update { .. } => {}
+            Operation::Get { .. }
+            | Operation::Remove { .. }
+            | Operation::Touch { .. }
+            | Operation::Raw(_) => {}
         }
         Ok((work, merge))
     }
 
+    /// Gives the work to its lane; `bytes` of it, and a place, were taken.
     fn send<R: Request>(
         &self,
         work: Work,
         merge: Merge,
         deadline: Instant,
-        place: OwnedSemaphorePermit,
-        bytes: OwnedSemaphorePermit,
+        bytes: u32,
     ) -> Result<Ticket<R>, StorageError> {
         let (to, answer) = oneshot::channel::<Result<Outcome, StorageError>>();
-        let lane = self.shared.lane(&work);
+        let (lane, hash) = self.shared.lane(&work);
         let reply = Reply {
             to: Some(to),
             deadline,
             patience: self.deadline,
-            _place: place,
             steps: self.parent.as_ref().map(Steps::queued),
         };
-        // A lane has room for as many as there are places in the whole queue, so this fails only when it is closed.
         Metrics::add(&self.shared.metrics.waiting, 1);
-        if lane.try_send(Submitted { work, merge, reply, bytes }).is_err() {
+        if lane.submit(Submitted { work, merge, reply, bytes, hash }).is_err() {
             Metrics::sub(&self.shared.metrics.waiting, 1);
+            self.shared.room.give_back(1, bytes as usize);
             return Err(StorageError::Closed);
         }
         Metrics::add(&self.shared.metrics.submitted, 1);
@@ -385,33 +377,61 @@ impl Storage {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.lanes.iter().for_each(|lane| lane.close());
+    }
+}
+
 impl Shared {
-    fn lane(&self, work: &Work) -> &mpsc::Sender<Submitted> {
-        let number = match work.key() {
+    /// The lane of the work, and the hash of its key.
+    fn lane(&self, work: &Work) -> (&Inbox, u64) {
+        let (number, hash) = match work.key() {
             Some(key) => {
                 let hash = self.hasher.hash_one(key);
-                usize::try_from(hash % self.lanes.len() as u64)
-                    .expect("less than the number of lanes")
+                // Not the bits by which a lane finds the key's line.
+                let number = (hash >> 32) % self.lanes.len() as u64;
+                (usize::try_from(number).expect("less than the number of lanes"), hash)
             }
-            None => self.turn.fetch_add(1, Ordering::Relaxed) % self.lanes.len(),
+            None => (self.turn.fetch_add(1, Ordering::Relaxed) % self.lanes.len(), 0),
         };
-        &self.lanes[number]
-    }
-
-    fn try_permits(&self, bytes: usize) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
-        let place = self.places.clone().try_acquire_owned().ok()?;
-        let bytes = self.bytes.clone().try_acquire_many_owned(permits(bytes)).ok()?;
-        Some((place, bytes))
-    }
-
-    async fn permits(&self, bytes: usize) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
-        let place = self.places.clone().acquire_owned().await.ok()?;
-        let bytes = self.bytes.clone().acquire_many_owned(permits(bytes)).await.ok()?;
-        Some((place, bytes))
+        (&self.lanes[number], hash)
     }
 
     fn busy(&self) -> StorageError {
-        StorageError::Busy { waiting: self.queue_count_max - self.places.available_permits() }
+        StorageError::Busy { waiting: self.queue_count_max - self.room.places.available_permits() }
+    }
+}
+
+/// What the queue has room for. What is taken of it is given back by who answers, for many at once.
+#[derive(Debug)]
+pub(crate) struct Room {
+    places: Semaphore,
+    bytes: Semaphore,
+}
+
+impl Room {
+    fn try_take(&self, bytes: u32) -> bool {
+        let (Ok(place), Ok(bytes)) =
+            (self.places.try_acquire(), self.bytes.try_acquire_many(bytes))
+        else {
+            return false;
+        };
+        place.forget();
+        bytes.forget();
+        true
+    }
+
+    async fn take(&self, bytes: u32) {
+        let never = "nobody closes these semaphores";
+        let place = self.places.acquire().await.expect(never);
+        self.bytes.acquire_many(bytes).await.expect(never).forget();
+        place.forget();
+    }
+
+    pub(crate) fn give_back(&self, places: usize, bytes: usize) {
+        self.places.add_permits(places);
+        self.bytes.add_permits(bytes);
     }
 }
 
@@ -445,7 +465,13 @@ async fn run<F>(
     let ids = Arc::new(WriteIds::new());
     let (stop, over) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
+    let queue_count_max = config.queue_count_max.get();
+    let room = Arc::new(Room {
+        places: Semaphore::new(queue_count_max),
+        bytes: Semaphore::new(config.queue_bytes_max),
+    });
     let of_lanes = LaneConfig {
+        room: room.clone(),
         backend: backend.clone(),
         metrics: metrics.clone(),
         ids: ids.clone(),
@@ -463,10 +489,9 @@ async fn run<F>(
         },
     };
     let (spool, keeper) = spool.unzip();
-    let queue_count_max = config.queue_count_max.get();
     let lanes = (0..config.lanes.get()).map(|_| {
-        let (lane, mailbox) = mpsc::channel(queue_count_max);
-        tasks.spawn(Lane::new(of_lanes.clone(), mailbox).run(stop.clone()));
+        let lane = Arc::new(Inbox::new());
+        tasks.spawn(Lane::new(of_lanes.clone(), Arc::clone(&lane)).run());
         lane
     });
     let storage = Storage {
@@ -474,8 +499,7 @@ async fn run<F>(
             lanes: lanes.collect(),
             hasher: RandomState::new(),
             turn: AtomicUsize::new(0),
-            places: Arc::new(Semaphore::new(queue_count_max)),
-            bytes: Arc::new(Semaphore::new(config.queue_bytes_max)),
+            room,
             queue_count_max,
             document_bytes_max: config.document_bytes_max,
             ids,

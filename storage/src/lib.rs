@@ -14,6 +14,7 @@ mod document;
 pub mod envelope;
 mod error;
 mod handle;
+mod inbox;
 mod key;
 mod lane;
 mod metrics;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use crate::{Body, Document, Expiry, Key, Owner, StorageError, Version, WriteId};
 /// What a lane works on.
 pub(crate) enum Work {
     /// One job of the store.
-    Operation(Operation),
+    Operation(Arc<Operation>),
     /// A read, a decision and a write, again until nobody else has written between.
     Update { key: Key, decide: Decide },
 }
@@ -33,10 +34,30 @@ impl fmt::Debug for Work {
 }
 
 impl Work {
-    pub(crate) const fn key(&self) -> Option<&Key> {
+    /// From here on it is moved, and shared with the store, as a pointer.
+    fn of(operation: Operation) -> Self {
+        Self::Operation(Arc::new(operation))
+    }
+
+    pub(crate) fn key(&self) -> Option<&Key> {
         match self {
             Self::Operation(operation) => operation.key(),
             Self::Update { key, .. } => Some(key),
+        }
+    }
+
+    /// The write, if it is one by itself.
+    pub(crate) fn put(&self) -> Option<&Put> {
+        match self {
+            Self::Operation(operation) => match &**operation {
+                Operation::Put(put) => Some(put),
+                Operation::Get { .. }
+                | Operation::Remove { .. }
+                | Operation::Touch { .. }
+                | Operation::Query(_)
+                | Operation::Raw(_) => None,
+            },
+            Self::Update { .. } => None,
         }
     }
 
@@ -44,17 +65,7 @@ impl Work {
     pub(crate) fn bytes(&self) -> usize {
         /// Of everything but the document.
         const OVERHEAD: usize = 256;
-        let body = match self {
-            Self::Operation(Operation::Put(put)) => put.body.as_ref().map_or(0, Body::len),
-            Self::Operation(
-                Operation::Get { .. }
-                | Operation::Remove { .. }
-                | Operation::Touch { .. }
-                | Operation::Query(_)
-                | Operation::Raw(_),
-            )
-            | Self::Update { .. } => 0,
-        };
+        let body = self.put().and_then(|put| put.body.as_ref()).map_or(0, Body::len);
         OVERHEAD + self.key().map_or(0, |key| key.id().len()) + body
     }
 }
@@ -302,7 +313,7 @@ struct Counter {
 }
 
 request!(Get => Option<Document>,
-    |this, _write| (Work::Operation(Operation::Get { key: this.0 }), Merge::Never),
+    |this, _write| (Work::of(Operation::Get { key: this.0 }), Merge::Never),
     Outcome::Answer(Answer::Document(document)) => Ok(document));
 request!(Write => Version,
     |this, write| {
@@ -311,26 +322,26 @@ request!(Write => Version,
             Condition::None | Condition::Owner => merge,
             Condition::Absent | Condition::Version(_) => Merge::Never,
         };
-        (Work::Operation(Operation::Put(Put { key, body, condition, owner, write, expiry })), merge)
+        (Work::of(Operation::Put(Put { key, body, condition, owner, write, expiry })), merge)
     },
     Outcome::Answer(Answer::Stored(version)) => Ok(version));
 request!(Remove => (),
     |this, write| {
         let Remove { key, version } = this;
-        (Work::Operation(Operation::Remove { key, version, write }), Merge::Never)
+        (Work::of(Operation::Remove { key, version, write }), Merge::Never)
     },
     Outcome::Answer(Answer::Removed) => Ok(()));
 request!(Touch => (),
     |this, write| {
         let Touch { key, expiry } = this;
-        (Work::Operation(Operation::Touch { key, expiry, write }), Merge::Never)
+        (Work::of(Operation::Touch { key, expiry, write }), Merge::Never)
     },
     Outcome::Answer(Answer::Touched) => Ok(()));
 request!(Query => Page,
-    |this, _write| (Work::Operation(Operation::Query(this)), Merge::Never),
+    |this, _write| (Work::of(Operation::Query(this)), Merge::Never),
     Outcome::Answer(Answer::Page(page)) => Ok(page));
 request!(RawQuery => RawPage,
-    |this, _write| (Work::Operation(Operation::Raw(this)), Merge::Never),
+    |this, _write| (Work::of(Operation::Raw(this)), Merge::Never),
     Outcome::Answer(Answer::RawPage(page)) => Ok(page));
 request!(Update => Option<Document>,
     |this, _write| {

@@ -53,10 +53,10 @@ impl Backend for Memory {
         // Nothing in here panics between two changes that belong together.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.sweep(now);
-        for job in jobs {
+        Job::answer_all(jobs.into_iter().map(|job| {
             let result = state.execute(job.operation(), now);
-            job.answer(result);
-        }
+            (job, result)
+        }));
     }
 
     fn prepare<'a>(&'a self, schema: &'a Schema) -> Boxed<'a, Result<(), OpenError>> {
@@ -89,11 +89,18 @@ impl State {
     }
 
     fn put(&mut self, key: &Key, row: Row) {
-        self.remove(key);
-        if let Some(expires_ms) = row.expires_ms {
+        let expires_ms = row.expires_ms;
+        let rows = self.collections.entry(key.collection()).or_default();
+        let before = match rows.get_mut(key.id()) {
+            Some(there) => Some(std::mem::replace(there, row)),
+            None => rows.insert(key.id().into(), row),
+        };
+        if let Some(expires_ms) = before.and_then(|before| before.expires_ms) {
+            self.by_expiry.remove(&(expires_ms, key.clone()));
+        }
+        if let Some(expires_ms) = expires_ms {
             self.by_expiry.insert((expires_ms, key.clone()));
         }
-        self.collections.entry(key.collection()).or_default().insert(key.id().into(), row);
     }
 
     fn remove(&mut self, key: &Key) {

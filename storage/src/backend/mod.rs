@@ -8,10 +8,11 @@ pub mod sqlite;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::inbox::Inbox;
 use crate::owner::Verdict;
 use crate::query::{Page, Query, RawPage, RawQuery};
 use crate::{
@@ -139,20 +140,20 @@ pub(crate) struct Completion {
 #[derive(Debug)]
 pub struct Job {
     /// Taken by the answer.
-    operation: Option<Operation>,
+    operation: Option<Arc<Operation>>,
     deadline: Instant,
     slot: usize,
-    done: mpsc::Sender<Completion>,
+    lane: Arc<Inbox>,
 }
 
 impl Job {
-    pub(crate) fn new(
-        operation: Operation,
+    pub(crate) const fn new(
+        operation: Arc<Operation>,
         deadline: Instant,
         slot: usize,
-        done: mpsc::Sender<Completion>,
+        lane: Arc<Inbox>,
     ) -> Self {
-        Self { operation: Some(operation), deadline, slot, done }
+        Self { operation: Some(operation), deadline, slot, lane }
     }
 
     /// What is to be done.
@@ -168,13 +169,23 @@ impl Job {
     /// Answers.
     pub fn answer(mut self, result: Result<Answer, StorageError>) {
         self.operation = None;
-        self.complete(result);
+        self.lane.complete([Completion { slot: self.slot, result }]);
     }
 
-    fn complete(&self, result: Result<Answer, StorageError>) {
-        // There is room for as many as are under way. It fails when the lane is gone, and who asked with it.
-        if self.done.try_send(Completion { slot: self.slot, result }).is_err() {
-            tracing::debug!("nobody waits for this answer any more");
+    /// Answers many together: a lane is woken once for those of its jobs that follow each other.
+    pub fn answer_all(answers: impl IntoIterator<Item = (Self, Result<Answer, StorageError>)>) {
+        let mut answers = answers.into_iter().peekable();
+        while let Some((mut job, result)) = answers.next() {
+            job.operation = None;
+            let lane = Arc::clone(&job.lane);
+            let mut completed = vec![Completion { slot: job.slot, result }];
+            while let Some((mut job, result)) =
+                answers.next_if(|(job, _)| Arc::ptr_eq(&job.lane, &lane))
+            {
+                job.operation = None;
+                completed.push(Completion { slot: job.slot, result });
+            }
+            lane.complete(completed);
         }
     }
 }
@@ -182,7 +193,8 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         if let Some(operation) = self.operation.take() {
-            self.complete(Err(operation.unknown("the store dropped it".into())));
+            let result = Err(operation.unknown("the store dropped it".into()));
+            self.lane.complete([Completion { slot: self.slot, result }]);
         }
     }
 }

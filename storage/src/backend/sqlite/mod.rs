@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ecow::EcoString;
 use tokio::sync::oneshot;
@@ -196,6 +196,8 @@ struct Waiting {
     jobs: Vec<Job>,
     acts: Vec<Act>,
     is_closed: bool,
+    /// A thread sleeps until there are so many jobs, and is not woken for fewer.
+    wanted: usize,
 }
 
 /// What a thread is to do next.
@@ -221,8 +223,11 @@ impl Queue {
             return; // Dropped jobs answer by themselves.
         }
         waiting.jobs.extend(jobs);
+        let is_enough = waiting.jobs.len() >= waiting.wanted;
         drop(waiting);
-        self.more.notify_one();
+        if is_enough {
+            self.more.notify_one();
+        }
     }
 
     fn push_act(&self, act: Act) {
@@ -248,14 +253,14 @@ impl Queue {
         };
         let waited = self.more.wait_timeout_while(waiting, patience, is_idle);
         let (mut waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let began = Instant::now();
-        while waiting.jobs.len() < company && waiting.acts.is_empty() && !waiting.is_closed {
-            let left = gather.saturating_sub(began.elapsed());
-            if left.is_zero() || waiting.jobs.is_empty() {
-                break;
-            }
-            (waiting, _) =
-                self.more.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner);
+        if !waiting.jobs.is_empty() {
+            waiting.wanted = company;
+            let is_less = |waiting: &mut Waiting| {
+                waiting.jobs.len() < company && waiting.acts.is_empty() && !waiting.is_closed
+            };
+            let waited = self.more.wait_timeout_while(waiting, gather, is_less);
+            (waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            waiting.wanted = 0;
         }
         if waiting.jobs.is_empty() && waiting.acts.is_empty() {
             return if waiting.is_closed { Next::Closed } else { Next::Nothing };

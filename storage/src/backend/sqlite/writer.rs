@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use greenroom_protocol::Epoch;
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension as _, params};
 
 use super::file::failed;
 use super::{Next, Queue};
@@ -67,15 +67,10 @@ impl Writer {
             return;
         }
         match self.attempt(&jobs) {
-            Ok(results) => {
-                for (job, result) in jobs.into_iter().zip(results) {
-                    job.answer(result);
-                }
-            }
+            Ok(results) => Job::answer_all(jobs.into_iter().zip(results)),
             Err(error) if jobs.len() == 1 || is_held(&error) => {
-                for job in jobs {
-                    job.answer(Err(failed(&self.file, &error)));
-                }
+                let failed = || Err(failed(&self.file, &error));
+                Job::answer_all(jobs.into_iter().map(|job| (job, failed())));
             }
             Err(_) => {
                 for job in jobs {
@@ -111,9 +106,11 @@ impl Writer {
         // A read that becomes a write later would be refused at once when another process has written between.
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
         let mut results = Vec::with_capacity(jobs.len());
+        let mut upserts = Upserts { connection, statements: Default::default() };
         for job in jobs {
-            results.push(execute(connection, job.operation(), now)?);
+            results.push(execute(&mut upserts, job.operation(), now)?);
         }
+        drop(upserts);
         connection.prepare_cached("COMMIT")?.execute(())?;
         Ok(results)
     }
@@ -152,12 +149,13 @@ pub(super) fn check(connection: &Connection) -> rusqlite::Result<()> {
 
 /// One operation within the transaction. The outer error ends the transaction, the inner one is the operation's own.
 fn execute(
-    connection: &Connection,
+    upserts: &mut Upserts<'_>,
     operation: &Operation,
     now: u64,
 ) -> rusqlite::Result<Result<Answer, StorageError>> {
+    let connection = upserts.connection;
     match operation {
-        Operation::Put(put) => put_row(connection, put, now),
+        Operation::Put(put) => put_row(upserts, put, now),
         Operation::Remove { key, version, .. } => {
             let stored = match stored(connection, key, now)?.filter(|stored| stored.is_there) {
                 None => return Ok(Err(StorageError::Missing { key: key.clone() })),
@@ -188,27 +186,42 @@ fn execute(
     }
 }
 
+/// The statement of each collection that a transaction writes most of its documents with: looked up once in it.
+struct Upserts<'a> {
+    connection: &'a Connection,
+    statements: [Option<CachedStatement<'a>>; Collection::ALL.len()],
+}
+
+impl<'a> Upserts<'a> {
+    fn of(&mut self, collection: Collection) -> rusqlite::Result<&mut CachedStatement<'a>> {
+        let statement = &mut self.statements[collection as usize];
+        if statement.is_none() {
+            let sql = format!(
+                "INSERT INTO {collection} (id, version, owner, expires, body) VALUES (?1, ?2, ?3, ?4, ?5) \
+                 ON CONFLICT (id) DO UPDATE SET version = excluded.version, owner = excluded.owner, \
+                 expires = excluded.expires, body = excluded.body"
+            );
+            *statement = Some(self.connection.prepare_cached(&sql)?);
+        }
+        Ok(statement.as_mut().expect("it was put there just now, if it was not there"))
+    }
+}
+
 fn put_row(
-    connection: &Connection,
+    upserts: &mut Upserts<'_>,
     put: &Put,
     now: u64,
 ) -> rusqlite::Result<Result<Answer, StorageError>> {
     // A blind write needs no look at what is there.
     let is_blind = put.condition == Condition::None && put.expiry != Expiry::Keep;
-    let stored = if is_blind { None } else { stored(connection, &put.key, now)? };
+    let stored = if is_blind { None } else { stored(upserts.connection, &put.key, now)? };
     let (owner, expires) = match decide(put, stored.as_ref(), now) {
         Ok(Decision::Write { owner, expires_ms }) => (owner, expires_ms),
         Ok(Decision::Done(version)) => return Ok(Ok(Answer::Stored(version))),
         Err(error) => return Ok(Err(error)),
     };
-    let sql = format!(
-        "INSERT INTO {} (id, version, owner, expires, body) VALUES (?1, ?2, ?3, ?4, ?5) \
-         ON CONFLICT (id) DO UPDATE SET version = excluded.version, owner = excluded.owner, \
-         expires = excluded.expires, body = excluded.body",
-        put.key.collection()
-    );
     let owner = owner.map(|owner| owner_bytes(&owner));
-    connection.prepare_cached(&sql)?.execute(params![
+    upserts.of(put.key.collection())?.execute(params![
         put.key.id(),
         put.write.0.cast_signed(),
         owner,
