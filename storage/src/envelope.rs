@@ -7,7 +7,7 @@
 
 use bytes::{Bytes, BytesMut};
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{Body, Owner, WriteId};
 
@@ -22,14 +22,18 @@ pub struct Envelope {
     pub is_gone: bool,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Fields {
-    #[serde(rename = "_write")]
-    write: String,
-    #[serde(rename = "_owner", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "_write", serialize_with = "as_text")]
+    write: WriteId,
+    #[serde(rename = "_owner", skip_serializing_if = "Option::is_none")]
     owner: Option<Owner>,
-    #[serde(rename = "_gone", default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(rename = "_gone", skip_serializing_if = "std::ops::Not::not")]
     gone: bool,
+}
+
+fn as_text<S: Serializer>(write: &WriteId, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(write)
 }
 
 /// What a store has under a key is no document of ours.
@@ -46,18 +50,18 @@ pub enum BadEnvelope {
 impl Envelope {
     /// The document with the reserved fields; without a body, only those.
     pub fn wrap(&self, body: Option<&Body>) -> Bytes {
-        let fields =
-            Fields { write: self.write.to_string(), owner: self.owner, gone: self.is_gone };
-        let mut whole = serde_json::to_vec(&fields).expect("texts and numbers are JSON");
-        let Some(body) = body else { return whole.into() };
+        /// Bytes of our fields, as a rule.
+        const OURS: usize = 128;
+        let mut all = Vec::with_capacity(OURS + body.map_or(0, Body::len));
+        let fields = Fields { write: self.write, owner: self.owner, gone: self.is_gone };
+        serde_json::to_writer(&mut all, &fields).expect("texts and numbers are JSON");
+        let Some(body) = body else { return all.into() };
         let inside = body.bytes().get(1..).unwrap_or_default();
         let is_empty = inside.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'}');
-        whole.pop();
-        let mut all = BytesMut::with_capacity(whole.len() + 1 + inside.len());
-        all.extend_from_slice(&whole);
+        all.pop();
         all.extend_from_slice(if is_empty { b"" } else { b"," });
         all.extend_from_slice(inside);
-        all.freeze()
+        all.into()
     }
 
     /// Takes the reserved fields off. What had been written by hand without them has the write's id 0, and no owner.
@@ -65,6 +69,14 @@ impl Envelope {
     /// # Errors
     /// When it is no JSON object, or a reserved field is something else.
     pub fn unwrap(whole: &Bytes) -> Result<(Self, Body), BadEnvelope> {
+        Ok((Self::read(whole)?, Body::trusted(stripped(whole)?)))
+    }
+
+    /// Reads the reserved fields alone.
+    ///
+    /// # Errors
+    /// As [`Self::unwrap`].
+    pub fn read(whole: &[u8]) -> Result<Self, BadEnvelope> {
         #[derive(Deserialize)]
         struct Read {
             #[serde(rename = "_write", default)]
@@ -76,12 +88,11 @@ impl Envelope {
         }
         let read: Read = serde_json::from_slice(whole)?;
         let write = read.write.map_or(Ok(0), |write| u64::from_str_radix(&write, 16));
-        let envelope = Self {
+        Ok(Self {
             write: WriteId(write.map_err(|_| BadEnvelope::Write)?),
             owner: read.owner,
             is_gone: read.gone,
-        };
-        Ok((envelope, Body::trusted(stripped(whole)?)))
+        })
     }
 }
 

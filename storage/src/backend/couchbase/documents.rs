@@ -1,78 +1,32 @@
 //! Reading and writing single documents.
 
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use couchbase::error::Error;
 use couchbase::options::kv_options::{GetOptions, InsertOptions, MutateInOptions, ReplaceOptions};
+use couchbase::results::kv_results::GetResult;
 use couchbase::subdoc::mutate_in_specs::MutateInSpec;
 use couchbase::transcoding::{DataType, encode_common_flags};
 use ecow::{EcoString, eco_format};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
 use super::connection::Connection;
+use super::crew::Alarm;
 use super::outcome::Failure;
-use crate::backend::{Answer, Condition, Decision, Put, Stored, decide};
-use crate::envelope::Envelope;
+use super::seen::Sight;
+use crate::backend::{Answer, Condition, Decision, Put, decide};
+use crate::envelope::{BadEnvelope, Envelope};
 use crate::{Body, Document, Expiry, Key, StorageError, Version, WriteId};
 
 /// How long the marker of a removal stays: as long as a request that was given up may wander about, and much longer.
 const MARKER: Duration = Duration::from_secs(600);
 
-/// Documents whose version is remembered, at most: whoever writes again needs no look first.
-const SEEN_MAX: usize = 65_536;
-
 /// How long to wait before an attempt that follows one which failed in passing: longer each time.
 const PAUSE: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
-
-/// What was last seen of a document.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sight {
-    cas: u64,
-    envelope: Envelope,
-}
-
-impl Sight {
-    fn stored(&self) -> Stored {
-        Stored {
-            version: Version(self.cas),
-            owner: self.envelope.owner,
-            // The store keeps it: see `preserve_expiry`.
-            expires_ms: None,
-            is_there: !self.envelope.is_gone,
-        }
-    }
-}
-
-/// The versions that were last seen. Full, it forgets all: they are only a saving.
-#[derive(Debug, Default)]
-pub(super) struct Seen(Mutex<HashMap<Key, Sight>>);
-
-impl Seen {
-    fn get(&self, key: &Key) -> Option<Sight> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
-    }
-
-    fn put(&self, key: &Key, sight: Option<Sight>) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match sight {
-            Some(sight) => {
-                if seen.len() >= SEEN_MAX {
-                    seen.clear();
-                }
-                seen.insert(key.clone(), sight);
-            }
-            None => {
-                seen.remove(key);
-            }
-        }
-    }
-}
 
 /// A document as it was read.
 pub(super) struct Found {
@@ -108,19 +62,20 @@ impl Inner {
         &self,
         connection: &Connection,
         deadline: Instant,
+        alarm: &mut Alarm,
         request: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Failure> {
         let own = Instant::now() + self.keeper.config().request_timeout;
-        match timeout_at(own.min(deadline), request).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
+        match alarm.until(own.min(deadline), request).await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(error)) => {
                 let failure = Failure::of(&error);
                 if matches!(failure, Failure::Stale(_)) {
                     self.keeper.ask_anew(connection);
                 }
                 Err(failure)
             }
-            Err(_) => {
+            None => {
                 if own <= deadline {
                     self.keeper.note_silence(connection);
                 }
@@ -130,22 +85,53 @@ impl Inner {
     }
 
     /// What is stored under the key, markers and tombstones too.
-    async fn read(&self, key: &Key, deadline: Instant) -> Result<Option<Found>, Failure> {
-        let connection = self.keeper.current();
-        let collection = connection.collection(key.collection());
-        let options = GetOptions::new().expiry(true);
-        let got = match self.call(&connection, deadline, collection.get(key.id(), options)).await {
-            Ok(got) => got,
-            Err(Failure::Missing) => return Ok(None),
-            Err(other) => return Err(other),
-        };
+    async fn read(
+        &self,
+        key: &Key,
+        deadline: Instant,
+        alarm: &mut Alarm,
+    ) -> Result<Option<Found>, Failure> {
+        // With the time: that is a look at parts of the document, which costs more than to fetch it.
+        let got = self.fetch(key, GetOptions::new().expiry(true), deadline, alarm).await?;
+        let Some(got) = got else { return Ok(None) };
         let (raw, _) = got.content_as_raw();
         let (envelope, body) = Envelope::unwrap(&Bytes::copy_from_slice(raw))
-            .map_err(|error| Failure::Final(eco_format!("{key} is not readable: {error}")))?;
+            .map_err(|error| unreadable(key, &error))?;
         // Without an expiry, the SDK shows the year 1970.
         let seconds = got.expiry_time().and_then(|time| u64::try_from(time.timestamp()).ok());
         let expires_ms = seconds.filter(|seconds| *seconds > 0).map(|seconds| seconds * 1_000);
         Ok(Some(Found { sight: Sight { cas: got.cas(), envelope }, body, expires_ms }))
+    }
+
+    /// What a write needs to know of what is stored under the key.
+    async fn look(
+        &self,
+        key: &Key,
+        deadline: Instant,
+        alarm: &mut Alarm,
+    ) -> Result<Option<Sight>, Failure> {
+        let Some(got) = self.fetch(key, GetOptions::new(), deadline, alarm).await? else {
+            return Ok(None);
+        };
+        let (raw, _) = got.content_as_raw();
+        let envelope = Envelope::read(raw).map_err(|error| unreadable(key, &error))?;
+        Ok(Some(Sight { cas: got.cas(), envelope }))
+    }
+
+    async fn fetch(
+        &self,
+        key: &Key,
+        options: GetOptions,
+        deadline: Instant,
+        alarm: &mut Alarm,
+    ) -> Result<Option<GetResult>, Failure> {
+        let connection = self.keeper.current();
+        let collection = connection.collection(key.collection());
+        match self.call(&connection, deadline, alarm, collection.get(key.id(), options)).await {
+            Ok(got) => Ok(Some(got)),
+            Err(Failure::Missing) => Ok(None),
+            Err(other) => Err(other),
+        }
     }
 
     /// Reads until there is an answer, or the deadline is over.
@@ -153,10 +139,11 @@ impl Inner {
         &self,
         key: &Key,
         deadline: Instant,
+        alarm: &mut Alarm,
     ) -> Result<Option<Found>, StorageError> {
         let mut pause = Pause::default();
         loop {
-            match self.read(key, deadline).await {
+            match self.read(key, deadline, alarm).await {
                 Ok(found) => return Ok(found),
                 Err(Failure::Final(why)) => return Err(StorageError::Backend(why)),
                 Err(failure) => {
@@ -168,13 +155,23 @@ impl Inner {
         }
     }
 
-    pub(super) async fn get(&self, key: &Key, deadline: Instant) -> Result<Answer, StorageError> {
-        let found = self.find(key, deadline).await?;
+    pub(super) async fn get(
+        &self,
+        key: &Key,
+        deadline: Instant,
+        alarm: &mut Alarm,
+    ) -> Result<Answer, StorageError> {
+        let found = self.find(key, deadline, alarm).await?;
         self.seen.put(key, found.as_ref().map(|found| found.sight));
         Ok(Answer::Document(found.and_then(Found::document)))
     }
 
-    pub(super) async fn put(&self, put: &Put, deadline: Instant) -> Result<Answer, StorageError> {
+    pub(super) async fn put(
+        &self,
+        put: &Put,
+        deadline: Instant,
+        alarm: &mut Alarm,
+    ) -> Result<Answer, StorageError> {
         let step = |sight: Option<&Sight>| {
             let owner = match decide(put, sight.map(Sight::stored).as_ref(), 0)? {
                 Decision::Done(version) => return Ok(Step::Done(version)),
@@ -200,7 +197,7 @@ impl Inner {
             Ok(Step::Write { bytes, envelope, expiry })
         };
         let is_new = matches!(put.condition, Condition::Absent);
-        let done = self.mutate(&put.key, put.write, is_new, deadline, step).await;
+        let done = self.mutate(&put.key, put.write, is_new, deadline, alarm, step).await;
         done.map(Answer::Stored)
     }
 
@@ -210,6 +207,7 @@ impl Inner {
         version: Option<Version>,
         write: WriteId,
         deadline: Instant,
+        alarm: &mut Alarm,
     ) -> Result<Answer, StorageError> {
         let step = |sight: Option<&Sight>| {
             let there = sight.filter(|sight| !sight.envelope.is_gone);
@@ -220,7 +218,7 @@ impl Inner {
             let envelope = Envelope { write, owner: None, is_gone: true };
             Ok(Step::Write { bytes: envelope.wrap(None), envelope, expiry: Expiry::After(MARKER) })
         };
-        self.mutate(key, write, false, deadline, step).await.map(|_| Answer::Removed)
+        self.mutate(key, write, false, deadline, alarm, step).await.map(|_| Answer::Removed)
     }
 
     pub(super) async fn touch(
@@ -229,13 +227,14 @@ impl Inner {
         expiry: Expiry,
         write: WriteId,
         deadline: Instant,
+        alarm: &mut Alarm,
     ) -> Result<Answer, StorageError> {
         let step = |sight: Option<&Sight>| {
             let there = sight.filter(|sight| !sight.envelope.is_gone);
             let there = there.ok_or_else(|| StorageError::Missing { key: key.clone() })?;
             Ok(Step::Touch { envelope: Envelope { write, ..there.envelope }, expiry })
         };
-        self.mutate(key, write, false, deadline, step).await.map(|_| Answer::Touched)
+        self.mutate(key, write, false, deadline, alarm, step).await.map(|_| Answer::Touched)
     }
 
     /// Looks, decides and writes over what was seen, until that is done, refused, or the deadline is over.
@@ -245,6 +244,7 @@ impl Inner {
         write: WriteId,
         is_new: bool,
         deadline: Instant,
+        alarm: &mut Alarm,
         step: impl Fn(Option<&Sight>) -> Result<Step, StorageError>,
     ) -> Result<Version, StorageError> {
         let mut pause = Pause::default();
@@ -256,8 +256,8 @@ impl Inner {
         loop {
             let (sight, is_guess) = match guess.take() {
                 Some(sight) => (sight, true),
-                None => match self.read(key, deadline).await {
-                    Ok(found) => (found.map(|found| found.sight), false),
+                None => match self.look(key, deadline, alarm).await {
+                    Ok(sight) => (sight, false),
                     Err(Failure::Final(words)) => {
                         return Err(self.gave_up(key, write, maybe, words, true));
                     }
@@ -289,7 +289,7 @@ impl Inner {
                 }
                 Ok(next) => next,
             };
-            match self.attempt(key, sight.map(|sight| sight.cas), &next, deadline).await {
+            match self.attempt(key, sight.map(|sight| sight.cas), &next, deadline, alarm).await {
                 Ok(cas) => {
                     let (Step::Write { envelope, .. } | Step::Touch { envelope, .. }) = next else {
                         unreachable!("what is done is not attempted")
@@ -347,6 +347,7 @@ impl Inner {
         cas: Option<u64>,
         step: &Step,
         deadline: Instant,
+        alarm: &mut Alarm,
     ) -> Result<u64, Failure> {
         let connection = self.keeper.current();
         let collection = connection.collection(key.collection());
@@ -358,7 +359,7 @@ impl Inner {
                 options.durability_level = durability;
                 options.expiry = span(*expiry);
                 let insert = collection.insert_raw(key.id(), bytes, flags, options);
-                self.call(&connection, deadline, insert).await
+                self.call(&connection, deadline, alarm, insert).await
             }
             (Step::Write { bytes, expiry, .. }, Some(cas)) => {
                 let mut options = ReplaceOptions::new().cas(cas);
@@ -366,7 +367,7 @@ impl Inner {
                 options.expiry = span(*expiry);
                 options.preserve_expiry = (*expiry == Expiry::Keep).then_some(true);
                 let replace = collection.replace_raw(key.id(), bytes, flags, options);
-                self.call(&connection, deadline, replace).await
+                self.call(&connection, deadline, alarm, replace).await
             }
             (Step::Touch { envelope, expiry }, Some(cas)) => match span(*expiry) {
                 // A change of parts: the document itself does not travel.
@@ -377,11 +378,11 @@ impl Inner {
                     options.durability_level = durability;
                     let parts = [write];
                     let change = collection.mutate_in(key.id(), &parts, options);
-                    return Ok(self.call(&connection, deadline, change).await?.cas());
+                    return Ok(self.call(&connection, deadline, alarm, change).await?.cas());
                 }
                 // Clusters differ in what a change of parts without a time does to the time: so all of it is written.
                 None => {
-                    let found = self.read(key, deadline).await?.ok_or(Failure::Missing)?;
+                    let found = self.read(key, deadline, alarm).await?.ok_or(Failure::Missing)?;
                     if found.sight.cas != cas {
                         return Err(Failure::Mismatch);
                     }
@@ -389,7 +390,7 @@ impl Inner {
                     options.durability_level = durability;
                     let bytes = envelope.wrap(Some(&found.body));
                     let replace = collection.replace_raw(key.id(), &bytes, flags, options);
-                    self.call(&connection, deadline, replace).await
+                    self.call(&connection, deadline, alarm, replace).await
                 }
             },
             (Step::Touch { .. }, None) => return Err(Failure::Missing),
@@ -397,6 +398,10 @@ impl Inner {
         };
         result.map(|done| done.cas())
     }
+}
+
+fn unreadable(key: &Key, error: &BadEnvelope) -> Failure {
+    Failure::Final(eco_format!("{key} is not readable: {error}"))
 }
 
 /// The SDK's expiry: whole seconds from now.

@@ -6,10 +6,12 @@
 //! ever written blindly.
 
 mod connection;
+mod crew;
 mod documents;
 mod durability;
 mod outcome;
 mod queries;
+mod seen;
 mod setup;
 mod statement;
 
@@ -22,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connection::Keeper;
-use self::documents::Seen;
+use self::crew::{Alarm, Crew};
 use self::durability::Durability;
+use self::seen::Seen;
 use super::{Backend, Boxed, Job, Operation};
 use crate::{Collection, Key, OpenError, Schema, StorageConfig, StorageError};
 
@@ -91,6 +94,7 @@ const EARLY: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Couchbase {
     inner: Arc<Inner>,
+    crew: Arc<Crew>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -113,7 +117,7 @@ impl Couchbase {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (watched, until) = (Arc::clone(&inner), stop.clone());
         tasks.spawn(async move { watched.keeper.run(until).await });
-        Ok(Self { inner, tasks, stop })
+        Ok(Self { inner, crew: Arc::new(Crew::new()), tasks, stop })
     }
 
     /// Makes what a store of this schema needs and has not, and names it.
@@ -137,17 +141,17 @@ impl Inner {
         self.schema.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn run(&self, job: Job) {
+    async fn run(&self, job: Job, alarm: &mut Alarm) {
         let now = tokio::time::Instant::now();
         let deadline = job.deadline().checked_sub(EARLY).unwrap_or(now).max(now);
         let answer = match job.operation() {
-            Operation::Get { key } => self.get(key, deadline).await,
-            Operation::Put(put) => self.put(put, deadline).await,
+            Operation::Get { key } => self.get(key, deadline, alarm).await,
+            Operation::Put(put) => self.put(put, deadline, alarm).await,
             Operation::Remove { key, version, write } => {
-                self.remove(key, *version, *write, deadline).await
+                self.remove(key, *version, *write, deadline, alarm).await
             }
             Operation::Touch { key, expiry, write } => {
-                self.touch(key, *expiry, *write, deadline).await
+                self.touch(key, *expiry, *write, deadline, alarm).await
             }
             Operation::Query(query) => self.query(query, deadline).await,
             Operation::Raw(query) => self.raw(query, deadline).await,
@@ -162,9 +166,14 @@ impl Backend for Couchbase {
     }
 
     fn begin(&self, jobs: Vec<Job>) {
-        for job in jobs {
+        for place in self.crew.begin(jobs) {
             let inner = Arc::clone(&self.inner);
-            self.tasks.spawn(async move { inner.run(job).await });
+            self.tasks.spawn(async move {
+                let mut alarm = Alarm::new();
+                while let Some(job) = place.next().await {
+                    inner.run(job, &mut alarm).await;
+                }
+            });
         }
     }
 
@@ -177,13 +186,14 @@ impl Backend for Couchbase {
             let key = Key::new(Collection::Cluster, "health").map_err(StorageError::BadKey)?;
             let deadline =
                 tokio::time::Instant::now() + self.inner.keeper.config().request_timeout * 2;
-            self.inner.get(&key, deadline).await.map(|_| ())
+            self.inner.get(&key, deadline, &mut Alarm::new()).await.map(|_| ())
         })
     }
 
     fn close(&self) -> Boxed<'_, ()> {
         Box::pin(async move {
             self.stop.cancel();
+            self.crew.close();
             self.tasks.close();
             self.tasks.wait().await;
         })

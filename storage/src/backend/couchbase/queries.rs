@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::Inner;
+use super::crew::Alarm;
 use super::documents::{Found, Pause};
 use super::statement::{Statement, json};
 use crate::backend::Answer;
@@ -159,7 +160,7 @@ impl Inner {
         key: Key,
         deadline: Instant,
     ) -> (Option<MetaValue>, Key, Result<Option<Found>, StorageError>) {
-        let found = self.find(&key, deadline).await;
+        let found = self.find(&key, deadline, &mut Alarm::new()).await;
         (value, key, found)
     }
 
