@@ -1,9 +1,9 @@
 //! The store: durable writes through the storage actor on SQLite and on Couchbase, beside the bare library and beside a
 //! thread that was written by hand; writes to memory; and what a full queue takes.
 //!
-//! **Bare** is the library that is called directly: for SQLite, transactions of as many upserts as keys are under way in
-//! one loop; for Couchbase, a task for each key that calls the SDK. **By hand** is the same library on a thread of its
-//! own that many tasks ask over a channel, which answers each over one of its own: what an application has to write
+//! **Bare** is the library that is called directly: for SQLite, transactions of as many upserts as keys are under way,
+//! in one loop; for Couchbase, a task for each key that calls the SDK. **By hand** is the same library on a thread of
+//! its own that many tasks ask over a channel, which answers each over one of its own: what an application has to write
 //! before several of its tasks can use SQLite, or before its storage has a thread of its own. Neither has an order by
 //! key, a bound, a deadline, or a word on what became of a write that was cut off.
 

@@ -15,8 +15,8 @@ use crate::backend::Job;
 /// How long tasks must have had nothing to do until they end.
 const SPARE: Duration = Duration::from_secs(10);
 
-/// Tasks that wait for jobs. What carries out a job is several kilobytes of futures, the SDK's above all, whose memory a
-/// task keeps for its next job. There are as many tasks as there were jobs under way at once.
+/// Tasks that wait for jobs. What carries out a job is several kilobytes of futures, the SDK's above all, whose memory
+/// a task keeps for its next job. There are as many tasks as there were jobs under way at once.
 #[derive(Debug)]
 pub(super) struct Crew(Mutex<State>);
 
@@ -142,8 +142,8 @@ impl Drop for Place {
     }
 }
 
-/// A timer for one call after another. It is left as it is where it is early enough: to be woken in vain once in a while
-/// costs less than to set a timer for each call, and to take it back.
+/// A timer for one call after another. It is left as it is where it is early enough: to be woken in vain once in a
+/// while costs less than to set a timer for each call, and to take it back.
 pub(super) struct Alarm {
     timer: Pin<Box<Sleep>>,
     set: Option<Instant>,
