@@ -14,6 +14,7 @@ mod config;
 mod connections;
 mod disk;
 mod documents;
+mod early;
 mod error;
 mod handle;
 mod inbox;

@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 use crate::handle::Question;
 use crate::sequencer::{NOT_NOW, Sequencer};
 
-/// How long an operator waits for another role.
-const CHANGE_MAX: Duration = Duration::from_secs(10);
+/// How long an operator waits for another role: less than tools wait for an answer, so that they hear why.
+const CHANGE_MAX: Duration = Duration::from_secs(8);
 
 type Answer = oneshot::Sender<Result<(), Refusal>>;
 
@@ -23,9 +23,19 @@ type Answer = oneshot::Sender<Result<(), Refusal>>;
 #[derive(Debug)]
 struct Change {
     answer: Answer,
-    /// This master is to decide afterwards.
-    is_promotion: bool,
+    wanted: Wanted,
     until: Instant,
+}
+
+/// What is to become of the roles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// The standby decides.
+    Switchover,
+    /// This master decides. It tries once it knows the witness's record: by an older one its attempt is lost.
+    Promotion(Promote),
+    /// The same, and it tries.
+    Promoted,
 }
 
 /// Operators that wait.
@@ -44,7 +54,7 @@ impl Operators {
 
     /// Whether somebody waits for the standby to decide.
     pub(crate) fn want_switchover(&self) -> bool {
-        self.changes.iter().any(|change| !change.is_promotion)
+        self.changes.iter().any(|change| change.wanted == Wanted::Switchover)
     }
 
     /// What became of an action. An action of another master's operator is nobody's here.
@@ -104,54 +114,53 @@ impl Sequencer {
             Question::Switchover(answer) => match self.may_switch_over() {
                 Ok(()) => {
                     tracing::info!("an operator wants the standby to be the active");
-                    self.wait_for(answer, false);
+                    self.wait_for(answer, Wanted::Switchover);
                     self.prepare_switchover();
                 }
                 Err(refusal) => {
                     let _gone = answer.send(Err(refusal));
                 }
             },
-            Question::Promote(Promote { accept_loss }, answer) => {
-                match self.may_be_promoted(accept_loss) {
-                    Ok(()) => {
-                        tracing::warn!(accept_loss, "an operator makes this master the active");
-                        self.wait_for(answer, true);
-                        self.feed(pair::Input::Promote { accept_loss });
-                    }
-                    Err(refusal) => {
-                        let _gone = answer.send(Err(refusal));
-                    }
+            Question::Promote(promote, answer) => {
+                if !self.knows_record {
+                    tracing::info!("an operator's promotion waits until the witness has answered");
                 }
+                self.wait_for(answer, Wanted::Promotion(promote));
+                self.look_at_changes();
             }
         }
     }
 
-    fn wait_for(&mut self, answer: Answer, is_promotion: bool) {
+    fn wait_for(&mut self, answer: Answer, wanted: Wanted) {
         let until = Instant::now() + CHANGE_MAX;
-        self.operators.changes.push(Change { answer, is_promotion, until });
+        self.operators.changes.push(Change { answer, wanted, until });
     }
 
-    /// Tells operators that wait for another role.
+    /// Tells operators that wait for another role, and begins what can begin by now.
     pub(crate) fn look_at_changes(&mut self) {
-        let role = self.core.role();
-        let is_waiting = self.core.is_handing_over();
-        for change in std::mem::take(&mut self.operators.changes) {
-            let Change { is_promotion, until, .. } = change;
-            let result = match role {
-                Role::Solo | Role::Paired if is_promotion => Ok(()),
-                Role::Recovering | Role::Learner | Role::Standby if !is_promotion => Ok(()),
-                Role::Solo if !is_waiting => {
+        for mut change in std::mem::take(&mut self.operators.changes) {
+            let role = self.core.role();
+            let result = match (change.wanted, role) {
+                (Wanted::Promotion(Promote { accept_loss }), _) if self.knows_record => {
+                    let may = self.may_be_promoted(accept_loss);
+                    if may.is_ok() {
+                        tracing::warn!(accept_loss, "an operator makes this master the active");
+                        change.wanted = Wanted::Promoted;
+                        self.feed(pair::Input::Promote { accept_loss });
+                        self.operators.changes.push(change);
+                        continue;
+                    }
+                    may
+                }
+                (Wanted::Promoted, Role::Solo | Role::Paired)
+                | (Wanted::Switchover, Role::Recovering | Role::Learner | Role::Standby) => Ok(()),
+                (Wanted::Switchover, Role::Solo) if !self.core.is_handing_over() => {
                     Err(unavailable("the standby was lost meanwhile: this master goes on"))
                 }
-                _ if Instant::now() > until => Err(unavailable(
-                    "the roles did not change in 10 s: is the witness there? `greenroom status` tells",
+                _ if Instant::now() > change.until => Err(unavailable(
+                    "the roles did not change in 8 s: is the witness there? `greenroom status` tells",
                 )),
-                Role::Recovering
-                | Role::Learner
-                | Role::Standby
-                | Role::Paired
-                | Role::Solo
-                | Role::Blocked => {
+                (Wanted::Switchover | Wanted::Promotion(_) | Wanted::Promoted, _) => {
                     self.operators.changes.push(change);
                     continue;
                 }

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connections::Connections;
 use crate::disk::{Disk, Done};
 use crate::documents::DocumentWriter;
+use crate::early::Early;
 use crate::handle::Question;
 use crate::inbox::{Inbox, Input, LinkNumber};
 use crate::metrics::{Appended, Metrics};
@@ -115,6 +116,8 @@ pub(crate) struct Sequencer {
     questions: mpsc::Receiver<Question>,
     pub(crate) operators: Operators,
     takeover: Takeover,
+    /// The witness has said in this life what its record is.
+    pub(crate) knows_record: bool,
     /// What is wrong, for people, by what it is about.
     pub(crate) troubles: BTreeMap<&'static str, String>,
     /// When it began to wait for somebody who decides, in ticks of the clock.
@@ -122,6 +125,7 @@ pub(crate) struct Sequencer {
     pub(crate) metrics: Arc<Metrics>,
     appended: Appended,
     requests: Requests,
+    early: Early,
     logs: Logs,
     told: Told,
     /// None without a store.
@@ -169,11 +173,13 @@ impl Sequencer {
             // No two masters count alike: what one has forwarded is no answer to an operator of the other.
             operators: Operators::counting_from(seed),
             takeover: Takeover::new(),
+            knows_record: false,
             troubles: BTreeMap::new(),
             undecided_since: None,
             metrics: Arc::default(),
             appended: Appended::default(),
             requests: Requests::default(),
+            early: Early::default(),
             told: Told::new(logs.clone()),
             documents: None,
             logs,
@@ -221,6 +227,7 @@ impl Sequencer {
                     self.handle(input);
                 }
             }
+            self.answer_early();
             // Before anybody changes the roles: what came first is first in the log, too.
             self.flush();
             match happened {
@@ -544,6 +551,7 @@ impl Sequencer {
         match answered {
             Answered::Record(rec) => {
                 self.troubles.remove("witness");
+                self.knows_record = true;
                 self.feed(pair::Input::Record(rec));
                 if self.wants_switchover() {
                     self.feed(pair::Input::Switchover);
@@ -671,7 +679,25 @@ impl Sequencer {
         self.submit_traced(Command::Bind(origin, bind), trace);
     }
 
+    /// Decides what waited for game servers that have yet to find this master, once they have.
+    fn answer_early(&mut self) {
+        if !self.early.is_waiting() {
+            return;
+        }
+        let up = self.state().servers_up().into_iter();
+        let there: Vec<_> = up.filter(|(role, _)| *role == Role::Game).map(|(_, it)| it).collect();
+        for (origin, ask) in self.early.come(&there, self.clock.ticks_ms()) {
+            self.decide(origin, ask);
+        }
+    }
+
     fn client_asks(&mut self, origin: Origin, ask: Ask) {
+        if let Some((origin, ask)) = self.early.keep(origin, ask) {
+            self.decide(origin, ask);
+        }
+    }
+
+    fn decide(&mut self, origin: Origin, ask: Ask) {
         let name = traced_name(ask.kind).unwrap_or("request");
         let span = self.traces.tracer.child(ask.trace, name, SpanKind::Server);
         let trace = span.as_ref().map(Span::context);
@@ -939,6 +965,7 @@ impl Sequencer {
                 self.connections.step_down();
                 self.batch.clear();
                 self.asked.clear();
+                self.early = Early::default();
                 self.reads.clear();
                 self.operators.step_down();
                 self.appended.clear();
@@ -972,11 +999,14 @@ impl Sequencer {
             self.submit(Command::ClockAt(millis(since_1970())));
         }
         self.connections.announce(at, self.core.state());
+        let mut missing = Vec::new();
         for (role, origin) in self.state().servers_up() {
             if !self.connections.has(role, &origin) {
+                missing.extend((role == Role::Game).then(|| origin.clone()));
                 self.submit(Command::LinkLost(role, origin));
             }
         }
+        self.early.begin(missing, self.clock.ticks_ms());
         self.bury();
     }
 

@@ -1,7 +1,9 @@
 //! The operator's stories: the active dies, the standby takes over, and those who play do not notice.
 
+use greenroom_protocol::wire::admin_master::Status;
+
 use super::harness::{
-    Cluster, Folder, Process, assert_clean, error_of, report, run, up, wait_until,
+    Cluster, Folder, Process, assert_clean, error_of, greenroom, report, run, up, wait_until,
 };
 
 fn roles(cluster: &Cluster) -> Vec<(String, String)> {
@@ -121,7 +123,7 @@ fn a_master_that_may_lack_something_is_promoted_only_by_force() {
     assert!(alive.contains("switchover"), "{alive}");
     // The standby dies, the active goes on alone, and is lost for ever.
     cluster.second.as_mut().unwrap().kill();
-    cluster.wait_for("the active to be alone", |status| status.masters.len() == 1);
+    cluster.wait_for("the active to be alone", is_alone);
     cluster.master.kill();
     cluster.second = Some(cluster.start_second());
     let refused = error_of(&promote(&[]));
@@ -133,6 +135,31 @@ fn a_master_that_may_lack_something_is_promoted_only_by_force() {
             && status.sessions[0].state == "up"
             && status.games[0].state == "up"
     });
+}
+
+/// The active decides without a standby, and by the witness's record too.
+fn is_alone(status: &Status) -> bool {
+    status.masters.len() == 1 && status.masters[0].role == "active"
+}
+
+/// An operator is faster than the witness: what he wants is done once the record is known, and not lost.
+#[test]
+fn a_promotion_before_the_witness_has_answered_waits_for_it() {
+    let mut cluster = Cluster::start_pair(0, 0, &[]);
+    cluster.second.as_mut().unwrap().kill();
+    cluster.wait_for("the active to be alone", is_alone);
+    cluster.master.kill();
+    let witness = cluster.witness.as_ref().unwrap();
+    witness.stall();
+    let second = cluster.start_second();
+    let (admin, data) = (second.words[3].clone(), cluster.folder.text());
+    let args = ["promote", "--force", "--admin", &admin, "--data", data];
+    let promote = Process::spawn(greenroom().args(args));
+    second.err.wait("the wish", |line| line.contains("waits until the witness has answered"));
+    witness.go_on();
+    let promoted = promote.ended();
+    assert!(promoted.status.success(), "{}", String::from_utf8_lossy(&promoted.stderr));
+    assert_eq!(super::harness::status(&admin).masters[0].role, "active");
 }
 
 /// One master alone needs no other to come back: what it had acknowledged is on its disk.
