@@ -1,16 +1,16 @@
 //! Questions over a log on disk.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use greenroom_logs::{
-    LogWriter, LogsConfig, Stamp,
+    LogWriter, LogsConfig, Stamp, Trace,
     kinds::{
         CheckIn, ConnectionEnded, DirectoryJoin, EventsLost, InstanceClosed, InstanceGranted,
         InstanceRunning, ServerUp, SessionEnded,
     },
     report::{REPORTS, Report},
-    sql::{Cell, Database},
+    sql::{COLUMNS, Cell, Database},
 };
 use greenroom_protocol::{Incarnation, InstanceId, KindName, Seat, ServerName, SessionId, UserId};
 
@@ -323,5 +323,67 @@ fn an_answer_has_an_end_and_no_question_is_told_so() {
     for question in ["", "  ", "-- nothing", ";"] {
         let text = refusal(&database, question);
         assert!(text.contains("there is no question"), "{question:?}: {text}");
+    }
+}
+
+/// What `docs/kinesis.md` says to Athena and to Glue is what an event has.
+#[test]
+fn the_tables_of_athena_and_glue_have_the_columns_of_an_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = LogWriter::start(&LogsConfig::default(), folder.path(), "p").unwrap();
+    writer.logs().within(Trace(7)).emit(&DirectoryJoin {
+        user: UserId::new("ann").unwrap(),
+        instance: InstanceId(9),
+        session: SessionId(1),
+        instance_kind: KindName::new("duel").unwrap(),
+        seat: Seat(0),
+    });
+    writer.stop();
+    let mut reader = greenroom_logs::read::Reader::open(folder.path(), Default::default()).unwrap();
+    let text = reader.next_record().unwrap().unwrap().text;
+    let event: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let kind_of = |value: &serde_json::Value| if value.is_number() { "int" } else { "string" };
+    let expected: BTreeMap<_, _> =
+        event.iter().map(|(name, value)| (name.clone(), kind_of(value).to_owned())).collect();
+    // The columns of SQL are these, without the version.
+    assert!(COLUMNS.iter().all(|name| expected.contains_key(*name)));
+    assert_eq!(expected.len(), COLUMNS.len() + 1);
+
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/kinesis.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let fenced = |language: &str| -> Vec<&str> {
+        let parts = page.split("\n```").skip(1).step_by(2);
+        parts.filter_map(|part| part.strip_prefix(language)?.strip_prefix('\n')).collect()
+    };
+    let table = fenced("sql")[0].split_once("events (\n").unwrap().1;
+    let columns = table.split_once("\n)").unwrap().0.split(',');
+    let columns: BTreeMap<_, _> = columns
+        .map(|column| column.trim().split_once(' ').unwrap())
+        .map(|(name, form)| (name.trim_matches('`').to_owned(), form.to_owned()))
+        .collect();
+    assert_eq!(columns, expected, "Athena");
+
+    let json = fenced("json").into_iter().map(|text| serde_json::from_str(text).unwrap());
+    let json: Vec<serde_json::Value> = json.collect();
+    let glue = json.iter().find(|value| value["TableType"] == "EXTERNAL_TABLE").unwrap();
+    let columns = glue["StorageDescriptor"]["Columns"].as_array().unwrap().iter();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let columns: BTreeMap<_, _> =
+        columns.map(|column| (text(&column["Name"]), text(&column["Type"]))).collect();
+    assert_eq!(columns, expected, "Glue");
+
+    // Firehose writes where both look, and makes the partition that both have.
+    let firehose = json.iter().find(|value| value["DeliveryStreamName"].is_string()).unwrap();
+    let s3 = &firehose["ExtendedS3DestinationConfiguration"];
+    let bucket = s3["BucketARN"].as_str().unwrap().strip_prefix("arn:aws:s3:::").unwrap();
+    let (folder, day) = s3["Prefix"].as_str().unwrap().split_once("day=").unwrap();
+    let location = format!("s3://{bucket}/{folder}");
+    assert_eq!(glue["StorageDescriptor"]["Location"], location);
+    assert!(table.contains(&format!("LOCATION '{location}'")));
+    assert_eq!(glue["PartitionKeys"][0]["Name"], "day");
+    let format = glue["Parameters"]["projection.day.format"].as_str().unwrap();
+    assert_eq!(day, format!("!{{timestamp:{format}}}/"));
+    for (name, value) in glue["Parameters"].as_object().unwrap() {
+        assert!(table.contains(&format!("'{name}' = '{}'", value.as_str().unwrap())), "{name}");
     }
 }
