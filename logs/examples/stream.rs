@@ -1,9 +1,11 @@
 //! Ships events to a Kinesis stream, and reads a stream: what a server does beside its work, by itself.
 //!
 //! ```sh
-//! stream ship FOLDER PROCESS kinesis://STREAM?region=REGION EVENTS   # stops when the standard input ends
-//! stream read kinesis://STREAM?region=REGION                         # prints each event that is in it
+//! stream ship FOLDER PROCESS kinesis://STREAM?region=REGION EVENTS [BYTES]   # stops when the standard input ends
+//! stream read kinesis://STREAM?region=REGION                                 # prints each event that is in it
 //! ```
+//!
+//! `BYTES` is how much of the log may be on disk; in memory is then little of it.
 #![expect(clippy::print_stdout, reason = "an example is for a terminal")]
 
 use std::{env, error::Error, io, path::Path, process::ExitCode, time::Duration};
@@ -32,21 +34,40 @@ fn run() -> Result<(), Box<dyn Error>> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match *words {
         ["ship", folder, process, target, events] => {
-            ship(Path::new(folder), process, &target.parse()?, events.parse()?)
+            ship(Path::new(folder), process, &target.parse()?, events.parse()?, None)
         }
+        ["ship", folder, process, target, events, bytes] => ship(
+            Path::new(folder),
+            process,
+            &target.parse()?,
+            events.parse()?,
+            Some(bytes.parse()?),
+        ),
         ["read", target] => read(&target.parse()?),
         _ => Err("ship FOLDER PROCESS TARGET EVENTS, or read TARGET".into()),
     }
 }
 
-fn ship(folder: &Path, process: &str, target: &Target, events: u64) -> Result<(), Box<dyn Error>> {
-    let writer = LogWriter::start(&LogsConfig::default(), folder, process)?;
+fn ship(
+    folder: &Path,
+    process: &str,
+    target: &Target,
+    events: u64,
+    bytes: Option<u64>,
+) -> Result<(), Box<dyn Error>> {
+    let mut config = LogsConfig::default();
+    let mut kinesis = KinesisConfig::default();
+    if let Some(bytes) = bytes {
+        (config.total_bytes_max, config.segment_bytes_max) = (bytes, bytes / 8);
+        kinesis.buffer_bytes_max = 64 << 10;
+    }
+    let writer = LogWriter::start(&config, folder, process)?;
     let config = KinesisConfig {
         stream: Some(target.stream.clone()),
         region: target.region.clone(),
         endpoint: target.endpoint.clone(),
         call_timeout: Duration::from_secs(2),
-        ..KinesisConfig::default()
+        ..kinesis
     };
     let shipper = Shipper::start(&config, folder, process, writer.logs())?;
     let logs = writer.logs().of(process, "game");
@@ -65,6 +86,7 @@ fn ship(folder: &Path, process: &str, target: &Target, events: u64) -> Result<()
     // Whoever started this closes it.
     io::copy(&mut io::stdin(), &mut io::sink())?;
     writer.stop();
+    println!("dropped {}", logs.counters().dropped);
     if let Some(shipper) = shipper {
         let metrics = std::sync::Arc::clone(shipper.metrics());
         shipper.stop();

@@ -102,7 +102,9 @@ mod tests {
         for kind in KINDS {
             let columns = kind.fields.iter().map(|field| field.name).chain([kind.name]);
             for name in columns {
-                assert!(name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_')), "{name}");
+                let is_plain = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+                assert!(name.bytes().all(is_plain), "{name}");
+                assert!(!name.starts_with(|first: char| first.is_ascii_digit()), "{name}");
                 #[cfg(feature = "sql")]
                 assert!(!crate::sql::COLUMNS.contains(&name), "{name} is a column already");
             }

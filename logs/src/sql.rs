@@ -7,6 +7,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     path::Path,
+    sync::mpsc::{self, SyncSender},
+    thread,
 };
 
 use rusqlite::{
@@ -18,11 +20,13 @@ use rusqlite::{
 use crate::{
     Kind, LogsError,
     kinds::KINDS,
-    read::{Entry, From, Reader, Skipped},
+    read::{Entry, From, Reader, Record, Skipped},
 };
 
 /// Memory for the database, in KiB; what is more goes to a temporary file.
 const CACHE_KIB: i64 = 128 << 10;
+/// Bytes of its pages: an event has some hundred, and larger pages are fewer to be found.
+const PAGE_BYTES: i64 = 16 << 10;
 /// The columns of `events`, each a text.
 pub const COLUMNS: [&str; 11] = [
     "id", "ts", "node", "role", "kind", "severity", "user", "instance", "session", "trace",
@@ -38,8 +42,10 @@ const NAMED_MAX: usize = 10;
 const NAME_CHARS_MAX: usize = 80;
 /// Bytes of an answer, about: of an endless one, the beginning.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// Events between two looks at how far a reader is.
-const STEP: u64 = 8_192;
+/// Events that are read at once, and their bytes; and how many such batches wait to be kept. The reader waits for room.
+const BATCH_EVENTS: usize = 1_024;
+const BATCH_BYTES: usize = 1 << 20;
+const BATCHES_MAX: usize = 16;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +139,7 @@ impl Database {
         let open = || -> rusqlite::Result<Connection> {
             // No name: a temporary database of this connection's own.
             let connection = Connection::open_with_flags("", OpenFlags::default())?;
+            connection.pragma_update(None, "page_size", PAGE_BYTES)?;
             connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
             connection.pragma_update(None, "journal_mode", "off")?;
             connection.pragma_update(None, "synchronous", "off")?;
@@ -162,16 +169,21 @@ impl Database {
         mut look: impl FnMut(u64),
     ) -> Result<Self, SqlError> {
         let mut database = Self::new()?;
-        let mut reader = Reader::open(folder, since_ms.map_or(From::Start, From::Time))?;
-        let mut read = 0;
-        while let Some(record) = reader.next_record()? {
-            database.add(&record.event())?;
-            read += 1;
-            if read % STEP == 0 {
+        let reader = Reader::open(folder, since_ms.map_or(From::Start, From::Time))?;
+        let (sender, batches) = mpsc::sync_channel(BATCHES_MAX);
+        // Reading and keeping take about as long: each has a thread.
+        database.loaded.skipped = thread::scope(|scope| {
+            let reads = scope.spawn(move || read(reader, &sender));
+            let mut read = 0;
+            for batch in batches {
+                database.add_all(&batch)?;
+                read += batch.len() as u64;
                 look(read);
             }
-        }
-        database.loaded.skipped = reader.skipped();
+            // Where it panicked, nobody goes on with a part of the events.
+            let skipped = reads.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok::<_, SqlError>(skipped?)
+        })?;
         database.finish()?;
         Ok(database)
     }
@@ -191,7 +203,7 @@ impl Database {
         let mut read = 0;
         let skipped = crate::ship::read_stream(target, since_ms, |event, _, place| {
             read += 1;
-            if read % STEP == 1 {
+            if read % BATCH_EVENTS as u64 == 1 {
                 look(read, place);
             }
             database.add(event)
@@ -199,6 +211,13 @@ impl Database {
         database.loaded.skipped = skipped;
         database.finish()?;
         Ok(database)
+    }
+
+    fn add_all(&mut self, batch: &[Record]) -> Result<(), SqlError> {
+        for record in batch {
+            self.add(&record.event())?;
+        }
+        Ok(())
     }
 
     /// Adds an event. Before [`Self::finish`].
@@ -370,6 +389,25 @@ impl Filter {
         let holds = prepared.and_then(|mut statement| statement.exists(values(event)));
         holds.map_err(|error| SqlError::Question(plain(&error)))
     }
+}
+
+/// Reads a log to its end, batch by batch; ends early if nobody takes them. Gives what was no event.
+fn read(mut reader: Reader, batches: &SyncSender<Vec<Record>>) -> Result<Skipped, LogsError> {
+    let (mut batch, mut bytes) = (Vec::with_capacity(BATCH_EVENTS), 0);
+    while let Some(record) = reader.next_record()? {
+        bytes += record.text.len();
+        batch.push(record);
+        if batch.len() == BATCH_EVENTS || bytes >= BATCH_BYTES {
+            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_EVENTS));
+            bytes = 0;
+            if batches.send(full).is_err() {
+                return Ok(reader.skipped());
+            }
+        }
+    }
+    // Who takes none any more says why.
+    let _nobody = batches.send(batch);
+    Ok(reader.skipped())
 }
 
 /// An event's values, in the order of [`COLUMNS`].

@@ -32,7 +32,7 @@ const AHEAD_MS: u64 = 60_000;
 /// How far a stream is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Which shard it is at; the first is 1.
+    /// Of which shard the newest answer is; the first is 1.
     pub shard: usize,
     /// How many there are.
     pub shards: usize,
@@ -40,9 +40,9 @@ pub struct Place {
     pub behind: Duration,
 }
 
-/// Reads the events of a stream since a time, in milliseconds since 1970, shard after shard, up to what is there when
-/// it asks. `take` gets each with its text, and ends it all with an error. An event that is there twice comes twice: by
-/// its id it is one. Gives what was no event.
+/// Reads the events of a stream since a time, in milliseconds since 1970, several shards at once, up to what is there
+/// when it asks. `take` gets each with its text, those of one shard in their order, and ends it all with an error. An
+/// event that is there twice comes twice: by its id it is one. Gives what was no event.
 ///
 /// # Errors
 /// When there is no such stream, it can't be reached, or these credentials may not read it; and that of `take`.

@@ -7,14 +7,17 @@ use aws_sdk_kinesis::{
     Client,
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
     primitives::{Blob, DateTime},
-    types::{PutRecordsRequestEntry, ShardIteratorType},
+    types::{PutRecordsRequestEntry, Record, ShardIteratorType},
 };
-use tokio::time::timeout;
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{Place, ShipError, Target, batch::Parcel};
 
 /// Records that are asked for at once when a stream is read: as many as the service gives.
 const READ_RECORDS: i32 = 10_000;
+/// Shards that are read at once. Each has one answer, on its way or waiting; with the one that is taken and the next
+/// one, that is six of 10 MiB.
+const SHARDS_AT_ONCE: usize = 4;
 /// How long one answer may take when a stream is read.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -121,37 +124,76 @@ impl Service {
         Ok(results)
     }
 
-    /// Reads the data of all records since a time (milliseconds since 1970), shard after shard, up to what is there
-    /// when it asks. `take` gets the data of each, and may say that it is enough.
+    /// Reads the data of all records since a time (milliseconds since 1970), several shards at once, up to what is
+    /// there when it asks. `take` gets the data of each, those of one shard in their order, and may say that it is
+    /// enough.
     pub(crate) async fn read<E: From<ShipError>>(
         &self,
         since_ms: Option<u64>,
         mut take: impl FnMut(&[u8], Place) -> Result<(), E>,
     ) -> Result<(), E> {
         let shards = self.shards().await.map_err(ShipError::from)?;
-        for (at, shard) in shards.iter().enumerate() {
-            let mut next = self.start(shard, since_ms).await.map_err(ShipError::from)?;
-            while let Some(iterator) = next {
-                let call = self.client.get_records().shard_iterator(&iterator).limit(READ_RECORDS);
-                let answer = match self.within(call.send(), "kinesis:GetRecords").await {
-                    Err(error) if error.why == Why::Throttled => {
-                        // Five reads a second is what a shard gives to all who read it.
-                        tokio::time::sleep(Duration::from_millis(250)).await;
-                        next = Some(iterator);
-                        continue;
+        let count = shards.len();
+        let mut waiting = shards.into_iter().enumerate();
+        let (answers, mut answered) = mpsc::channel(1);
+        // All of them end with this: nobody asks for what is taken by nobody.
+        let mut reads = JoinSet::new();
+        loop {
+            while reads.len() < SHARDS_AT_ONCE
+                && let Some((at, shard)) = waiting.next()
+            {
+                let (service, answers) = (self.clone(), answers.clone());
+                let place = Place { shard: at + 1, shards: count, behind: Duration::ZERO };
+                reads.spawn(
+                    async move { service.read_shard(&shard, place, since_ms, answers).await },
+                );
+            }
+            tokio::select! {
+                biased;
+                Some((records, place)) = answered.recv() => {
+                    let records: Vec<Record> = records;
+                    for record in &records {
+                        take(record.data().as_ref(), place)?;
                     }
-                    answer => answer.map_err(ShipError::from)?,
-                };
-                let behind_ms = u64::try_from(answer.millis_behind_latest().unwrap_or(0));
-                let behind = Duration::from_millis(behind_ms.unwrap_or(0));
-                let place = Place { shard: at + 1, shards: shards.len(), behind };
-                for record in answer.records() {
-                    take(record.data().as_ref(), place)?;
                 }
-                // A stream that is written to has no end: what came after the asking is not waited for.
-                let is_full = i32::try_from(answer.records().len()) == Ok(READ_RECORDS);
-                let is_at_end = behind.is_zero() && !is_full;
-                next = answer.next_shard_iterator().filter(|_| !is_at_end).map(str::to_owned);
+                read = reads.join_next() => match read {
+                    Some(Ok(read)) => read.map_err(ShipError::from)?,
+                    Some(Err(failed)) => std::panic::resume_unwind(failed.into_panic()),
+                    // What the last one gave was taken before: it is looked at first.
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    /// Reads one shard, an answer at a time: the next is asked for while the one before is taken.
+    async fn read_shard(
+        &self,
+        shard: &str,
+        place: Place,
+        since_ms: Option<u64>,
+        answers: mpsc::Sender<(Vec<Record>, Place)>,
+    ) -> Result<(), ServiceError> {
+        let mut next = self.start(shard, since_ms).await?;
+        while let Some(iterator) = next {
+            let call = self.client.get_records().shard_iterator(&iterator).limit(READ_RECORDS);
+            let answer = match self.within(call.send(), "kinesis:GetRecords").await {
+                Err(error) if error.why == Why::Throttled => {
+                    // Five reads a second is what a shard gives to all who read it.
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                    next = Some(iterator);
+                    continue;
+                }
+                answer => answer?,
+            };
+            let behind_ms = u64::try_from(answer.millis_behind_latest().unwrap_or(0));
+            let behind = Duration::from_millis(behind_ms.unwrap_or(0));
+            // A stream that is written to has no end: what came after the asking is not waited for.
+            let is_full = i32::try_from(answer.records().len()) == Ok(READ_RECORDS);
+            let is_at_end = behind.is_zero() && !is_full;
+            next = answer.next_shard_iterator().filter(|_| !is_at_end).map(str::to_owned);
+            if answers.send((answer.records, Place { behind, ..place })).await.is_err() {
+                break;
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ecow::EcoString;
@@ -109,7 +109,7 @@ impl Shipper {
             began: Instant::now(),
             shipped: BTreeMap::new(),
             looked: None,
-            pause: PAUSE,
+            pauses: Pauses::default(),
             quiet_until: None,
             failing: None,
         };
@@ -165,8 +165,8 @@ struct Ship {
     shipped: BTreeMap<EcoString, Shipped>,
     /// When it was last looked for processes.
     looked: Option<Instant>,
-    /// How long it is quiet after the next failure, and until when it is now.
-    pause: Duration,
+    pauses: Pauses,
+    /// Until when it is quiet after a failure.
     quiet_until: Option<Instant>,
     /// Since when nothing goes through, and why.
     failing: Option<(Instant, String)>,
@@ -367,7 +367,7 @@ impl Ship {
         }
         match failure {
             None => {
-                self.pause = PAUSE;
+                self.pauses = Pauses::default();
                 self.quiet_until = None;
                 if let Some((since, _)) = self.failing.take() {
                     tracing::info!("events are shipped again");
@@ -375,8 +375,9 @@ impl Ship {
                 }
             }
             Some(error) => {
-                self.quiet_until = Some(Instant::now() + jittered(self.pause));
-                self.pause = (self.pause * 2).min(PAUSE_MAX);
+                let luck = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let pause = self.pauses.next(luck.subsec_nanos());
+                self.quiet_until = Some(Instant::now() + pause);
                 // What a shard takes later is no trouble; what is, is told once.
                 let text = error.to_string();
                 if error.why != Why::Throttled
@@ -392,12 +393,23 @@ impl Ship {
     }
 }
 
-/// Half of a span to all of it, so that processes that were refused together do not come back together.
-fn jittered(span: Duration) -> Duration {
-    let nanos = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.subsec_nanos());
-    span / 2 + span.mul_f64(f64::from(nanos % 1_000) / 2_000.0)
+/// How long it is quiet after each failure in a row: twice as long as after the one before, up to a bound.
+#[derive(Debug)]
+struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(PAUSE)
+    }
+}
+
+impl Pauses {
+    /// Half of the span to all of it, so that processes that were refused together do not come back together.
+    fn next(&mut self, luck: u32) -> Duration {
+        let span = self.0;
+        self.0 = (span * 2).min(PAUSE_MAX);
+        span / 2 + span.mul_f64(f64::from(luck % 1_000) / 2_000.0)
+    }
 }
 
 /// Whether no process has this folder for its own.
@@ -487,5 +499,23 @@ impl Shipped {
         write().map_err(|source| ShipError::Progress { file, source })?;
         self.kept = progress;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_no_two_processes_come_back_together() {
+        let (mut least, mut most) = (Pauses::default(), Pauses::default());
+        let mut span = PAUSE;
+        for _ in 0..12 {
+            let (least, most) = (least.next(0), most.next(999));
+            assert_eq!(least, span / 2);
+            assert!(most > span.mul_f64(0.99) && most <= span, "{most:?} of {span:?}");
+            span = (span * 2).min(PAUSE_MAX);
+        }
+        assert_eq!(span, PAUSE_MAX);
     }
 }

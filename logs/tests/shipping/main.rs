@@ -1,6 +1,7 @@
 //! Events are shipped to a Kinesis API that we did not write, by real processes, through a network that fails.
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
+mod credentials;
 mod http;
 mod moto;
 mod proxy;
@@ -35,10 +36,16 @@ struct Ships {
 
 impl Ships {
     fn start(folder: &Path, target: &str, events: usize) -> Self {
+        Self::start_with(folder, target, events, &[])
+    }
+
+    /// The same, with no more than these bytes on its disk.
+    fn start_with(folder: &Path, target: &str, events: usize, total: &[&str]) -> Self {
         let mut process = Command::new(program())
             .arg("ship")
             .arg(folder)
             .args(["game-1", target, &events.to_string()])
+            .args(total)
             .envs(CREDENTIALS)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -218,6 +225,52 @@ fn after_a_kill_nothing_is_missing_and_what_was_acknowledged_is_not_shipped_agai
     let events = in_stream(&target("events", moto.port));
     assert_eq!(once(&events), on_disk(folder.path()));
     assert_eq!(once(&events).len(), events.len(), "nothing was shipped twice");
+    assert_ordered(&events);
+}
+
+/// What the log of the process says in a field of a kind, added up.
+fn told(folder: &Path, kind: &str, field: &str) -> u64 {
+    let mut reader = Reader::open(folder, From::Start).unwrap();
+    let records = std::iter::from_fn(|| reader.next_record().unwrap());
+    let of_kind = records.filter(|record| record.event().kind == kind);
+    let fields = of_kind.map(|record| {
+        let fields: serde_json::Value = serde_json::from_str(record.event().fields.get()).unwrap();
+        fields[field].as_u64().unwrap()
+    });
+    fields.sum()
+}
+
+/// The oldest go, and how many events went, and that they are not in the stream, is in the log, and so in the stream.
+#[test]
+fn away_for_longer_than_the_disk_has_room_what_is_lost_is_counted_and_told() {
+    const EVENTS: usize = 20_000;
+    let (moto, folder) = (Moto::start(), tempfile::tempdir().unwrap());
+    moto.create("events", 1);
+    let proxy = Proxy::start(moto.port);
+    proxy.always(Fault::Cut);
+    let target_through = target("events", proxy.port);
+    let ships = Ships::start_with(folder.path(), &target_through, EVENTS, &["200000"]);
+    wait_until("the oldest go", || told(folder.path(), "segments_dropped", "segments") > 0);
+    proxy.always(Fault::None);
+    wait_until("what is left is shipped", || {
+        kinds_on_disk(folder.path()).contains("shipping_resumed")
+            && told(folder.path(), "shipping_lost", "segments") > 0
+            && on_disk(folder.path()).is_subset(&once(&in_stream(&target("events", moto.port))))
+    });
+    let (counted, errors) = ships.stop();
+    let events = in_stream(&target("events", moto.port));
+    let there = events.iter().filter(|(_, user)| !user.is_empty());
+    let there = there.map(|(id, _)| id).collect::<BTreeSet<_>>().len();
+    // What was read before it went is there all the same.
+    let dropped = counted["dropped"];
+    let all = EVENTS as u64;
+    assert!(there < EVENTS && there as u64 + dropped >= all, "{there} there, {dropped} dropped");
+    // Of what the log has told of it, the oldest may have gone too.
+    let told = |kind, field| told(folder.path(), kind, field);
+    assert!((1..=dropped).contains(&told("segments_dropped", "events")));
+    let lost = counted["greenroom.logs.shipping.segment.lost"];
+    assert!((1..=lost).contains(&told("shipping_lost", "segments")));
+    assert!(errors.contains("segments went before they were shipped"), "{errors}");
     assert_ordered(&events);
 }
 
