@@ -271,8 +271,8 @@ async fn act(State(admin): State<Arc<Admin>>, headers: HeaderMap, body: Bytes) -
     if let Err(problem) = authorized(&admin, &headers) {
         return *problem;
     }
-    let form = "an action is {\"destroy\": {\"instance\": ID}}, {\"kick\": {\"user\": ID}} or \
-                {\"drain\": {\"server\": NAME}}";
+    let form = "an action is {\"destroy\": {\"instance\": ID}}, {\"kick\": {\"user\": ID}}, \
+                {\"drain\": {\"server\": NAME}} or {\"restore\": {…}}, as PROTOCOL.md says";
     match read(&body, form) {
         Ok(action) => answer(admin.cluster.act(action).await.map(|()| serde_json::Map::new())),
         Err(problem) => *problem,

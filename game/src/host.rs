@@ -18,7 +18,7 @@ use greenroom_logs::{Logs, OfGame};
 use greenroom_protocol::wire::client_instance::{QUERY_REFUSED, SEND_AGAIN, traced_name};
 use greenroom_protocol::wire::master_game::{
     Closed, CreateInstance, CreateRefused, FreeSeat, GameCounts, GameLoad, GameReport,
-    GameToMaster, HandedOver, KindInfo, MasterToGame, SeatChanged, SeatState, Traced,
+    GameToMaster, HandedOver, HeldInstance, KindInfo, MasterToGame, SeatChanged, SeatState, Traced,
 };
 use greenroom_protocol::wire::session_game::{
     self, Attach, AttachRefused, Attached, Ended, GameToSession, SessionToGame,
@@ -28,7 +28,7 @@ use greenroom_protocol::{
     LinkHeader, MasterLink, MemberId, Moment, Refusal, Seat, Seq, StampedHeader, Streams,
     TraceContext, UpHeader, Verdict, ViewId, Word, encode,
 };
-use greenroom_storage::StorageError;
+use greenroom_storage::{Cause, SetAside, StorageError};
 use greenroom_telemetry::{Parent, Sampler, Seldom, Span, SpanKind, Tracer};
 use slab::Slab;
 
@@ -36,7 +36,7 @@ use crate::Metrics;
 use crate::clockwork::{Clockwork, Ticks};
 use crate::frozen::{Asked, Frozen, Waiting};
 use crate::lease::Lease;
-use crate::snapshots::{self, FAILURES_MAX, FAILURES_SPAN_MS, Failed, Loaded, Save, Sentence};
+use crate::snapshots::{FAILURES_MAX, FAILURES_SPAN_MS, Failed, Loaded, Save, Sentence};
 use crate::spans::Spans;
 use crate::upward::Upward;
 
@@ -159,7 +159,7 @@ enum Kept {
 pub(crate) enum Chore {
     Save(Save),
     Load(InstanceId, Incarnation),
-    SetAside(InstanceId, Incarnation, Loaded),
+    SetAside(Box<SetAside>, Loaded),
     Fail(Failed),
     Remove(InstanceId, Incarnation),
 }
@@ -971,7 +971,8 @@ impl Host {
                     return self.host(core, loaded.failures);
                 }
                 Err(why) => {
-                    let kept = snapshots::aside(instance, incarnation);
+                    let note = self.note(&order, why.clone());
+                    let kept = note.snapshot();
                     tracing::error!(%instance, %kind, %why, %kept, "a snapshot can't be read; it is set aside");
                     self.logs.emit(&SnapshotUnreadable {
                         instance,
@@ -979,7 +980,7 @@ impl Host {
                         what: why,
                         kept: eco_format!("{kept}"),
                     });
-                    self.chores.push(Chore::SetAside(instance, incarnation, loaded));
+                    self.chores.push(Chore::SetAside(note, loaded));
                     let text = eco_format!(
                         "what was stored of the instance of kind {kind:?} can't be read"
                     );
@@ -989,6 +990,23 @@ impl Host {
         };
         Metrics::add(&self.metrics.restore_refused, 1);
         self.upward.push(&CreateRefused { instance, incarnation, refusal }.into());
+    }
+    /// What is to be known of a snapshot that can't be read.
+    fn note(&self, order: &CreateInstance, why: EcoString) -> Box<SetAside> {
+        let now_ms = self.now().wall.as_millis();
+        Box::new(SetAside {
+            instance: order.instance,
+            incarnation: order.incarnation,
+            kind: order.kind.clone(),
+            version: None,
+            cause: Cause::Unreadable,
+            why,
+            since_ms: u64::try_from(now_ms).unwrap_or(u64::MAX),
+            owner: order.owner.clone(),
+            key: order.key.clone(),
+            created_ms: order.created_ms,
+            private: order.private,
+        })
     }
     fn revive(&mut self, order: &CreateInstance, loaded: &Loaded) -> Result<Core, EcoString> {
         let state = loaded.state.as_ref().map_err(Clone::clone)?;
@@ -1448,7 +1466,21 @@ impl Host {
         durable.stage = Kept::Failed;
         let (instance, incarnation, n) = (core.instance(), core.incarnation(), durable.n + 1);
         let now_ms = u64::try_from(now_ms).unwrap_or(u64::MAX);
-        self.chores.push(Chore::Fail(Failed { instance, incarnation, n, now_ms }));
+        let HeldInstance { kind, key, owner, created_ms, private, .. } = core.held();
+        let note = Box::new(SetAside {
+            instance,
+            incarnation,
+            kind,
+            version: None,
+            cause: Cause::Failed,
+            why: what.clone(),
+            since_ms: now_ms,
+            owner,
+            key,
+            created_ms,
+            private,
+        });
+        self.chores.push(Chore::Fail(Failed { instance, incarnation, n, note }));
         Metrics::add(&self.metrics.failed, 1);
         let instance_kind = core.kind_name().into();
         self.logs.emit(&InstanceFailed { instance, instance_kind, what });

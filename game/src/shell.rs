@@ -274,8 +274,9 @@ impl Shell {
                 let result = snapshots::load(storage, instance).await;
                 self.with_host(|host| host.loaded((instance, incarnation), result));
             }
-            Chore::SetAside(instance, incarnation, loaded) => {
-                let result = snapshots::set_aside(storage, instance, incarnation, loaded).await;
+            Chore::SetAside(note, loaded) => {
+                let (instance, incarnation) = (note.instance, note.incarnation);
+                let result = snapshots::set_aside(storage, *note, loaded).await;
                 match result {
                     Ok(()) => Self::remove(storage, instance, incarnation).await,
                     Err(error) => {

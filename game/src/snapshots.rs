@@ -4,8 +4,11 @@
 //! later lives, so that a server that was given up, and does not know, writes over nothing.
 
 use ecow::{EcoString, eco_format};
+use greenroom_game_core::snapshot_version;
 use greenroom_protocol::{Incarnation, InstanceId};
-use greenroom_storage::{Blob, Body, Collection, Kept, Key, Owner, Storage, StorageError, Write};
+use greenroom_storage::{
+    Blob, Body, Collection, Kept, Key, Owner, SetAside, Storage, StorageError, Write,
+};
 use greenroom_telemetry::Span;
 use serde::{Deserialize, Serialize};
 
@@ -44,8 +47,8 @@ pub(crate) struct Failed {
     pub(crate) incarnation: Incarnation,
     /// One more than the snapshots of this life.
     pub(crate) n: u64,
-    /// Milliseconds since 1970.
-    pub(crate) now_ms: u64,
+    /// What is noted where it may not go on, and when it failed.
+    pub(crate) note: Box<SetAside>,
 }
 
 /// What becomes of an instance that failed.
@@ -122,7 +125,8 @@ pub(crate) async fn load(
 /// # Errors
 /// As the store; [`StorageError::Deposed`] when the instance goes on in a later life.
 pub(crate) async fn failed(storage: &Storage, failed: Failed) -> Result<Sentence, StorageError> {
-    let Failed { instance, incarnation, n, now_ms } = failed;
+    let Failed { instance, incarnation, n, mut note } = failed;
+    let now_ms = note.since_ms;
     let Some(document) = storage.get(key(instance)).await? else { return Ok(Sentence::Over) };
     let owner = Owner::Instance { incarnation: incarnation.0, n };
     let counted = document.body.decode::<Stored>().map(|mut stored| {
@@ -135,34 +139,27 @@ pub(crate) async fn failed(storage: &Storage, failed: Failed) -> Result<Sentence
             storage.ask(Write::owned(key(instance), owner, Body::of(&stored)?)).await?;
             Ok(Sentence::GoesOn)
         }
-        Ok(_) | Err(_) => {
-            let aside =
-                Key::new(Collection::Snapshots, eco_format!("failed/{instance}/{incarnation}"))?;
-            storage.upsert(aside, document.body).await?;
+        counted => {
+            note.version = counted.ok().and_then(|stored| snapshot_version(&stored.state.0));
+            note.keep(storage, document.body).await?;
             remove(storage, (instance, incarnation)).await?;
             Ok(Sentence::Over)
         }
     }
 }
 
-/// Where a snapshot is kept that can't be read.
-pub(crate) fn aside(instance: InstanceId, incarnation: Incarnation) -> Key {
-    Key::new(Collection::Snapshots, eco_format!("unreadable/{instance}/{incarnation}"))
-        .expect("an id and a number are short and printable")
-}
-
-/// Keeps a snapshot that can't be read under another key, where nobody writes over it. Its own is free once that is
-/// done: its instance is over.
+/// Keeps a snapshot that can't be read under another key, where nobody writes over it, and notes it. Its own is free
+/// once that is done: its instance is over.
 ///
 /// # Errors
 /// As the store.
 pub(crate) async fn set_aside(
     storage: &Storage,
-    instance: InstanceId,
-    incarnation: Incarnation,
+    mut note: SetAside,
     loaded: Loaded,
 ) -> Result<(), StorageError> {
-    storage.upsert(aside(instance, incarnation), loaded.body).await.map(drop)
+    note.version = loaded.state.ok().and_then(|state| snapshot_version(&state));
+    note.keep(storage, loaded.body).await
 }
 
 /// Removes what was stored of an instance that is over.

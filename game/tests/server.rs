@@ -35,7 +35,7 @@ use greenroom_protocol::{
     Limits, LinkHeader, MemberId, PatchHeader, PieceHeader, Refusal, Seq, ServerName, SessionId,
     StampedHeader, UpHeader, UserId,
 };
-use greenroom_storage::{Body, Collection, Index, Schema, Storage, StorageConfig};
+use greenroom_storage::{Body, Cause, Collection, Index, Schema, SetAside, Storage, StorageConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
@@ -1461,6 +1461,10 @@ fn an_instance_is_taken_up_from_the_store_by_another_server_and_its_former_life_
         })
         .await;
         assert!(store.get(aside).await.unwrap().is_some());
+        let [note] = &SetAside::of(&store, InstanceId(8)).await.unwrap()[..] else { panic!() };
+        assert_eq!((note.incarnation, note.cause), (Incarnation(5), Cause::Unreadable));
+        assert_eq!((note.kind.as_str(), note.version), ("saga", None));
+        assert!(!note.why.is_empty());
         // It is told as an event, with the place where it is kept.
         let kept = format!("snapshots/unreadable/{}/{}", InstanceId(8), Incarnation(5));
         let told = || {
@@ -1533,6 +1537,10 @@ fn what_is_durable_goes_on_from_its_snapshot_when_it_fails_and_is_given_up_when_
         let aside = snapshot(format!("failed/{}/{}", InstanceId(7), Incarnation(4)));
         let kept = store.get(aside).await.unwrap().unwrap();
         assert!(kept.body.text().contains("\"kind\":\"saga\""), "{}", kept.body.text());
+        let [note] = &SetAside::of(&store, InstanceId(7)).await.unwrap()[..] else { panic!() };
+        assert_eq!((note.incarnation, note.cause), (Incarnation(4), Cause::Failed));
+        assert_eq!((note.kind.as_str(), note.version), ("saga", Some(1)));
+        assert!(note.since_ms > 0 && !note.why.is_empty(), "{note:?}");
     });
 }
 

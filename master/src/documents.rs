@@ -8,6 +8,7 @@
 mod bodies;
 mod queue;
 mod read_back;
+mod set_aside;
 #[cfg(test)]
 mod tests;
 
@@ -155,6 +156,11 @@ impl DocumentWriter {
         self.shared.queue().trouble().map(str::to_owned)
     }
 
+    /// What the store keeps for people, for people.
+    pub(crate) fn set_aside(&self) -> Option<String> {
+        self.shared.queue().set_aside().map(str::to_owned)
+    }
+
     /// Waits until all that was handed over is stored, or it takes too long.
     pub(crate) async fn close(mut self) {
         self.end();
@@ -176,9 +182,16 @@ impl Drop for DocumentWriter {
 }
 
 /// The writer's thread.
-async fn write_all(shared: &Shared, storage: &Storage, read: &mpsc::Sender<Vec<RankedMember>>) {
+async fn write_all(
+    shared: &Arc<Shared>,
+    storage: &Storage,
+    read: &mpsc::Sender<Vec<RankedMember>>,
+) {
     let mut jobs: JoinSet<(Key, Pending, Done)> = JoinSet::new();
     let mut readers = JoinSet::new();
+    let watching = Arc::clone(shared);
+    let found = move |what| watching.queue().saw_set_aside(what);
+    readers.spawn(set_aside::watch(storage.clone(), found));
     let mut farewell: Option<Instant> = None;
     loop {
         let now = Instant::now();

@@ -269,6 +269,10 @@ impl Sequencer {
             Some(trouble) => drop(self.troubles.insert("store", trouble)),
             None => drop(self.troubles.remove("store")),
         }
+        match self.documents.as_ref().and_then(DocumentWriter::set_aside) {
+            Some(what) => drop(self.troubles.insert("set aside", what)),
+            None => drop(self.troubles.remove("set aside")),
+        }
         self.look_for_a_decider();
         let set = |gauge, value| Metrics::set(gauge, value);
         let (last, metrics) = (self.core.last().lsn, &self.metrics);

@@ -116,6 +116,8 @@ codes! {
     NoCapacity = "no_capacity",
     /// There is no such instance.
     InstanceUnknown = "instance_unknown",
+    /// Another instance of the kind has this unique key.
+    KeyTaken = "key_taken",
     /// Every seat is taken.
     InstanceFull = "instance_full",
     /// The instance takes no new seats now.

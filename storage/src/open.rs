@@ -5,15 +5,13 @@ use std::sync::Arc;
 
 use ecow::{EcoString, eco_format};
 
-use crate::backend::Backend;
-#[cfg(feature = "couchbase")]
-use crate::backend::Boxed;
 #[cfg(feature = "couchbase")]
 use crate::backend::couchbase::Couchbase;
 use crate::backend::memory::Memory;
 use crate::backend::sqlite::Sqlite;
+use crate::backend::{Backend, Boxed, Job};
 use crate::handle::scheme;
-use crate::{Clock, OpenError, Schema, Storage, StorageConfig};
+use crate::{Clock, OpenError, Schema, Storage, StorageConfig, StorageError};
 
 /// A store that a URL names.
 enum Place {
@@ -59,6 +57,56 @@ pub fn open(config: &StorageConfig, schema: Schema) -> Result<Storage, OpenError
                 Ok(Arc::new(Couchbase::open(&opened).await?) as Arc<dyn Backend>)
             })
         }
+    }
+}
+
+/// The same of a store that is there, as it is: nothing is made that it lacks.
+///
+/// # Errors
+/// As [`open`], and when a file is not there.
+pub async fn open_as_it_is(config: &StorageConfig) -> Result<Storage, OpenError> {
+    let place = Place::of(config)?;
+    if let Place::Sqlite(file) = &place
+        && !file.exists()
+    {
+        return Err(OpenError::File { file: file.clone(), why: "it is not there".into() });
+    }
+    let config = config.clone();
+    let start = move || {
+        let opened = config.clone();
+        Storage::start(&config, Schema::default(), async move || {
+            Ok(Arc::new(AsItIs(match place {
+                Place::Memory => Box::new(Memory::new(Clock::system())),
+                Place::Sqlite(file) => Box::new(Sqlite::open(&file, Clock::system())?),
+                #[cfg(feature = "couchbase")]
+                Place::Couchbase => Box::new(Couchbase::open(&opened).await?),
+            })) as Arc<dyn Backend>)
+        })
+    };
+    // It waits for the storage's own thread.
+    let started = tokio::task::spawn_blocking(start).await;
+    started.map_err(|_| OpenError::Panicked)?
+}
+
+/// A store in which nothing is made.
+#[derive(Debug)]
+struct AsItIs(Box<dyn Backend>);
+
+impl Backend for AsItIs {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+    fn begin(&self, jobs: Vec<Job>) {
+        self.0.begin(jobs);
+    }
+    fn prepare<'a>(&'a self, _: &'a Schema) -> Boxed<'a, Result<(), OpenError>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn health(&self) -> Boxed<'_, Result<(), StorageError>> {
+        self.0.health()
+    }
+    fn close(&self) -> Boxed<'_, ()> {
+        self.0.close()
     }
 }
 

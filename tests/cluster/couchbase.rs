@@ -15,7 +15,7 @@ use super::harness::{Cluster, Folder, Process, free_port, greenroom, report, run
 const AWAY: Duration = Duration::from_secs(20);
 
 /// Three nodes in one process, with their ports and their folder, so that it can come back after it was killed.
-struct Nodes {
+pub(crate) struct Nodes {
     process: Process,
     flags: Vec<String>,
     address: String,
@@ -24,7 +24,7 @@ struct Nodes {
 }
 
 impl Nodes {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = Folder::new();
         let pairs: Vec<_> = (0..3).map(|_| format!("{}:{}", free_port(), free_port())).collect();
         let (ports, control) = (pairs.join(","), free_port());
@@ -35,17 +35,17 @@ impl Nodes {
     }
 
     /// SIGKILL: every connection is cut at once.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.kill();
     }
 
     /// They come back, on their ports and with what was on the disk.
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         (self.process, _) = spawn(&self.flags);
     }
 
     /// What names this store on a command line.
-    fn store_flags(&self) -> [&str; 8] {
+    pub(crate) fn store_flags(&self) -> [&str; 8] {
         [
             "--store",
             &self.address,
@@ -60,7 +60,7 @@ impl Nodes {
     }
 
     /// What a collection holds, by key.
-    fn documents(&self, collection: &str) -> serde_json::Map<String, Value> {
+    pub(crate) fn documents(&self, collection: &str) -> serde_json::Map<String, Value> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.control)).unwrap();
         let path = format!("/documents/greenroom/greenroom/{collection}");
         write!(stream, "GET {path} HTTP/1.1\r\nhost: control\r\nconnection: close\r\n\r\n")

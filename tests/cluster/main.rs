@@ -19,6 +19,7 @@ mod moto;
 #[expect(dead_code, reason = "the tests of the shipper have more faults than the stories")]
 mod proxy;
 
+mod aside;
 mod bad_input;
 #[cfg(feature = "couchbase")]
 mod couchbase;
@@ -36,4 +37,5 @@ mod restores;
 mod secrets;
 #[cfg(feature = "otlp")]
 mod telemetry;
+mod twins;
 mod up;

@@ -88,7 +88,7 @@ impl Played {
 }
 
 /// A configuration in which nothing goes on elsewhere in the time of a test unless a death is proved.
-fn only_proof(folder: &Folder) -> String {
+pub(crate) fn only_proof(folder: &Folder) -> String {
     let path = folder.path().join("greenroom.toml");
     std::fs::write(&path, "[master]\nserver_grace = '1h'\n").unwrap();
     path.into_os_string().into_string().unwrap()

@@ -97,6 +97,15 @@ struct Snapshot<W> {
     world: W,
 }
 
+/// Which version of its kind wrote a snapshot, if as much of it can be read.
+pub fn snapshot_version(snapshot: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Written {
+        version: u32,
+    }
+    rmp_serde::from_slice(snapshot).ok().map(|Written { version }| version)
+}
+
 impl fmt::Debug for Core {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let World { instance, tick, seats, .. } = &self.world;

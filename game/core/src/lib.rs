@@ -35,7 +35,7 @@ mod timers;
 mod view;
 mod world;
 
-pub use crate::core::{Core, CoreFault};
+pub use crate::core::{Core, CoreFault, snapshot_version};
 pub use cx::{CallId, Cx, SCORES_MAX, Whose};
 pub use effects::{Effect, Effects, LogLevel};
 pub use event::{EVENT_BYTES_MAX, EVENTS_STEP_MAX, GameEvent, Told};

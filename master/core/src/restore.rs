@@ -7,12 +7,14 @@
 
 use std::ops::Bound;
 
+use ecow::eco_format;
+use greenroom_protocol::wire::admin_master::RestoreInstance;
 use greenroom_protocol::wire::master_game::{CreateInstance, Restore, RestoredSeat};
 use greenroom_protocol::wire::session_master::{MasterToSession, Moved, Outcome, SeatLost};
 use greenroom_protocol::{Code, Incarnation, InstanceId, KindName, Refusal, Seat, SessionId};
 
 use crate::deadlines::NEVER;
-use crate::directory::{At, SeatRecord, SeatStage, Stage};
+use crate::directory::{At, Instance, SeatRecord, SeatStage, Stage};
 use crate::facts::Fact;
 use crate::servers::GameSlot;
 use crate::state::State;
@@ -84,6 +86,47 @@ impl State {
         let order = self.order_to_restore(at, kind);
         self.tell_game(server, order.into());
         true
+    }
+
+    /// An instance that is over goes on: what was stored of it is there again. Asked once more, it is there.
+    ///
+    /// # Errors
+    /// Nobody could run it, or another one has its unique key: then nothing has changed.
+    pub(crate) fn revive(&mut self, wanted: &RestoreInstance) -> Result<(), Refusal> {
+        let RestoreInstance { instance: id, incarnation, kind, owner, key, created_ms, private } =
+            wanted;
+        if let Some(at) = self.directory.find(*id) {
+            if self.directory.get(at).incarnation < *incarnation {
+                let text = eco_format!("the last life of {id} is not over yet: try again");
+                return Err(Refusal::new(Code::Busy, text));
+            }
+            return Ok(());
+        }
+        let rival = key.as_ref().and_then(|key| self.directory.by_key(kind, key));
+        if let Some(rival) = rival.map(|at| self.directory.get(at).id) {
+            let text = eco_format!(
+                "the instance {rival} has its unique key: close that one, and try again"
+            );
+            return Err(Refusal::new(Code::KeyTaken, text));
+        }
+        let (server, info) = self.place(kind)?;
+        if !info.durable {
+            let text = eco_format!("of kind {kind:?} nothing is restored: it is not durable");
+            return Err(Refusal::new(Code::KindUnknown, text));
+        }
+        let mut record = Instance::granted(*id, *incarnation, server, info.seats_max, info.weight);
+        record.stage = Stage::Stranded;
+        record.owner.clone_from(owner);
+        record.key_set(key.clone());
+        record.private = *private;
+        record.durable_set(true);
+        record.created_ms = *created_ms;
+        let at = self.directory.insert(&mut self.ledger, kind, record);
+        self.keep(at);
+        self.stranded.insert((kind.clone(), *id));
+        // It waits for a server if none has room by now.
+        self.restore_elsewhere(at);
+        Ok(())
     }
 
     fn order_to_restore(&self, at: At, kind: KindName) -> CreateInstance {

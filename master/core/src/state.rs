@@ -489,6 +489,7 @@ impl State {
                 );
                 Ok(())
             }
+            Action::Restore(wanted) => self.revive(wanted),
         }
     }
 

@@ -95,11 +95,12 @@ fn subject((_, command): &Entry) -> &'static str {
             Action::Destroy { .. } => "operator destroys",
             Action::Kick { .. } => "operator kicks",
             Action::Drain { .. } => "operator drains",
+            Action::Restore(_) => "operator restores",
         },
     }
 }
 
-const EVERYTHING: [&str; 36] = [
+const EVERYTHING: [&str; 37] = [
     "handed over",
     "session up",
     "session load",
@@ -136,6 +137,7 @@ const EVERYTHING: [&str; 36] = [
     "operator destroys",
     "operator kicks",
     "operator drains",
+    "operator restores",
 ];
 
 #[test]

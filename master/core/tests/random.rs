@@ -9,7 +9,7 @@ mod world;
 
 use greenroom_master_core::{Command, Event, Settings, State, replay};
 use greenroom_protocol::search::Filter;
-use greenroom_protocol::wire::admin_master::Action;
+use greenroom_protocol::wire::admin_master::{Action, RestoreInstance};
 use greenroom_protocol::wire::client_session::{Create, JoinOrCreate, MetaValue, Request};
 use greenroom_protocol::wire::master_game::{
     Closed, CreateRefused, GameCounts, GameLoad, HandedOver, HeldInstance, HeldSeat, MasterToGame,
@@ -24,7 +24,7 @@ use greenroom_protocol::{
     SessionKey, UserId,
 };
 use proptest::prelude::*;
-use world::{World, create, destroy, join, join_or_create, leave, server};
+use world::{World, create, destroy, join, join_or_create, kind, leave, server};
 
 /// One thing that happens, in small numbers that are looked up among what is there when it happens.
 #[derive(Clone, Debug)]
@@ -305,6 +305,19 @@ fn command(world: &World, heard: &Heard, streams: &mut Streams, act: &Act) -> Co
                 score: (c % 5 != 0).then(|| i64::from(c % 7)),
             };
             Command::Happened(origin(game_server), next(game_server), Event::Scored(scored))
+        }
+        _ if c % 8 == 7 => {
+            let (instance, Incarnation(life)) = heard.instance(a);
+            let restore = RestoreInstance {
+                instance: if c % 16 == 7 { instance } else { InstanceId(u128::from(a) + 1) },
+                incarnation: Incarnation(life.wrapping_add(1)),
+                kind: kind(if b % 4 == 0 { "arena" } else { "saga" }),
+                owner: Some(user(b)),
+                key: (b % 3 == 0).then(|| Key::new("a key").expect("a name")),
+                created_ms: u64::from(a),
+                private: b % 2 == 0,
+            };
+            Command::Act { number: 4, action: Action::Restore(Box::new(restore)) }
         }
         _ if c % 2 == 0 => Command::Act { number: 1, action: Action::Kick { user: user(a) } },
         _ => {

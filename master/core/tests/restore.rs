@@ -9,17 +9,17 @@
 mod world;
 
 use greenroom_master_core::{Command, Document, Effect, Event, Origin};
-use greenroom_protocol::wire::admin_master::{Action, Find, Row, Table};
+use greenroom_protocol::wire::admin_master::{Action, Find, RestoreInstance, Row, Table};
 use greenroom_protocol::wire::client_session::MetaValue;
 use greenroom_protocol::wire::master_game::{
-    CreateInstance, CreateRefused, HandedOver, MasterToGame, RestoredSeat, Running, SeatChanged,
-    SeatState,
+    Closed, CreateInstance, CreateRefused, HandedOver, MasterToGame, RestoredSeat, Running,
+    SeatChanged, SeatState,
 };
 use greenroom_protocol::wire::server_server::Role;
 use greenroom_protocol::wire::session_master::{
     Granted, MasterToSession, Moved, Outcome, SeatLost,
 };
-use greenroom_protocol::{Code, Incarnation, Refusal, SessionId};
+use greenroom_protocol::{Code, Incarnation, InstanceId, Key, KindName, Refusal, SessionId};
 use world::{World, code, destroy, join, join_or_create, leave, seat};
 
 /// Two game servers, and somebody who plays a saga on the first one.
@@ -392,4 +392,56 @@ fn of_two_lives_the_later_one_stays() {
         });
         assert!(stopped, "{game} is told to stop the life before");
     }
+}
+
+/// Its snapshot was set aside, and is of use again: an operator has it go on, in a life above the last.
+#[test]
+fn an_instance_that_is_over_goes_on_when_an_operator_says_so() {
+    let (mut world, ann, granted) = played();
+    let mut wanted = RestoreInstance {
+        instance: granted.instance,
+        incarnation: next_life(&granted),
+        kind: KindName::new("saga").unwrap(),
+        owner: None,
+        key: Some(Key::new("a key").unwrap()),
+        created_ms: 7,
+        private: true,
+    };
+    let restore = |wanted: &RestoreInstance| Action::Restore(Box::new(wanted.clone()));
+    assert_eq!(world.act(restore(&wanted)).unwrap_err().code, Code::Busy, "it runs still");
+    let closed = Closed {
+        instance: granted.instance,
+        incarnation: granted.incarnation,
+        refusal: Refusal::new(Code::InstanceFailed, "by a test"),
+    };
+    world.happened("g1", Event::Closed(closed));
+    assert_eq!(code(&world.ask(ann, 2, join(granted.instance)).unwrap()), Code::InstanceFailed);
+
+    let small = RestoreInstance { kind: KindName::new("arena").unwrap(), ..wanted.clone() };
+    let not_durable = world.act(restore(&small)).unwrap_err();
+    assert!(not_durable.message.contains("not durable"), "{not_durable}");
+    world.act(restore(&wanted)).unwrap();
+    let (game, order) = ordered(&mut world);
+    assert_eq!(order.incarnation, wanted.incarnation);
+    assert_eq!(
+        (order.key.as_ref(), order.created_ms, order.private),
+        (wanted.key.as_ref(), 7, true)
+    );
+    // Asked once more, it is on its way.
+    world.act(restore(&wanted)).unwrap();
+    wanted.instance = InstanceId(78);
+    let taken = world.act(restore(&wanted)).unwrap_err();
+    assert_eq!(taken.code, Code::KeyTaken);
+    assert!(taken.message.contains(&granted.instance.to_string()), "{taken}");
+    runs(&mut world, game, &order);
+    seat(&world.ask(ann, 3, join(granted.instance)).unwrap());
+    assert_eq!(world.state.instances(), 1);
+
+    // No server takes anything: nothing has changed.
+    let (mut world, ..) = played();
+    wanted.key = None;
+    for name in ["g1", "g2"] {
+        world.act(Action::Drain { server: world::server(name) }).unwrap();
+    }
+    assert_eq!(world.act(restore(&wanted)).unwrap_err().code, Code::NoCapacity);
 }

@@ -74,6 +74,8 @@ pub(crate) struct Queue {
     wish: Option<u32>,
     is_closing: bool,
     trouble: Option<String>,
+    /// What the store was last seen to keep for people.
+    set_aside: Option<String>,
 }
 
 impl Queue {
@@ -164,6 +166,15 @@ impl Queue {
 
     pub(crate) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
+    }
+
+    /// The store was looked through for what is kept for people.
+    pub(crate) fn saw_set_aside(&mut self, what: Option<String>) {
+        self.set_aside = what;
+    }
+
+    pub(crate) fn set_aside(&self) -> Option<&str> {
+        self.set_aside.as_deref()
     }
 
     /// Nothing more comes: what waits is written at once.

@@ -9,7 +9,7 @@ use super::client_session::Meta;
 use super::master_game::GameCounts;
 use super::session_master::SessionCounts;
 use crate::search::{Explain, Filter, Order};
-use crate::{Incarnation, InstanceId, KindName, Seat, ServerName, UserId};
+use crate::{Incarnation, InstanceId, Key, KindName, Seat, ServerName, UserId};
 
 /// The cluster at a glance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -178,6 +178,30 @@ pub enum Action {
         /// Which.
         server: ServerName,
     },
+    /// Have an instance that is over go on from its snapshot, which stands in the store under its id again.
+    Restore(Box<RestoreInstance>),
+}
+
+/// An instance that is over, and is to go on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RestoreInstance {
+    /// Which.
+    pub instance: InstanceId,
+    /// In which life: one above the last.
+    pub incarnation: Incarnation,
+    /// Of which kind.
+    pub kind: KindName,
+    /// Who had asked for it.
+    #[serde(default)]
+    pub owner: Option<UserId>,
+    /// Its unique key.
+    #[serde(default)]
+    pub key: Option<Key>,
+    /// When it was granted, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// It is found by nobody.
+    #[serde(default)]
+    pub private: bool,
 }
 
 /// A search of an operator: everything is found, private and closing instances too.

@@ -3,7 +3,7 @@
 
 use greenroom_master_core::{Command, Effect, Event, RankedMember};
 use greenroom_protocol::search::{FieldIndex, FieldInfo, FieldType, Filter};
-use greenroom_protocol::wire::admin_master::Action;
+use greenroom_protocol::wire::admin_master::{Action, RestoreInstance};
 use greenroom_protocol::wire::client_session::{
     Changes, Create, JoinOrCreate, Meta, MetaValue, Rank, RankPart, Request, Unwatch, Watch,
 };
@@ -292,6 +292,21 @@ impl Script {
         self.check_in(17, "s1");
         let request = self.join_or_create("arena", None);
         self.ask(17, request);
+        for name in GAMES {
+            self.obey(name);
+        }
+        for (number, id) in [(12, 77), (13, 77), (14, 78)] {
+            let restore = RestoreInstance {
+                instance: InstanceId(id),
+                incarnation: Incarnation(5),
+                kind: kind("saga"),
+                owner: Some(user(5)),
+                key: Some(Key::new("restored").expect("a name")),
+                created_ms: 1_000,
+                private: true,
+            };
+            self.apply(Command::Act { number, action: Action::Restore(Box::new(restore)) });
+        }
         for name in GAMES {
             self.obey(name);
         }
