@@ -45,6 +45,8 @@ pub(crate) struct Operators {
     acting: BTreeMap<u64, Answer>,
     actions: u64,
     changes: Vec<Change>,
+    /// The witness has said in this life what its record is.
+    pub(crate) knows_record: bool,
 }
 
 impl Operators {
@@ -122,7 +124,7 @@ impl Sequencer {
                 }
             },
             Question::Promote(promote, answer) => {
-                if !self.knows_record {
+                if !self.operators.knows_record {
                     tracing::info!("an operator's promotion waits until the witness has answered");
                 }
                 self.wait_for(answer, Wanted::Promotion(promote));
@@ -141,7 +143,7 @@ impl Sequencer {
         for mut change in std::mem::take(&mut self.operators.changes) {
             let role = self.core.role();
             let result = match (change.wanted, role) {
-                (Wanted::Promotion(Promote { accept_loss }), _) if self.knows_record => {
+                (Wanted::Promotion(Promote { accept_loss }), _) if self.operators.knows_record => {
                     let may = self.may_be_promoted(accept_loss);
                     if may.is_ok() {
                         tracing::warn!(accept_loss, "an operator makes this master the active");

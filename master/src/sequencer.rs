@@ -116,8 +116,6 @@ pub(crate) struct Sequencer {
     questions: mpsc::Receiver<Question>,
     pub(crate) operators: Operators,
     takeover: Takeover,
-    /// The witness has said in this life what its record is.
-    pub(crate) knows_record: bool,
     /// What is wrong, for people, by what it is about.
     pub(crate) troubles: BTreeMap<&'static str, String>,
     /// When it began to wait for somebody who decides, in ticks of the clock.
@@ -173,7 +171,6 @@ impl Sequencer {
             // No two masters count alike: what one has forwarded is no answer to an operator of the other.
             operators: Operators::counting_from(seed),
             takeover: Takeover::new(),
-            knows_record: false,
             troubles: BTreeMap::new(),
             undecided_since: None,
             metrics: Arc::default(),
@@ -555,7 +552,7 @@ impl Sequencer {
         match answered {
             Answered::Record(rec) => {
                 self.troubles.remove("witness");
-                self.knows_record = true;
+                self.operators.knows_record = true;
                 self.feed(pair::Input::Record(rec));
                 if self.wants_switchover() {
                     self.feed(pair::Input::Switchover);
