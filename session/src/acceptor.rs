@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     time::Duration,
 };
@@ -18,7 +18,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::Pages;
+use crate::{Pages, SessionConfig};
 
 /// A stream of bytes in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
@@ -126,7 +126,7 @@ pub(crate) enum Opened {
 /// When the stream ends.
 pub(crate) async fn upgrade(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    origins: &[String],
+    doors: &Doors,
     pages: &Pages,
 ) -> io::Result<Opened> {
     let mut request = vec![0; UPGRADE_BYTES_MAX];
@@ -168,6 +168,10 @@ pub(crate) async fn upgrade(
         && !has("upgrade", "websocket")
         && !pages.is_empty()
     {
+        let host = header("host").unwrap_or_default();
+        if !doors.is_own(host) {
+            return refuse(stream, 421, Code::OriginDenied, &not_own(host)).await;
+        }
         let answer = pages.answer(path).await.encode(method == "GET");
         finish(stream, &answer).await?;
         return Ok(Opened::Page);
@@ -188,9 +192,8 @@ pub(crate) async fn upgrade(
         .await;
     };
     if let Some(origin) = header("origin")
-        && !origin_allowed(origin, header("host").unwrap_or_default(), origins)
+        && let Err(text) = doors.admit(origin, header("host").unwrap_or_default())
     {
-        let text = format!("pages of {origin:?} may not connect: add it to `session.origins`");
         return refuse(stream, 403, Code::OriginDenied, &text).await;
     }
     if !has("sec-websocket-protocol", SUBPROTOCOL) {
@@ -214,6 +217,7 @@ async fn refuse(
 ) -> io::Result<Opened> {
     let reason = match status {
         403 => "Forbidden",
+        421 => "Misdirected Request",
         426 => "Upgrade Required",
         431 => "Request Header Fields Too Large",
         _ => "Bad Request",
@@ -244,50 +248,174 @@ async fn finish(
     Ok(())
 }
 
-/// Whether a page of `origin` may connect to `host`: it is of the same host, of this machine, or on the list.
-fn origin_allowed(origin: &str, host: &str, origins: &[String]) -> bool {
-    let of = origin.split_once("://").map_or("", |(_, of)| of);
-    let name = |authority: &str| match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default().to_owned(),
-        None => authority.split(':').next().unwrap_or_default().to_owned(),
+/// Which pages may connect, and by which names browsers may call this server.
+///
+/// Whoever owns a name can have it lead to any address. So a page of a stranger's name that leads to this machine is of
+/// the same host as this server, as far as a browser can tell: where only this machine reaches the port, or where the
+/// operator has listed this server's names, no other name is answered to.
+#[derive(Clone, Debug)]
+pub(crate) struct Doors {
+    /// Origins that may connect whatever they call this server.
+    origins: Vec<String>,
+    /// Names of this server besides those that nobody can give away; none where every name is answered to.
+    hosts: Option<Vec<String>>,
+}
+
+impl Doors {
+    /// `is_local` says that only this machine reaches the port.
+    pub(crate) fn new(config: &SessionConfig, is_local: bool) -> Self {
+        let public = config.public_urls.iter().filter_map(|url| url.split_once("://"));
+        let public = public.map(|(_, rest)| host_of(rest).to_owned());
+        let hosts = config.hosts.iter().map(|host| host.to_ascii_lowercase());
+        let hosts = (is_local || !config.hosts.is_empty()).then(|| hosts.chain(public).collect());
+        Self { origins: config.origins.clone(), hosts }
+    }
+
+    /// Whether this server answers to a `Host` of a browser.
+    fn is_own(&self, host: &str) -> bool {
+        let Some(hosts) = &self.hosts else { return true };
+        is_address_or_localhost(host) || hosts.iter().any(|own| own == "*" || *own == host_of(host))
+    }
+
+    /// Whether a page of `origin` may connect to `host`.
+    ///
+    /// # Errors
+    /// Why not, for who wrote the page or runs the server.
+    fn admit(&self, origin: &str, host: &str) -> Result<(), String> {
+        let is_listed = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
+        if self.origins.iter().any(is_listed) {
+            return Ok(());
+        }
+        if !self.is_own(host) {
+            return Err(not_own(host));
+        }
+        let of = origin.split_once("://").map_or("", |(_, of)| of);
+        let (of, to) = (host_of(of), host_of(host));
+        if !of.is_empty() && of == to || is_this_machine(&of) && is_this_machine(&to) {
+            return Ok(());
+        }
+        Err(format!("pages of {origin:?} may not connect: add it to `session.origins`"))
+    }
+}
+
+fn not_own(host: &str) -> String {
+    format!(
+        "this server is not called {host:?}: use its address, or add the name to `session.hosts`"
+    )
+}
+
+/// The name in `name:port`, in lower case; an address of version 6 without its brackets.
+fn host_of(authority: &str) -> String {
+    let authority = authority.split('/').next().unwrap_or_default();
+    let name = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next(),
+        None => authority.split(':').next(),
     };
-    let (of, host) = (name(of), name(host));
-    let of_this_machine =
-        of == "localhost" || of.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    let to_this_machine =
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    (of_this_machine && to_this_machine)
-        || (!of.is_empty() && of == host)
-        || origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+    name.unwrap_or_default().to_ascii_lowercase()
+}
+
+fn is_this_machine(name: &str) -> bool {
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a `Host` is one that nobody can have lead elsewhere, and nothing but that: with a port, or without.
+fn is_address_or_localhost(host: &str) -> bool {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, port),
+        Some(_) | None => (host, ""),
+    };
+    let is_name = |name: &str| {
+        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    let lower = name.to_ascii_lowercase();
+    let is_local = lower == "localhost" || lower.ends_with(".localhost") && is_name(&lower);
+    let v6 = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_address = match v6 {
+        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
+        None => name.parse::<Ipv4Addr>().is_ok(),
+    };
+    (is_local || is_address) && port.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn doors(origins: &[&str], hosts: &[&str], is_local: bool) -> Doors {
+        let own = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+        let config = SessionConfig {
+            origins: own(origins),
+            hosts: own(hosts),
+            public_urls: vec!["wss://play.example:443".into()],
+            ..SessionConfig::default()
+        };
+        Doors::new(&config, is_local)
+    }
+
+    fn may(doors: &Doors, origin: &str, host: &str) -> bool {
+        doors.admit(origin, host).is_ok()
+    }
+
     #[test]
     fn a_page_of_another_site_may_connect_only_when_it_is_on_the_list() {
-        let list = ["https://game.example".to_owned()];
-        assert!(origin_allowed("https://game.example", "play.example:4001", &list));
-        assert!(!origin_allowed("https://evil.example", "play.example:4001", &list));
-        assert!(!origin_allowed("https://game.example.evil.example", "play.example", &list));
-        assert!(!origin_allowed("null", "play.example", &list));
-        assert!(origin_allowed("https://evil.example", "play.example", &["*".to_owned()]));
+        for is_local in [false, true] {
+            let list = doors(&["https://game.example"], &[], is_local);
+            assert!(may(&list, "https://game.example", "play.example:4001"));
+            assert!(may(&list, "https://game.example", "127.0.0.1:4001"), "behind a proxy");
+            assert!(!may(&list, "https://evil.example", "play.example:4001"));
+            assert!(!may(&list, "https://game.example.evil.example", "play.example"));
+            assert!(!may(&list, "null", "play.example"));
+            let all = doors(&["*"], &[], is_local);
+            assert!(may(&all, "https://evil.example", "play.example"));
+        }
     }
 
     #[test]
     fn pages_of_the_same_host_and_of_this_machine_may_connect() {
-        assert!(origin_allowed("https://play.example", "play.example:4001", &[]));
-        assert!(origin_allowed("http://localhost:8080", "127.0.0.1:4001", &[]));
-        assert!(origin_allowed("http://[::1]:8080", "localhost:4001", &[]));
-        assert!(!origin_allowed("http://localhost:8080", "play.example:4001", &[]));
+        let open = doors(&[], &[], false);
+        assert!(may(&open, "https://play.example", "PLAY.example:4001"));
+        assert!(may(&open, "http://my-laptop:4001", "my-laptop:4001"));
+        for is_local in [false, true] {
+            let doors = doors(&[], &[], is_local);
+            assert!(may(&doors, "http://localhost:8080", "127.0.0.1:4001"));
+            assert!(may(&doors, "http://[::1]:8080", "localhost:4001"));
+            assert!(may(&doors, "http://[::1]:4001", "[::1]:4001"));
+            assert!(may(&doors, "http://192.168.0.7:4001", "192.168.0.7:4001"));
+            assert!(!may(&doors, "http://localhost:8080", "play.example:4001"));
+        }
+    }
+
+    /// A name of a stranger that leads to this machine: its pages have the same host as this server.
+    #[test]
+    fn a_name_that_was_made_to_lead_here_is_not_this_server_s() {
+        let local = doors(&[], &[], true);
+        let listed = doors(&[], &["My-Laptop"], false);
+        for evil in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[::1"]
+        {
+            for doors in [&local, &listed] {
+                let text = doors.admit(&format!("http://{evil}:4001"), &format!("{evil}:4001"));
+                let text = text.unwrap_err();
+                assert!(text.contains("session.hosts"), "{evil}: {text}");
+            }
+        }
+        assert!(may(&listed, "http://my-laptop:4001", "my-laptop:4001"));
+        assert!(may(&local, "https://play.example", "play.example"), "it is given to clients");
+        assert!(!local.is_own("localhost:80:80") && !local.is_own("localhost@evil.example"));
+        for own in
+            ["localhost", "LOCALHOST:80", "a.localhost:1", "127.0.0.1", "[::1]", "[::1]:4001"]
+        {
+            assert!(local.is_own(own), "{own}");
+        }
+        assert!(doors(&[], &["*"], true).is_own("evil.example"), "an operator may say so");
     }
 
     async fn asked(request: &str, pages: &Pages) -> (Opened, String) {
         let (mut client, mut server) = tokio::io::duplex(16 * 1024);
         client.write_all(request.as_bytes()).await.unwrap();
         client.shutdown().await.unwrap();
-        let result = upgrade(&mut server, &[], pages).await.unwrap();
+        let result = upgrade(&mut server, &doors(&[], &[], true), pages).await.unwrap();
         drop(server);
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
@@ -297,7 +425,7 @@ mod tests {
     #[tokio::test]
     async fn an_upgrade_is_answered_as_the_rfc_says_and_what_follows_it_is_kept() {
         let (result, answer) = asked(
-            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Key: \
+            "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Key: \
              dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: greenroom.v1\r\n\r\nrest",
             &Pages::default(),
         )
@@ -309,7 +437,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_upgrade_gets_an_answer_that_says_what_to_do() {
         for (request, status, code) in [
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "426", Code::Malformed),
+            ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "426", Code::Malformed),
             ("\0\0\0\0\r\n\r\n", "400", Code::Malformed),
             (
                 "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: \
@@ -318,7 +446,7 @@ mod tests {
                 Code::VersionMismatch,
             ),
             (
-                "GET / HTTP/1.1\r\nHost: a\r\nOrigin: https://evil.example\r\nUpgrade: websocket\r\nConnection: \
+                "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\nUpgrade: websocket\r\nConnection: \
                  Upgrade\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n",
                 "403",
                 Code::OriginDenied,
@@ -334,7 +462,7 @@ mod tests {
     #[tokio::test]
     async fn a_browser_that_asks_for_a_page_gets_it_where_there_are_pages() {
         let pages = Pages::default().file("/index.html", b"hello".as_slice());
-        let get = "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n";
+        let get = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n";
         let (opened, answer) = asked(get, &pages).await;
         assert_eq!(opened, Opened::Page);
         assert!(
@@ -344,6 +472,9 @@ mod tests {
         let (opened, answer) = asked(&get.replace("GET", "HEAD"), &pages).await;
         assert_eq!(opened, Opened::Page);
         assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+        let (opened, answer) = asked(&get.replace("localhost", "evil.example"), &pages).await;
+        assert!(matches!(opened, Opened::Refused(_)) && answer.starts_with("HTTP/1.1 421 "));
+        assert!(answer.contains("session.hosts") && !answer.contains("hello"), "{answer}");
         let (opened, answer) = asked(&get.replace("GET", "POST"), &pages).await;
         assert!(matches!(opened, Opened::Refused(_)) && answer.starts_with("HTTP/1.1 426 "));
     }

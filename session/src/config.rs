@@ -59,6 +59,9 @@ pub struct SessionConfig {
     /// Origins of pages that may open a WebSocket here (`https://game.example`, or `*` for all). Pages from the
     /// machine itself always may; programs that send no origin may.
     pub origins: Vec<String>,
+    /// Names by which browsers may call this server, besides addresses, `localhost` and those of `public_urls`; `*` for
+    /// all. Without any, a WebSocket port on loopback answers to no other name, and one elsewhere to all.
+    pub hosts: Vec<String>,
     /// Whether the pages that the program has for browsers are served where WebSocket clients connect. Default: while
     /// all public ports are on loopback.
     pub pages: Option<bool>,
@@ -95,6 +98,7 @@ impl Default for SessionConfig {
             public_urls: Vec::new(),
             tls: None,
             origins: Vec::new(),
+            hosts: Vec::new(),
             pages: None,
             connections_max: None,
             heartbeat: Duration::from_secs(30),

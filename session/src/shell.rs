@@ -46,7 +46,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Acceptor, Metrics, Pages, SessionConfig, SessionError, Stream,
-    acceptor::{Accepted, Opened, Port, upgrade},
+    acceptor::{Accepted, Doors, Opened, Port, upgrade},
     auth::{Authenticator, Authenticators, Place},
     connection::{Connection, Connections, Queued, Shared, Sink, Writer},
     refusals::Refusals,
@@ -84,7 +84,7 @@ pub struct Session {
     ports: Vec<(StdListener, Framing, Option<TlsAcceptor>)>,
     acceptors: Vec<MakeAcceptor>,
     auth: Authenticators,
-    origins: Vec<String>,
+    doors: Doors,
     pages: Pages,
     page_url: Option<EcoString>,
     drain_timeout: Duration,
@@ -212,7 +212,7 @@ pub fn bind(
         ports,
         acceptors: additions.acceptors,
         auth,
-        origins: config.origins.clone(),
+        doors: Doors::new(config, config.ws.is_some_and(|ws| ws.ip().is_loopback())),
         page_url: page_url.filter(|_| !pages.is_empty()),
         pages,
         drain_timeout: config.drain_timeout,
@@ -321,7 +321,7 @@ impl Session {
             flushes: RefCell::default(),
             auth: self.auth,
             me: self.me,
-            origins: self.origins,
+            doors: self.doors,
             pages: self.pages,
             started: Instant::now(),
             busy: Cell::new((Duration::ZERO, Instant::now())),
@@ -393,7 +393,7 @@ struct Shell {
     flushes: RefCell<Vec<Shared>>,
     auth: Authenticators,
     me: Me,
-    origins: Vec<String>,
+    doors: Doors,
     pages: Pages,
     started: Instant,
     /// Processor time of this thread, and when it was read.
@@ -750,8 +750,8 @@ impl Shell {
             return Ok((stream, Vec::new()));
         }
         let opened = match &mut stream {
-            Stream::Tcp(socket) => upgrade(socket, &self.origins, &self.pages).await?,
-            Stream::Other(socket) => upgrade(socket, &self.origins, &self.pages).await?,
+            Stream::Tcp(socket) => upgrade(socket, &self.doors, &self.pages).await?,
+            Stream::Other(socket) => upgrade(socket, &self.doors, &self.pages).await?,
         };
         match opened {
             Opened::Client(rest) => Ok((stream, rest)),
