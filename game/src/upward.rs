@@ -7,11 +7,15 @@ use greenroom_link::Outgoing;
 use greenroom_protocol::wire::master_game::{GameToMaster, Scored};
 use greenroom_protocol::wire::session_master::{Fenced, Received, Resume};
 use greenroom_protocol::{
-    Follow, Inbound, InstanceId, LinkHeader, MasterLink, Outbound, StampedHeader, Streams, UserId,
+    Follow, Inbound, InstanceId, LINK_FRAME_BYTES_MAX, LINK_HEADER_BYTES, LinkHeader, MasterLink,
+    Outbound, StampedHeader, Streams, UserId,
 };
 
 /// Scores that may wait while no master is there: the newest of each user on each board. Further ones are dropped.
 const SCORES_WAITING_MAX: usize = 1 << 16;
+
+/// Bytes of what is said at once: a frame of the link without its header.
+const PAYLOAD_BYTES_MAX: usize = LINK_FRAME_BYTES_MAX - LINK_HEADER_BYTES;
 
 /// The way to whichever master is the active one.
 #[derive(Debug, Default)]
@@ -184,6 +188,13 @@ impl Upward {
         self.payload.clear();
         self.payload.extend_from_slice(&StampedHeader { epoch: self.follow.epoch(), n }.bytes());
         message.encode_into(&mut self.payload);
+        if self.payload.len() > PAYLOAD_BYTES_MAX {
+            tracing::error!(
+                bytes = self.payload.len(),
+                "this server runs more than it can report at once: the master can't use it; lower [game] capacity"
+            );
+            return;
+        }
         link.push(LinkHeader { kind: message.kind(), target: 0 }, &[&self.payload]);
     }
 }

@@ -629,6 +629,34 @@ fn a_lost_master_stops_nothing_and_the_next_one_learns_everything() {
     });
 }
 
+/// More than 4 MiB of instances, by long keys and owners.
+#[test]
+fn a_server_with_very_many_instances_reports_all_of_them_to_the_next_master() {
+    const INSTANCES: usize = 14_000;
+    run(async {
+        let config = GameConfig { capacity: 20_000, ..GameConfig::default() };
+        let server = Server::start_with(config).await;
+        let mut master = server.master(1).await;
+        for n in 0..INSTANCES {
+            let key = Some(greenroom_protocol::Key::new(format!("{n:x>128}")).unwrap());
+            let owner = Some(greenroom_protocol::UserId::new("x".repeat(64)).unwrap());
+            let id = u128::try_from(n).unwrap() + 1;
+            master.order(&CreateInstance { key, owner, ..order("echo", id) }.into());
+            // One by one, as far as the link's buffer goes.
+            assert!(matches!(master.hear().await, GameToMaster::Running(_)));
+        }
+        drop(master);
+        let mut master = server.master(2).await;
+        let report = master.report.take().unwrap();
+        assert_eq!(report.instances.len(), INSTANCES);
+        let mut bytes = Vec::new();
+        GameToMaster::from(report).encode_into(&mut bytes);
+        assert!(bytes.len() > 4 << 20, "{} bytes", bytes.len());
+        // It goes on with a master that knows it.
+        assert!(matches!(master.create("echo", 99_999).await, GameToMaster::Running(_)));
+    });
+}
+
 /// Two masters. The active dies with an order that it has not seen carried out; the standby has the same directory.
 #[test]
 fn a_standby_that_takes_over_hears_what_was_not_acknowledged_and_nothing_twice() {

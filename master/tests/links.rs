@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,15 +11,16 @@ use greenroom_master::{Master, MasterConfig, MasterError, MasterHandle, Weighted
 use greenroom_protocol::wire::admin_master::{Action, Find, Table};
 use greenroom_protocol::wire::client_session::{JoinOrCreate, Rank, RankPart, Request, Search};
 use greenroom_protocol::wire::master_game::{
-    CreateInstance, GameReport, GameToMaster, KindInfo, MasterToGame, Running, Scored,
+    CreateInstance, GameReport, GameToMaster, HeldInstance, HeldSeat, KindInfo, MasterToGame,
+    Running, Scored,
 };
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::wire::session_master::{
     Ask, Bind, Bound, MasterToSession, Outcome, SessionReport, SessionToMaster,
 };
 use greenroom_protocol::{
-    Code, Incarnation, KindName, Limits, LinkHeader, RequestId, ServerName, SessionId, SessionKey,
-    StampedHeader, UserId,
+    Code, Incarnation, InstanceId, KindName, Limits, LinkHeader, RequestId, Seat, ServerName,
+    SessionId, SessionKey, StampedHeader, UserId,
 };
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
@@ -28,13 +30,20 @@ use tokio_util::sync::CancellationToken;
 fn beside_a_master<F: Future<Output = ()>>(
     story: impl FnOnce(SocketAddr, ClusterKey, MasterHandle) -> F,
 ) {
+    beside_a_master_in(tempfile::tempdir().unwrap().path(), story);
+}
+
+/// The same, with what is in this folder.
+fn beside_a_master_in<F: Future<Output = ()>>(
+    folder: &Path,
+    story: impl FnOnce(SocketAddr, ClusterKey, MasterHandle) -> F,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
-        let key = ClusterKey::generate().unwrap();
-        let data = tempfile::tempdir().unwrap();
+        let key = "5".repeat(64).parse::<ClusterKey>().unwrap();
         let config = MasterConfig {
             listen: "127.0.0.1:0".into(),
-            folder: data.path().join("master"),
+            folder: folder.join("master"),
             ..MasterConfig::default()
         };
         let master = Master::bind(&config, key.clone(), Arc::new(Weighted)).await.unwrap();
@@ -42,7 +51,7 @@ fn beside_a_master<F: Future<Output = ()>>(
         let stop = CancellationToken::new();
         let running = tokio::task::spawn_local(master.run(stop.clone()));
         let story = story(address, key, handle);
-        tokio::time::timeout(Duration::from_secs(20), story).await.expect("the story ends");
+        tokio::time::timeout(Duration::from_secs(60), story).await.expect("the story ends");
         stop.cancel();
         running.await.unwrap();
     });
@@ -160,6 +169,9 @@ impl GameServer {
         Self::up_as(address, &me(Role::Game, "g1", 1, key)).await
     }
     async fn up_as(address: SocketAddr, me: &Me) -> Self {
+        Self::up_with(address, me, Vec::new()).await
+    }
+    async fn up_with(address: SocketAddr, me: &Me, instances: Vec<HeldInstance>) -> Self {
         let mut server = Self(End::dial(address, me).await.unwrap());
         assert!(matches!(server.hear().await, (0, MasterToGame::NewEpoch(_))));
         let kind = KindInfo {
@@ -178,7 +190,7 @@ impl GameServer {
             kinds: vec![kind],
             capacity: 10,
             labels: Vec::new(),
-            instances: Vec::new(),
+            instances,
         };
         server.say(0, &report.into());
         server
@@ -468,4 +480,55 @@ fn a_port_in_use_is_named_with_what_to_do() {
         assert!(matches!(failed, MasterError::Listen { .. }));
         assert!(failed.to_string().contains("[master] listen"), "{failed}");
     });
+}
+
+/// What a full game server reports is longer than 4 MiB. It is taken, is on the disk, and is taken again by a master
+/// that knows nothing.
+#[test]
+fn twelve_thousand_instances_with_their_seats_are_reported_at_once_and_outlive_a_restart() {
+    const INSTANCES: u128 = 12_000;
+    let duel = KindName::new("duel").unwrap();
+    let seat = |id: u128, seat: u16| {
+        let number = u64::try_from(id).unwrap() * 2 + u64::from(seat);
+        HeldSeat {
+            seat: Seat(seat),
+            user: UserId::new(format!("a-user-with-a-long-identity-{number:0>32}")).unwrap(),
+            session: SessionId(number),
+            away: false,
+        }
+    };
+    let held = |id: u128| HeldInstance {
+        instance: InstanceId(id),
+        incarnation: Incarnation(1),
+        kind: duel.clone(),
+        key: None,
+        owner: Some(UserId::new("the-one-who-made-it").unwrap()),
+        created_ms: 1_800_000_000_000,
+        seats: vec![seat(id, 0), seat(id, 1)],
+        meta: Default::default(),
+        open: false,
+        private: false,
+    };
+    let instances: Vec<_> = (1..=INSTANCES).map(held).collect();
+    let mut bytes = Vec::new();
+    greenroom_protocol::encode_into(&instances, &mut bytes);
+    assert!(bytes.len() > 4 << 20, "{} bytes", bytes.len());
+    let all = u64::try_from(INSTANCES).unwrap();
+    for _ in 0..2 {
+        let data = tempfile::tempdir().unwrap();
+        beside_a_master_in(data.path(), async |address, key, handle| {
+            let me = me(Role::Game, "g1", 1, &key);
+            let mut game = GameServer::up_with(address, &me, instances.clone()).await;
+            assert!(matches!(game.hear().await, (0, MasterToGame::Welcome(_))));
+            assert_eq!(handle.status().await.unwrap().instances, all);
+            for id in [1, INSTANCES] {
+                assert_eq!(handle.instance(InstanceId(id)).await.unwrap().seats.len(), 2);
+            }
+        });
+        beside_a_master_in(data.path(), async |_, _, handle| {
+            while handle.status().await.unwrap().masters[0].role != "active" {}
+            assert_eq!(handle.status().await.unwrap().instances, all);
+            assert_eq!(handle.instance(InstanceId(INSTANCES)).await.unwrap().seats.len(), 2);
+        });
+    }
 }

@@ -23,7 +23,7 @@ impl Limits {
     /// For what clients send.
     pub const CLIENT: Self = Self { depth_max: 16, nodes_max: 4_096, elements_max: 1_024 };
     /// For what authenticated servers of the cluster, and servers to their clients, send.
-    pub const SERVER: Self = Self { depth_max: 64, nodes_max: 1 << 20, elements_max: 1 << 18 };
+    pub const SERVER: Self = Self { depth_max: 64, nodes_max: 1 << 22, elements_max: 1 << 18 };
 }
 
 /// Why bytes are not the message they should be. The text says what is wrong and where.

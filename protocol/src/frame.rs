@@ -16,8 +16,9 @@ pub const VIEW_BYTES_MAX: usize = 1024 * 1024;
 pub const PIECE_BYTES_MAX: usize = 32 * 1024;
 /// Longest frame to a client, in bytes: a patch can be as long as the view, and a delta adds a little.
 pub const SERVER_FRAME_BYTES_MAX: usize = VIEW_BYTES_MAX + 4 * 1024;
-/// Longest frame on a link between servers, in bytes after its length.
-pub const LINK_FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest frame on a link between servers, in bytes after its length: what a game server reports of 10,000 instances
+/// and their seats has room in one.
+pub const LINK_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a [`LinkHeader`] with its length: room enough to write a WebSocket header over its end.
 pub const LINK_HEADER_BYTES: usize = 10;
 /// Bytes of a [`PatchHeader`], kind included.

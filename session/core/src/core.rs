@@ -57,9 +57,11 @@ const WATCHES_MAX: usize = 16;
 const REPORTED_BYTES: usize = 150;
 /// Bytes of a report at most, without its sessions.
 const REPORT_BYTES: usize = 64 * 1024;
+/// Bytes of a report at most, with its sessions: a quarter of what a frame of the link takes.
+const REPORT_BYTES_MAX: usize = LINK_FRAME_BYTES_MAX / 4;
 /// Connections of one session server at most: what it reports of them to a new master has to fit one frame of the link.
 #[expect(clippy::cast_possible_truncation, reason = "some ten thousands")]
-pub const CONNECTIONS_MAX: u32 = ((LINK_FRAME_BYTES_MAX - REPORT_BYTES) / REPORTED_BYTES) as u32;
+pub const CONNECTIONS_MAX: u32 = ((REPORT_BYTES_MAX - REPORT_BYTES) / REPORTED_BYTES) as u32;
 
 /// The shell's number of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -852,7 +854,7 @@ impl Core {
         let bytes: usize = held().map(|held| REPORTED_BYTES + held.name.len()).sum();
         // A report is one frame. What would make it too long is what can be done without: a name comes again with the
         // next check-in.
-        let named = bytes <= LINK_FRAME_BYTES_MAX - REPORT_BYTES;
+        let named = bytes <= REPORT_BYTES_MAX - REPORT_BYTES;
         let sessions = held()
             .map(|held| HeldSession {
                 session: held.session,

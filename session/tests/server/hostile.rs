@@ -173,15 +173,18 @@ fn a_websocket_that_is_none_of_ours_is_told_why() {
 #[test]
 fn an_http_request_gets_an_http_answer_that_says_what_to_do() {
     story(async |Cluster { session, .. }| {
-        let upgrade = "GET / HTTP/1.1\r\nHost: play.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        let upgrade = "GET / HTTP/1.1\r\nHost: 127.0.0.1:4001\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
         let far = "Sec-WebSocket-Protocol: greenroom.v1\r\nOrigin: https://evil.example\r\n\r\n";
+        // A stranger's name that leads to this machine: its pages are of the same host as this server.
+        let led_here = format!("{upgrade}{far}").replace("127.0.0.1", "evil.example");
         let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(100_000));
         for (request, status, says) in [
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "426", "WebSocket"),
             ("POST /x HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "426", "WebSocket"),
             (format!("{upgrade}\r\n"), "400", "greenroom.v1"),
             (format!("{upgrade}{far}"), "403", "session.origins"),
+            (led_here, "403", "session.hosts"),
             (long, "431", "4 KiB"),
             ("\u{1}\r\n\r\n".to_owned(), "400", "no HTTP request"),
         ] {
@@ -207,9 +210,9 @@ fn browsers_get_the_pages_that_there_are_and_players_come_in_beside_them() {
     let additions = || Additions { pages: pages(), ..Additions::default() };
     story_with(SessionConfig::default(), additions(), async |Cluster { session, .. }| {
         for (request, status, says) in [
-            ("GET /arena/ HTTP/1.1\r\nHost: a\r\n\r\n", "200", "<h1>Arena</h1>"),
-            ("GET /arena HTTP/1.1\r\nHost: a\r\n\r\n", "308", "Location: /arena/"),
-            ("GET /../etc/passwd HTTP/1.1\r\nHost: a\r\n\r\n", "404", "/arena/"),
+            ("GET /arena/ HTTP/1.1\r\nHost: localhost\r\n\r\n", "200", "<h1>Arena</h1>"),
+            ("GET /arena HTTP/1.1\r\nHost: localhost\r\n\r\n", "308", "Location: /arena/"),
+            ("GET /../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n", "404", "/arena/"),
             ("POST /arena/ HTTP/1.1\r\nHost: a\r\n\r\n", "426", "WebSocket"),
         ] {
             let answer = answered(&session, request).await;
