@@ -131,8 +131,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("session", "origins", List, "",
         "Origins of pages that may open a WebSocket (https://game.example, or * for all)"),
     setting("session", "hosts", List, "",
-        "Names by which browsers may call the WebSocket port, besides addresses, localhost and those of public_urls, or \
-         * for all [default: none while it is on loopback, else all]"),
+        "Names by which browsers may call the WebSocket port, besides addresses, localhost and those of public_urls, \
+         or * for all [default: none while it is on loopback, else all]"),
     setting("session", "pages", Truth, "",
         "Serve the program's pages to browsers on the WebSocket port [default: true while all public ports are on \
          loopback]"),

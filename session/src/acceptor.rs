@@ -425,8 +425,8 @@ mod tests {
     #[tokio::test]
     async fn an_upgrade_is_answered_as_the_rfc_says_and_what_follows_it_is_kept() {
         let (result, answer) = asked(
-            "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Key: \
-             dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: greenroom.v1\r\n\r\nrest",
+            "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: greenroom.v1\r\n\r\nrest",
             &Pages::default(),
         )
         .await;
@@ -446,8 +446,8 @@ mod tests {
                 Code::VersionMismatch,
             ),
             (
-                "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\nUpgrade: websocket\r\nConnection: \
-                 Upgrade\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\nUpgrade: websocket\r\n\
+                 Connection: Upgrade\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n",
                 "403",
                 Code::OriginDenied,
             ),
