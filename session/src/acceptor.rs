@@ -426,7 +426,8 @@ mod tests {
     async fn an_upgrade_is_answered_as_the_rfc_says_and_what_follows_it_is_kept() {
         let (result, answer) = asked(
             "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: greenroom.v1\r\n\r\nrest",
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: greenroom.v1\r\n\r\nrest",
             &Pages::default(),
         )
         .await;
