@@ -69,10 +69,29 @@ fn what_the_log_counts_is_what_the_bots_did() {
     let told = std::fs::read_to_string(results).unwrap();
     let told: BTreeSet<_> = told.lines().map(|id| id.replace("duel/", "")).collect();
     assert!(told.len() > 10 && told.is_subset(&of_two), "{told:?}");
+    // The reference has what games tell, field by field.
+    let fields =
+        "select distinct kind || ' ' || key from events, json_each(fields) where kind like '%.%'";
+    let fields: BTreeSet<_> = rows(&data, fields).into_iter().collect();
+    assert_eq!(fields, fields_of_games_in_the_reference());
     // Who has won sat there, by the directory's own account.
     let strangers = "select count(*) from \"duel.over\" o where o.user is not null and not exists \
                      (select 1 from directory_join j where j.instance = o.instance and j.user = o.user)";
     assert_eq!(rows(&data, strangers), ["0"]);
+}
+
+/// The kinds of the demo games and their fields, as `docs/events.md` lists them.
+fn fields_of_games_in_the_reference() -> BTreeSet<String> {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/events.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let of_games = rows.filter(|(kind, _)| kind.contains('.'));
+    let fields = of_games.flat_map(|(kind, rest)| {
+        let cells = rest.rsplit('|').find(|cell| !cell.is_empty()).unwrap();
+        let names = cells.split('`').skip(1).step_by(2);
+        names.map(move |name| format!("{kind} {name}")).collect::<Vec<_>>()
+    });
+    fields.collect()
 }
 
 /// A way of one client to its server that takes its time in each direction.

@@ -27,6 +27,7 @@ mod directory;
 mod documents;
 mod events;
 mod failover;
+mod full_disk;
 #[cfg(feature = "kinesis")]
 mod kinesis;
 mod operators;

@@ -15,7 +15,7 @@ use crate::harness::{
 };
 
 /// The flags of an `up` that listens wherever there is room.
-fn anywhere(folder: &Folder) -> Vec<&str> {
+pub(crate) fn anywhere(folder: &Folder) -> Vec<&str> {
     let any = "127.0.0.1:0";
     let ports = ["--master-listen", any, "--admin", any, "--session-tcp", any, "--session-ws", any];
     [&["up", "--data", folder.text()], &ports[..]].concat()
@@ -25,7 +25,7 @@ fn start(args: &[&str]) -> Process {
     start_as(greenroom().args(args))
 }
 
-fn start_as(command: &mut Command) -> Process {
+pub(crate) fn start_as(command: &mut Command) -> Process {
     let process = Process::spawn(command);
     process.out.wait("its last line", |line| line.starts_with("Ctrl-C drains"));
     process
@@ -37,11 +37,11 @@ pub(crate) fn said(process: &Process, word: &str) -> String {
     line.trim_start().trim_start_matches(word).trim().to_owned()
 }
 
-fn admin_of(process: &Process) -> String {
+pub(crate) fn admin_of(process: &Process) -> String {
     said(process, "monitor").trim_start_matches("http://").trim_end_matches('/').to_owned()
 }
 
-fn plays(admin: &str, users: &str, span: &str) {
+pub(crate) fn plays(admin: &str, users: &str, span: &str) {
     let flags = ["bots", "--json", "--admin", admin, "--users", users, "--for", span];
     let (ok, report) = report(&greenroom().args(flags).output().unwrap());
     assert!(ok, "{report:#}");

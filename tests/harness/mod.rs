@@ -1,6 +1,8 @@
 //! What the stories speak through: real processes of the real binary, and clients of the SDK. When the command line
 //! changes, this file does, and no story.
 
+pub mod disk;
+
 use std::{
     io::{BufRead as _, BufReader, Read},
     path::{Path, PathBuf},
