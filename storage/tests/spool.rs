@@ -17,6 +17,9 @@ use greenroom_storage::{
 };
 use tokio::task::JoinSet;
 
+#[path = "support/disk.rs"]
+mod disk;
+
 const CHILD: &str = "GREENROOM_STORAGE_TEST_CHILD";
 
 /// Memory that can be away, and outlives the storage on it.
@@ -290,63 +293,94 @@ async fn a_spool_belongs_to_one_process_at_a_time() {
     storage.close().await;
 }
 
+/// What keeps writes until some are refused, makes room, and goes on; what was said to be kept is stored. Gives the
+/// last refusal.
+fn keep_and_go_on(folder: &Path, make_room: impl FnOnce()) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let store = away();
+    let storage = start(&store, folder, 1 << 30);
+    let large = |id: &str, n: u64| {
+        let body = Body::of(&serde_json::json!({ "n": n, "text": "x".repeat(20_000) })).unwrap();
+        Write::owned(key(id), Owner::Instance { incarnation: 1, n }, body)
+    };
+    let huge = || {
+        let body = Body::of(&serde_json::json!({ "text": "x".repeat(200_000) })).unwrap();
+        Write::owned(key("huge"), Owner::Instance { incarnation: 1, n: 1 }, body)
+    };
+    runtime.block_on(async {
+        let mut kept = Vec::new();
+        let mut refused = Vec::new();
+        for n in 1..=20 {
+            match storage.behind(large(&format!("k{n}"), n)).await {
+                Ok(_) => kept.push(n),
+                Err(error) => {
+                    assert!(error.is_temporary(), "{error}");
+                    assert!(error.to_string().contains("can't be written"), "{error}");
+                    refused.push(error.to_string());
+                }
+            }
+        }
+        assert!(kept.len() > 5, "{refused:?} refused, kept {kept:?}");
+        assert!(storage.behind(huge()).await.unwrap_err().is_temporary());
+        make_room();
+        assert_eq!(storage.behind(huge()).await.unwrap(), Kept::Spooled);
+        store.is_away.store(false, Ordering::SeqCst);
+        drained(folder).await;
+        for n in kept {
+            assert_eq!(owner(&storage, &format!("k{n}")).await, Some((1, n)));
+        }
+        assert_eq!(owner(&storage, "huge").await, Some((1, 1)));
+        assert_eq!(storage.metrics().spool_damaged.load(Ordering::SeqCst), 0);
+        refused.pop().expect("some were refused")
+    })
+}
+
 /// A disk without room says so, loses nothing that was kept, and is written to again once there is room.
+///
+/// Method: a child on a file system of 768 KiB, of which something else holds 512 until it is taken away.
+#[test]
+fn a_full_disk_says_so_and_loses_nothing_that_was_kept() {
+    if let Ok(folder) = std::env::var(CHILD) {
+        let folder = Path::new(&folder);
+        let ballast = folder.join("ballast");
+        std::fs::write(&ballast, vec![7; 512 * 1024]).unwrap();
+        let refused = keep_and_go_on(folder, || std::fs::remove_file(&ballast).unwrap());
+        println!("a full disk was left behind: {refused}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let variable = (CHILD, folder.path().to_str().unwrap());
+    let test = "a_full_disk_says_so_and_loses_nothing_that_was_kept";
+    let out = disk::on_a_disk_of(768, folder.path(), test, variable);
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    assert!(said.contains("a full disk was left behind"), "{said}");
+    assert!(said.contains("No space left on device"), "{said}");
+}
+
+/// The same where a file may not grow any more.
 ///
 /// Method: a child that may make no file larger than 128 KiB keeps writes until one is refused, more than a file has
 /// room for; then the limit goes, and what was said to be kept is stored.
 #[test]
-fn a_full_disk_says_so_and_loses_nothing_that_was_kept() {
+fn a_file_that_may_not_grow_says_so_and_loses_nothing_that_was_kept() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     if let Ok(folder) = std::env::var(CHILD) {
-        let folder = Path::new(&folder);
-        let store = away();
-        let storage = start(&store, folder, 1 << 30);
-        let large = |id: &str, n: u64| {
-            let body =
-                Body::of(&serde_json::json!({ "n": n, "text": "x".repeat(20_000) })).unwrap();
-            Write::owned(key(id), Owner::Instance { incarnation: 1, n }, body)
-        };
-        let huge = || {
-            let body = Body::of(&serde_json::json!({ "text": "x".repeat(200_000) })).unwrap();
-            Write::owned(key("huge"), Owner::Instance { incarnation: 1, n: 1 }, body)
-        };
-        runtime.block_on(async {
-            let mut kept = Vec::new();
-            let mut refused = 0;
-            for n in 1..=20 {
-                match storage.behind(large(&format!("k{n}"), n)).await {
-                    Ok(_) => kept.push(n),
-                    Err(error) => {
-                        assert!(error.is_temporary(), "{error}");
-                        assert!(error.to_string().contains("can't be written"), "{error}");
-                        refused += 1;
-                    }
-                }
-            }
-            assert!(refused > 0 && kept.len() > 5, "{refused} refused, kept {kept:?}");
-            assert!(storage.behind(huge()).await.unwrap_err().is_temporary());
+        let refused = keep_and_go_on(Path::new(&folder), || {
             let limit = getrlimit(Resource::Fsize);
             setrlimit(Resource::Fsize, Rlimit { current: limit.maximum, ..limit }).unwrap();
-            assert_eq!(storage.behind(huge()).await.unwrap(), Kept::Spooled);
-            store.is_away.store(false, Ordering::SeqCst);
-            drained(folder).await;
-            for n in kept {
-                assert_eq!(owner(&storage, &format!("k{n}")).await, Some((1, n)));
-            }
-            assert_eq!(owner(&storage, "huge").await, Some((1, 1)));
-            assert_eq!(storage.metrics().spool_damaged.load(Ordering::SeqCst), 0);
         });
-        println!("a full disk was left behind");
+        println!("a full disk was left behind: {refused}");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     // Without the trap the first write over the limit would end the child. The limit counts blocks of 512 bytes.
     let script = "trap '' XFSZ; ulimit -S -f 256; exec \"$0\" \"$@\"";
+    let test = "a_file_that_may_not_grow_says_so_and_loses_nothing_that_was_kept";
     let out = Command::new("sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "a_full_disk_says_so_and_loses_nothing_that_was_kept", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(CHILD, folder.path())
         .output()
         .unwrap();

@@ -19,6 +19,9 @@ use greenroom_storage::{
     StorageConfig, StorageError, Write,
 };
 
+#[path = "support/disk.rs"]
+mod disk;
+
 /// Says to this same program that it is the child of a test, and what to do.
 const CHILD: &str = "GREENROOM_STORAGE_TEST_CHILD";
 
@@ -173,59 +176,97 @@ fn what_was_acknowledged_survives_the_death_of_every_writer() {
     }
 }
 
+/// What writes and reads until the disk is full, makes room, and goes on; all that was acknowledged is there. Gives
+/// the first refusal.
+fn fill_and_go_on(file: &Path, make_room: impl FnOnce()) -> String {
+    let storage = open(file).with_deadline(Duration::from_secs(3));
+    let large = |number: i64| {
+        let json = serde_json::json!({ "number": number, "text": "x".repeat(100_000) });
+        Body::of(&json).unwrap()
+    };
+    let write = |number: i64| {
+        let write = Write::upsert(key(&number.to_string()), large(number));
+        storage.try_submit(write).unwrap().wait()
+    };
+    let mut acknowledged = 0;
+    let error = loop {
+        match write(acknowledged) {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+        assert!(acknowledged < 1_000, "the disk does not become full");
+    };
+    assert!(matches!(error, StorageError::Unavailable(_)), "{error}");
+    assert!(acknowledged > 3);
+    // Several at once, of which none fits.
+    let tickets: Vec<_> = (0..5)
+        .map(|more| {
+            let number = acknowledged + more;
+            storage.try_submit(Write::upsert(key(&number.to_string()), large(number))).unwrap()
+        })
+        .collect();
+    for ticket in tickets {
+        let error = ticket.wait().unwrap_err();
+        assert!(matches!(error, StorageError::Unavailable(_)), "{error}");
+    }
+    for kept in 0..acknowledged {
+        assert_eq!(number(&storage, &kept.to_string(), "number"), kept);
+    }
+    make_room();
+    let patient = storage.with_deadline(Duration::from_secs(60));
+    for more in 0..5 {
+        let number = acknowledged + more;
+        let write = Write::upsert(key(&number.to_string()), large(number));
+        patient.try_submit(write).unwrap().wait().unwrap();
+    }
+    for kept in 0..acknowledged + 5 {
+        assert_eq!(number(&patient, &kept.to_string(), "number"), kept);
+    }
+    drop_of(&patient);
+    let again = open(file);
+    for kept in 0..acknowledged + 5 {
+        assert_eq!(number(&again, &kept.to_string(), "number"), kept);
+    }
+    error.to_string()
+}
+
 /// On a full disk writes are refused with a reason and reads go on; nothing is lost, and when there is room again,
 /// writes are stored again.
 ///
-/// Method: a child whose files may not grow past a limit (what a full disk is to a program), which it lifts itself.
+/// Method: a child on a file system of 8 MiB, of which something else holds the half until it is taken away.
 #[test]
 fn a_full_disk_loses_nothing_and_is_left_behind() {
+    if let Ok(folder) = std::env::var(CHILD) {
+        let folder = Path::new(&folder);
+        let ballast = folder.join("ballast");
+        fs::write(&ballast, vec![7; 4 * 1024 * 1024]).unwrap();
+        let make_room = || fs::remove_file(&ballast).unwrap();
+        let refused = fill_and_go_on(&folder.join("store.sqlite"), make_room);
+        println!("a full disk was left behind: {refused}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let variable = (CHILD, folder.path().to_str().unwrap());
+    let test = "a_full_disk_loses_nothing_and_is_left_behind";
+    let output = disk::on_a_disk_of(8 * 1024, folder.path(), test, variable);
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("left behind"), "{said}{errors}");
+    assert!(said.contains("store.sqlite is full"), "{said}");
+}
+
+/// The same where a file may not grow any more (`EFBIG`), of which SQLite knows only that a write failed.
+///
+/// Method: a child whose files may not grow past a limit, which it lifts itself.
+#[test]
+fn a_file_that_may_not_grow_loses_nothing_and_is_left_behind() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     if let Ok(file) = std::env::var(CHILD) {
-        let storage = open(Path::new(&file)).with_deadline(Duration::from_secs(3));
-        let large = |number: i64| {
-            let json = serde_json::json!({ "number": number, "text": "x".repeat(100_000) });
-            Body::of(&json).unwrap()
-        };
-        let write = |number: i64| {
-            let write = Write::upsert(key(&number.to_string()), large(number));
-            storage.try_submit(write).unwrap().wait()
-        };
-        let mut acknowledged = 0;
-        let error = loop {
-            match write(acknowledged) {
-                Ok(_) => acknowledged += 1,
-                Err(error) => break error,
-            }
-            assert!(acknowledged < 1_000, "the disk does not become full");
-        };
-        assert!(matches!(error, StorageError::Unavailable(_)), "{error}");
-        assert!(acknowledged > 3);
-        // Several at once, of which none fits.
-        let tickets: Vec<_> = (0..5)
-            .map(|more| {
-                let number = acknowledged + more;
-                storage.try_submit(Write::upsert(key(&number.to_string()), large(number))).unwrap()
-            })
-            .collect();
-        for ticket in tickets {
-            let error = ticket.wait().unwrap_err();
-            assert!(matches!(error, StorageError::Unavailable(_)), "{error}");
-        }
-        for kept in 0..acknowledged {
-            assert_eq!(number(&storage, &kept.to_string(), "number"), kept);
-        }
-        let limit = getrlimit(Resource::Fsize);
-        setrlimit(Resource::Fsize, Rlimit { current: limit.maximum, ..limit }).unwrap();
-        let patient = storage.with_deadline(Duration::from_secs(60));
-        for more in 0..5 {
-            let number = acknowledged + more;
-            let write = Write::upsert(key(&number.to_string()), large(number));
-            patient.try_submit(write).unwrap().wait().unwrap();
-        }
-        for kept in 0..acknowledged + 5 {
-            assert_eq!(number(&patient, &kept.to_string(), "number"), kept);
-        }
-        println!("a full disk was left behind after {acknowledged} writes");
+        let refused = fill_and_go_on(Path::new(&file), || {
+            let limit = getrlimit(Resource::Fsize);
+            setrlimit(Resource::Fsize, Rlimit { current: limit.maximum, ..limit }).unwrap();
+        });
+        println!("a full disk was left behind: {refused}");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -233,10 +274,11 @@ fn a_full_disk_loses_nothing_and_is_left_behind() {
     drop_of(&open(&file));
     // 2 MiB in blocks of 512 bytes; without the trap, the signal would end it.
     let script = "trap '' XFSZ; ulimit -S -f 4096; exec \"$0\" \"$@\"";
+    let test = "a_file_that_may_not_grow_loses_nothing_and_is_left_behind";
     let output = Command::new("sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "a_full_disk_loses_nothing_and_is_left_behind", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(CHILD, &file)
         .output()
         .unwrap();

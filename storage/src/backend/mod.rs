@@ -2,6 +2,7 @@
 
 #[cfg(feature = "couchbase")]
 pub mod couchbase;
+mod filter;
 pub mod memory;
 pub mod sqlite;
 

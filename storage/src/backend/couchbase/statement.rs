@@ -4,11 +4,12 @@
 //! first. What is found is looked at once more when it is read, so a statement may find too much and never too little.
 
 use ecow::EcoString;
-use greenroom_protocol::search::{FieldType, Filter};
+use greenroom_protocol::search::FieldType;
 use greenroom_protocol::wire::client_session::MetaValue;
 use serde_json::Value;
 
-use crate::query::{Query, text_end};
+use crate::backend::filter::Dialect;
+use crate::query::Query;
 
 /// One statement and what it is run with: parameter `p1` and so on.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,62 +129,34 @@ impl<F: Fn(&str) -> FieldType> Writer<'_, F> {
             FieldType::Keyword | FieldType::Text => format!("ISSTRING({field})"),
         }
     }
+}
 
-    fn compare(&mut self, name: &EcoString, sign: &str, value: &MetaValue) -> String {
-        let value = self.parameter(json(value));
-        format!("({} AND {} {sign} {value})", self.is_kind(name), field(name))
+impl<F: Fn(&str) -> FieldType> Dialect for Writer<'_, F> {
+    fn value(&mut self, value: &MetaValue) -> String {
+        self.parameter(json(value))
+    }
+
+    fn field(&self, name: &EcoString) -> String {
+        field(name)
+    }
+
+    fn ordered(&self, name: &EcoString, comparison: &str) -> String {
+        format!("({} AND {comparison})", self.is_kind(name))
     }
 
     fn equal(&mut self, name: &EcoString, value: &MetaValue) -> String {
         // Values of different kinds are never equal, so the kind need not be asked for.
-        let value = self.parameter(json(value));
+        let value = self.value(value);
         format!("{} = {value}", field(name))
     }
 
-    fn condition(&mut self, filter: &Filter) -> String {
-        match filter {
-            Filter::And(all) => self.chain(all, " AND ", "TRUE"),
-            Filter::Or(any) => self.chain(any, " OR ", "FALSE"),
-            Filter::Not(not) => negated(&format!("({})", self.condition(not))),
-            Filter::Eq(name, value) => self.equal(name, value),
-            Filter::Ne(name, value) => negated(&self.equal(name, value)),
-            Filter::Lt(name, value) => self.compare(name, "<", value),
-            Filter::Le(name, value) => self.compare(name, "<=", value),
-            Filter::Gt(name, value) => self.compare(name, ">", value),
-            Filter::Ge(name, value) => self.compare(name, ">=", value),
-            Filter::Between(name, from, to) => {
-                let (from, to) = (self.parameter(json(from)), self.parameter(json(to)));
-                format!("({} AND {} BETWEEN {from} AND {to})", self.is_kind(name), field(name))
-            }
-            Filter::In(name, values) => {
-                let values = self.parameter(values.iter().map(json).collect());
-                format!("{} IN {values}", field(name))
-            }
-            Filter::Prefix(name, beginning) => {
-                let (kind, field) = (self.is_kind(name), field(name));
-                format!("({kind} AND {})", self.begins(&field, beginning))
-            }
-        }
+    fn one_of(&mut self, name: &EcoString, values: &[MetaValue]) -> String {
+        let values = self.parameter(values.iter().map(json).collect());
+        format!("{} IN {values}", field(name))
     }
 
-    /// That a text begins so, as a range of the index that has it.
-    fn begins(&mut self, text: &str, beginning: &EcoString) -> String {
-        let from = self.parameter(beginning.as_str().into());
-        match text_end(beginning) {
-            Some(end) => {
-                let end = self.parameter(end.into());
-                format!("{text} >= {from} AND {text} < {end}")
-            }
-            None => format!("{text} >= {from}"),
-        }
-    }
-
-    fn chain(&mut self, all: &[Filter], between: &str, none: &str) -> String {
-        if all.is_empty() {
-            return none.to_owned();
-        }
-        let all: Vec<String> = all.iter().map(|filter| self.condition(filter)).collect();
-        format!("({})", all.join(between))
+    fn not(&self, condition: &str) -> String {
+        negated(&format!("({condition})"))
     }
 }
 
@@ -198,7 +171,7 @@ pub(super) fn json(value: &MetaValue) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use greenroom_protocol::search::Order;
+    use greenroom_protocol::search::{Filter, Order};
 
     use super::*;
     use crate::{Collection, Cursor};

@@ -274,6 +274,10 @@ pub(super) fn failed(file: &Path, error: &rusqlite::Error) -> StorageError {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             StorageError::Unavailable(eco_format!("another process holds {file}"))
         }
+        // As after a fault of the disk, when the system mounts it anew for reading.
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => StorageError::Unavailable(
+            eco_format!("{file} can't be written any more ({error}): mend its disk or its rights"),
+        ),
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
             StorageError::Unavailable(eco_format!("{file}: {error}"))
         }

@@ -278,3 +278,49 @@ impl Queue {
         if waiting.jobs.is_empty() { None } else { Some(waiting.jobs.remove(0)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Body, Collection, Get, Key, Storage, StorageConfig, Write};
+
+    /// Method: SQLite's own switch in the thread that writes, since no file system can be mounted anew for reading
+    /// while a file in it is open for writing; to a statement it is the same answer, `SQLITE_READONLY`.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_file_that_becomes_read_only_keeps_what_it_has_says_so_and_is_written_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("store.sqlite");
+        let store = Arc::new(Sqlite::open(&file, Clock::system()).expect("a new file"));
+        let backend = Arc::clone(&store) as Arc<dyn Backend>;
+        let config = StorageConfig::default();
+        let start = move || Storage::start(&config, Schema::default(), async || Ok(backend));
+        let storage =
+            tokio::task::spawn_blocking(start).await.expect("no panic").expect("it opens");
+        let storage = storage.with_deadline(Duration::from_secs(1));
+        let key = |id: &str| Key::new(Collection::Documents, id).expect("a short id");
+        let body = |n: u8| Body::of(&serde_json::json!({ "n": n })).expect("an object");
+        let read_only = async |is: bool| {
+            let switched = store
+                .on_the_writer(move |connection| connection.pragma_update(None, "query_only", is));
+            switched.await.expect("the thread is there").expect("a pragma");
+        };
+        storage.upsert(key("a"), body(1)).await.expect("it can be written");
+        read_only(true).await;
+        let refused = storage.ask(Write::upsert(key("a"), body(2))).await.expect_err("it can't be");
+        assert!(matches!(refused, StorageError::Unavailable(_)), "{refused}");
+        for part in ["store.sqlite", "can't be written any more", "mend its disk or its rights"] {
+            assert!(refused.to_string().contains(part), "{part}: {refused}");
+        }
+        let ill = storage.health().await.expect_err("it can't be written");
+        assert!(ill.to_string().contains("can't be written any more"), "{ill}");
+        let kept = storage.ask(Get(key("a"))).await.expect("reads go on").expect("it is there");
+        assert_eq!(kept.body, body(1));
+        // Who waits is served when it comes back.
+        let patient = storage.with_deadline(Duration::from_secs(60));
+        let waits = patient.submit(Write::upsert(key("b"), body(3))).await.expect("there is room");
+        read_only(false).await;
+        waits.await.expect("it is written in the end");
+        storage.health().await.expect("it is well");
+        storage.close().await;
+    }
+}

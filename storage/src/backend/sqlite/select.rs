@@ -1,12 +1,13 @@
 //! Queries as SQL: fields by names that were checked, everything else as parameters.
 
 use ecow::EcoString;
-use greenroom_protocol::search::{FieldType, Filter};
+use greenroom_protocol::search::FieldType;
 use greenroom_protocol::wire::client_session::MetaValue;
 use rusqlite::types::{Value, ValueRef};
 
 use super::file::typed;
-use crate::query::{Query, text_end};
+use crate::backend::filter::Dialect;
+use crate::query::Query;
 
 /// One statement and what it is run with.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,68 +101,37 @@ impl<F: Fn(&str) -> FieldType> Writer<'_, F> {
         self.parameters.push(value);
         format!("?{}", self.parameters.len())
     }
+}
 
+impl<F: Fn(&str) -> FieldType> Dialect for Writer<'_, F> {
+    fn value(&mut self, value: &MetaValue) -> String {
+        self.parameter(parameter(value))
+    }
+
+    /// NULL where it holds something else than its index says, so that no comparison with it is true.
     fn field(&self, name: &EcoString) -> String {
         format!("({})", typed(name, (self.fields)(name)))
     }
 
-    fn compare(&mut self, name: &EcoString, sign: &str, value: &MetaValue) -> String {
-        let value = self.parameter(parameter(value));
-        format!("{} {sign} {value}", self.field(name))
+    fn ordered(&self, _: &EcoString, comparison: &str) -> String {
+        format!("({comparison})")
     }
 
-    /// True, false, or NULL, which stands for false: a negation is `IS NOT TRUE`.
-    fn condition(&mut self, filter: &Filter) -> String {
-        match filter {
-            Filter::And(all) => self.chain(all, " AND ", "TRUE"),
-            Filter::Or(any) => self.chain(any, " OR ", "FALSE"),
-            Filter::Not(not) => format!("(({}) IS NOT TRUE)", self.condition(not)),
-            Filter::Eq(name, value) => self.compare(name, "=", value),
-            Filter::Ne(name, value) => {
-                format!("(({}) IS NOT TRUE)", self.compare(name, "=", value))
-            }
-            Filter::Lt(name, value) => self.compare(name, "<", value),
-            Filter::Le(name, value) => self.compare(name, "<=", value),
-            Filter::Gt(name, value) => self.compare(name, ">", value),
-            Filter::Ge(name, value) => self.compare(name, ">=", value),
-            Filter::Between(name, from, to) => {
-                let (from, to) = (self.parameter(parameter(from)), self.parameter(parameter(to)));
-                format!("{} BETWEEN {from} AND {to}", self.field(name))
-            }
-            Filter::In(name, values) if values.is_empty() => {
-                // Named all the same, so that the statement says what was asked.
-                format!("({} IS NULL AND FALSE)", self.field(name))
-            }
-            Filter::In(name, values) => {
-                let values = values.iter().map(|value| self.parameter(parameter(value)));
-                let values = values.collect::<Vec<_>>().join(", ");
-                format!("{} IN ({values})", self.field(name))
-            }
-            Filter::Prefix(name, beginning) => {
-                let field = self.field(name);
-                self.begins(&field, beginning)
-            }
-        }
+    fn equal(&mut self, name: &EcoString, value: &MetaValue) -> String {
+        self.compare(name, "=", value)
     }
 
-    /// That a text begins so, as a range of the index that has it.
-    fn begins(&mut self, text: &str, beginning: &EcoString) -> String {
-        let from = self.parameter(Value::Text(beginning.to_string()));
-        match text_end(beginning) {
-            Some(end) => {
-                let end = self.parameter(Value::Text(end));
-                format!("({text} >= {from} AND {text} < {end})")
-            }
-            None => format!("{text} >= {from}"),
+    fn one_of(&mut self, name: &EcoString, values: &[MetaValue]) -> String {
+        if values.is_empty() {
+            // Named all the same, so that the statement says what was asked.
+            return format!("({} IS NULL AND FALSE)", self.field(name));
         }
+        let values: Vec<String> = values.iter().map(|value| self.value(value)).collect();
+        format!("{} IN ({})", self.field(name), values.join(", "))
     }
 
-    fn chain(&mut self, all: &[Filter], between: &str, none: &str) -> String {
-        if all.is_empty() {
-            return none.to_owned();
-        }
-        let all: Vec<String> = all.iter().map(|filter| self.condition(filter)).collect();
-        format!("({})", all.join(between))
+    fn not(&self, condition: &str) -> String {
+        format!("(({condition}) IS NOT TRUE)")
     }
 }
 
