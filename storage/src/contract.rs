@@ -427,8 +427,11 @@ pub async fn documents_of_every_form_survive(fixture: &impl Fixture) {
     storage.remove(ground.key("large"), None).await.unwrap();
     let over = Body::of(&json!({ "text": "x".repeat(20 * 1024 * 1024) })).unwrap();
     match storage.upsert(ground.key("over"), over.clone()).await {
-        Err(StorageError::TooLarge { bytes, max, .. }) => {
-            assert!(bytes == over.len() && max < bytes)
+        Err(error @ StorageError::TooLarge { bytes, max, .. }) => {
+            assert!(bytes == over.len() && max < bytes);
+            let (key, text) = (ground.key("over"), error.to_string());
+            assert!(text.starts_with(&format!("{key} would have {bytes} bytes; ")), "{text}");
+            assert!(text.ends_with("are the most (storage.document_bytes_max)"), "{text}");
         }
         other => panic!("a document over the limit was taken: {other:?}"),
     }
@@ -438,6 +441,11 @@ pub async fn documents_of_every_form_survive(fixture: &impl Fixture) {
     let read = storage.get(ground.key("empty")).await.unwrap().unwrap();
     assert_eq!(read.body.decode::<Value>().unwrap(), json!({}));
     let wrong = read.decode::<Blob>(&ground.key("empty")).map(|_| ());
+    let text = wrong.as_ref().map_err(ToString::to_string).unwrap_err();
+    assert!(
+        text.contains("/") && text.contains("empty") && text.contains("does not decode: "),
+        "{text}"
+    );
     is!(wrong, Err(StorageError::Undecodable { .. }));
 }
 

@@ -178,6 +178,10 @@ fn an_operator_makes_the_store_and_is_told_what_is_wrong_with_it() {
     assert!(!is_well && said.contains("the scope \"greenroom\" is missing"), "{said}");
     let (is_well, said) = store(&nodes, "init", "password", "60s");
     assert!(is_well && said.contains("made the collection greenroom.documents"), "{said}");
+    // What the games of this program declare, beside what the masters need.
+    for index in ["documents_by_turns_n", "users_by_name_t"] {
+        assert!(said.contains(index), "{index}: {said}");
+    }
     assert_eq!(
         store(&nodes, "init", "password", "60s"),
         (true, "everything is there\n".to_owned())
