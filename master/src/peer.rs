@@ -293,7 +293,9 @@ pub(crate) fn send(outgoing: &Outgoing, envelope: Envelope, traces: &[(u64, Trac
         Message::Ack { upto, beat, gap, ready } => {
             push(outgoing, &Ack { stamp, upto, beat, gap, ready }.into());
         }
-        Message::Join { have, version } => push(outgoing, &Join { stamp, have, version }.into()),
+        Message::Join { have, version, cold } => {
+            push(outgoing, &Join { stamp, have, version, cold }.into());
+        }
         Message::Slice { start, index, pieces } => {
             let mut index = index as u64;
             let mut parts = split(pieces.iter().map(encode));
@@ -350,8 +352,8 @@ fn open(message: MasterToMaster) -> Result<Envelope, PeerError> {
         MasterToMaster::Ack(Ack { stamp, upto, beat, gap, ready }) => {
             (stamp, Message::Ack { upto, beat, gap, ready })
         }
-        MasterToMaster::Join(Join { stamp, have, version }) => {
-            (stamp, Message::Join { have, version })
+        MasterToMaster::Join(Join { stamp, have, version, cold }) => {
+            (stamp, Message::Join { have, version, cold })
         }
         MasterToMaster::Slice(Slice { stamp, start, index, pieces }) => {
             let pieces = pieces.iter().map(|piece| decode(piece, Limits::SERVER));

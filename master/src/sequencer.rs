@@ -287,6 +287,10 @@ impl Sequencer {
     /// Says so where nobody decides and this master will not by itself.
     fn look_for_a_decider(&mut self) {
         let why = match self.core.role() {
+            pair::Role::Learner if self.core.is_cold() => {
+                "by the witness's record the two are a pair, and this one was started anew since: it waits for the other \
+                 one, to follow it, or, if that was started anew too, to compare their logs and go on with the longer"
+            }
             pair::Role::Learner if self.peer.is_none() || !self.core.hears_active() => {
                 "it may lack what the other master has acknowledged"
             }
@@ -1020,6 +1024,20 @@ impl Sequencer {
                 "the witness knows less than this master: it lost its record, or went back in \
                                      time; put its file back, or see `greenroom promote`"
                     .to_owned()
+            }
+            Alarm::Forked => {
+                "both masters were started anew, and neither log continues the other: one of them is not what the \
+                 witness's record names; promote the right one with `greenroom promote --force` (docs/two-masters.md)"
+                    .to_owned()
+            }
+            Alarm::LossDeclared => {
+                let Epoch { era, .. } = self.core.seen();
+                format!(
+                    "both masters' machines were started anew while they were a pair: this one decides with the longer \
+                     of their logs, up to command {}, and begins era {era}; what was done in the last moments before \
+                     may be lost",
+                    self.core.last().lsn
+                )
             }
             Alarm::BadSnapshot => "the other master's snapshot could not be restored".to_owned(),
             Alarm::OtherVersion(version) => format!(

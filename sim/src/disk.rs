@@ -5,6 +5,8 @@ use std::hash::{Hash, Hasher};
 
 use greenroom_master_core::replica::{Apply, Entry, Input, Intents, Position, Recovered, Whose};
 
+use greenroom_protocol::Incarnation;
+
 use crate::machine::{Command, Machine, Piece};
 use crate::rng::Rng;
 
@@ -41,6 +43,10 @@ pub(crate) struct Disk {
     copying: Option<Position>,
     /// Where the log ends that was written, durable or not.
     written: Position,
+    /// The first life since which nothing that was written is gone.
+    whole_since: Option<Incarnation>,
+    /// A planted bug: only a loss of power since the last life counts.
+    is_forgetful: bool,
 }
 
 impl Disk {
@@ -81,8 +87,10 @@ impl Disk {
         None
     }
 
-    /// The process ends: the first `kept` of the writes that wait are done, the others are lost.
-    pub(crate) fn end(&mut self, kept: usize) {
+    /// The process ends, or the machine if `power`: the first `kept` of the writes that wait are done, the others are
+    /// lost.
+    pub(crate) fn end(&mut self, kept: usize, power: bool) {
+        self.whole_since.take_if(|_| power);
         let waiting = std::mem::take(&mut self.waiting);
         waiting.into_iter().take(kept).for_each(|write| self.keep(write));
         self.forget();
@@ -100,8 +108,9 @@ impl Disk {
 
     /// Feeds `hasher` with all that matters later.
     pub(crate) fn fingerprint(&self, hasher: &mut impl Hasher) {
-        let Self { base, state: _, entries, intents, partial, waiting, begun, copying, written } =
-            self;
+        let Self { base, state: _, entries, intents, partial, waiting, .. } = self;
+        let Self { begun, copying, written, whole_since, is_forgetful: _, .. } = self;
+        whole_since.hash(hasher);
         (base, entries.len(), entries.back().map(Entry::position), intents).hash(hasher);
         (begun, copying, written, waiting.len(), partial.is_some()).hash(hasher);
         if let Some((at, whose, pieces)) = partial {
@@ -125,11 +134,12 @@ impl Disk {
     fn forget(&mut self) {
         self.partial = None;
         (self.begun, self.copying) = (None, None);
-        self.written = self.entries.back().map_or(self.base, Entry::position);
+        self.written = self.end_of_log();
     }
 
     /// The process ends, or the machine: of what was not synced, a beginning is there.
     pub(crate) fn crash(&mut self, rng: &mut Rng, power: bool) {
+        self.whole_since.take_if(|_| power);
         let waiting = std::mem::take(&mut self.waiting);
         let count = waiting.len() as u64;
         let kept = if power { rng.below(count + 1) } else { count };
@@ -149,6 +159,11 @@ impl Disk {
         self.forget();
     }
 
+    /// Where the log ends that is durable.
+    pub(crate) fn end_of_log(&self) -> Position {
+        self.entries.back().map_or(self.base, Entry::position)
+    }
+
     /// Where the log ends that was written, durable or not.
     pub(crate) fn written(&self) -> Position {
         self.written
@@ -164,17 +179,40 @@ impl Disk {
         Self { state, ..Self::default() }
     }
 
+    /// The same, with a bug: a life that began after a loss of power vouches for those before it.
+    pub(crate) fn forgetful(self, is_forgetful: bool) -> Self {
+        Self { is_forgetful, ..self }
+    }
+
     /// Everything is gone.
     pub(crate) fn lose(&mut self) {
-        *self = Self::of(self.state.empty());
+        *self = Self::of(self.state.empty()).forgetful(self.is_forgetful);
     }
 
     /// What a new life finds.
-    pub(crate) fn recover(&self) -> (Machine, Recovered<Command>) {
+    pub(crate) fn recover(&mut self, life: Incarnation) -> (Machine, Recovered<Command>) {
+        let first = if self.is_forgetful { Incarnation(0) } else { life };
+        let found = self.whole_since;
+        self.whole_since = found.or(Some(first));
+        let whole_since = found.or(Some(life));
         let entries = self.entries.iter().cloned().collect();
         let intents = self.intents.clone();
-        let recovered = Recovered { base: self.base, entries, intents };
+        let recovered = Recovered { base: self.base, entries, intents, whole_since };
         (self.state.clone(), recovered)
+    }
+
+    /// The state that the log here leads to.
+    pub(crate) fn state(&self) -> Machine {
+        let mut state = self.state.clone();
+        for entry in &self.entries {
+            state.apply(&entry.header, &entry.command, &mut Vec::new());
+        }
+        state
+    }
+
+    /// Whether this entry, or the one that the log here begins after, is durable.
+    pub(crate) fn has_entry(&self, lsn: u64) -> bool {
+        (self.base.lsn..=self.end_of_log().lsn).contains(&lsn)
     }
 
     /// Whether this place of the log is durable.

@@ -365,7 +365,7 @@ impl Explorer<'_> {
                 state.faults -= 1;
                 let waiting = state.nodes[node].disk.waiting();
                 let life = state.nodes[node].life;
-                state.end(node, waiting);
+                state.end(node, waiting, false);
                 if state.nodes[1 - node].master.is_some() {
                     state.links[1 - node].push_back(Word::Gone(Incarnation(life)));
                 }
@@ -373,7 +373,7 @@ impl Explorer<'_> {
             }
             Step::LosePower(node, kept) => {
                 state.faults -= 1;
-                state.end(node, kept);
+                state.end(node, kept, true);
                 Ok(())
             }
             Step::Cut(node) => {
@@ -408,7 +408,7 @@ impl Explorer<'_> {
         this.told = Epoch::default();
         this.now_ms = LONG_MS;
         let me = Master { side: side(node), incarnation: Incarnation(this.life), copy: 0 };
-        let (machine, recovered) = this.disk.recover();
+        let (machine, recovered) = this.disk.recover(me.incarnation);
         let mut master = Replica::new(self.settings, me, machine, recovered, this.now_ms);
         (self.plant)(&mut master);
         this.master = Some(master);
@@ -426,6 +426,9 @@ impl Explorer<'_> {
             Some((expect, rec)) => {
                 let there = state.witness.map_or(0, |rec| rec.version);
                 let answer = if there == expect {
+                    if state.witness.is_some_and(|before| before.at.era < rec.at.era) {
+                        state.declare_loss(rec)?;
+                    }
                     state.witness = Some(rec);
                     state.check_record(rec)?;
                     ClaimAnswer::Won
@@ -461,7 +464,8 @@ impl State {
         let node = || Node {
             life: 0,
             master: None,
-            disk: Disk::of(Machine::forgetful(is_forgetful)),
+            disk: Disk::of(Machine::forgetful(is_forgetful))
+                .forgetful(mutant == Some(Mutant::WholeByLastLife)),
             now_ms: 0,
             told: Epoch::default(),
             ticks: limits.ticks,
@@ -569,10 +573,10 @@ impl State {
     }
 
     /// A process ends: what was on its way to it is lost.
-    fn end(&mut self, node: usize, kept: usize) {
+    fn end(&mut self, node: usize, kept: usize, power: bool) {
         let this = self.node(node);
         this.master = None;
-        this.disk.end(kept);
+        this.disk.end(kept, power);
         self.links[node].clear();
         self.answers.retain(|(to, ..)| *to != node);
         // Nobody waits for what it only wanted to know.
@@ -621,7 +625,8 @@ impl State {
                 Alarm::BadSnapshot => {
                     return Err(("I8", "a snapshot does not restore".to_owned()));
                 }
-                Alarm::OtherVersion(_) | Alarm::WitnessBehind => {}
+                Alarm::Forked => return Err(("R12", "two logs of one record differ".to_owned())),
+                Alarm::OtherVersion(_) | Alarm::WitnessBehind | Alarm::LossDeclared => {}
             },
         }
         Ok(())
@@ -694,6 +699,22 @@ impl State {
         if rec.peer.is_none() && !self.nodes[index(rec.holder.side)].disk.has(at) {
             return bad("the holder's disk".to_owned());
         }
+        Ok(())
+    }
+
+    /// A new era: what the disk of who decides does not have is forgotten by all.
+    fn declare_loss(&mut self, rec: Rec) -> Result<(), Bad> {
+        let [mine, theirs] = [index(rec.holder.side), 1 - index(rec.holder.side)];
+        let (last, state) = (self.nodes[mine].disk.end_of_log(), self.nodes[mine].disk.state());
+        if self.nodes[theirs].disk.written().lsn > last.lsn {
+            return Err(("R12", "a loss is declared of what the other disk has".to_owned()));
+        }
+        self.golden.truncate(usize::try_from(last.lsn).unwrap_or(usize::MAX));
+        self.received.truncate(usize::try_from(state.pushed()).unwrap_or(usize::MAX));
+        for (client, answer) in self.answered.iter_mut().enumerate() {
+            answer.take_if(|_| state.decided(client) == 0);
+        }
+        self.reading = None;
         Ok(())
     }
 
@@ -836,7 +857,7 @@ fn hash_word(word: &Word, hasher: &mut Lanes) {
             entries.iter().for_each(|entry| entry.position().hash(hasher));
         }
         Message::Ack { upto, beat, gap, ready } => (1_u8, upto, beat, gap, ready).hash(hasher),
-        Message::Join { have, version } => (2_u8, have, version).hash(hasher),
+        Message::Join { have, version, cold } => (2_u8, have, version, cold).hash(hasher),
         Message::Slice { start, index, pieces } => {
             (3_u8, start, index, pieces.len()).hash(hasher);
         }

@@ -6,7 +6,7 @@ use greenroom_master_core::replica::{Master, Position, Rec, Role};
 use greenroom_protocol::Epoch;
 
 use crate::games::Renewed;
-use crate::machine::Effect;
+use crate::machine::{Effect, Machine};
 use crate::world::{Node, World, index};
 
 impl World<'_> {
@@ -241,6 +241,38 @@ impl World<'_> {
         }
     }
 
+    /// Whether the disk of a copy that counted has kept all that was written.
+    fn is_whole(&self, member: Master) -> bool {
+        self.nodes[index(member.side)].lost_in < member.incarnation.0 && !self.wiped
+    }
+
+    /// A new era begins after the record `before`, with the log of who decides now: what that lacks is forgotten by all.
+    /// Gives the state to which it leads.
+    pub(crate) fn declare_loss(&mut self, before: Rec, rec: Rec) -> Machine {
+        let mine = index(rec.holder.side);
+        let (disk, other) = (&self.nodes[mine].disk, &self.nodes[1 - mine].disk);
+        let (last, state) = (disk.end_of_log(), disk.state());
+        let theirs = other.written();
+        // That the other one's is whole says nothing where it can't be compared any more.
+        let whole = [Some(before.holder), before.peer].into_iter().flatten().find(|member| {
+            let is_comparable = index(member.side) == mine || disk.has_entry(theirs.lsn);
+            self.is_whole(*member) && is_comparable
+        });
+        if theirs.lsn > last.lsn {
+            self.fail("R12", format!("a loss is declared, and {theirs:?} is on the other disk"));
+        }
+        if let Some(member) = whole {
+            self.fail("R12", format!("a loss is declared, and the disk of {member:?} has all"));
+        }
+        self.golden.truncate(usize::try_from(last.lsn).unwrap_or(usize::MAX));
+        self.states.retain(|lsn, _| *lsn <= last.lsn);
+        self.answers.retain(|(client, id), _| *id <= state.decided(*client));
+        self.adders.truncate(usize::try_from(state.value()).unwrap_or(usize::MAX));
+        self.received.truncate(usize::try_from(state.pushed()).unwrap_or(usize::MAX));
+        self.received_epoch = rec.at;
+        state
+    }
+
     /// Everything has been well for a while.
     pub(crate) fn end(&mut self) {
         let healed_us = self.healed_at();
@@ -264,7 +296,10 @@ impl World<'_> {
         if is_there(rec.holder) || rec.peer.is_some_and(is_there) {
             return true;
         }
-        // Its disk was synced before it asked, so that its next life has all of it.
-        rec.peer.is_none() && !self.wiped
+        // Alone: its disk was synced before it asked, so that its next life has all of it. Both of a pair come back and
+        // compare what they have, if there is anything, or is known to have been nothing.
+        let has_some = self.nodes.iter().any(|node| node.disk.written().lsn > 0);
+        let is_known = [Some(rec.holder), rec.peer].into_iter().flatten().any(|m| self.is_whole(m));
+        !self.wiped && (rec.peer.is_none() || has_some || is_known)
     }
 }

@@ -59,6 +59,10 @@ pub struct Tally {
     pub restored: u64,
     /// Lives of the instance that ran within 5 s of the death of the process of the one before.
     pub early: u64,
+    /// Times that a master decided after both of a pair were started anew.
+    pub cold: u64,
+    /// Times that a loss was declared by it.
+    pub declared: u64,
     /// Runs in which everybody was served in the end.
     pub healed: u64,
     /// Runs in which the last copy of what was committed died, so that nobody may decide.
@@ -78,6 +82,8 @@ impl Tally {
         self.killed += other.killed;
         self.restored += other.restored;
         self.early += other.early;
+        self.cold += other.cold;
+        self.declared += other.declared;
         self.healed += other.healed;
         self.lost += other.lost;
     }
@@ -90,9 +96,9 @@ pub struct Outcome {
     pub tally: Tally,
     /// What went wrong, if anything did.
     pub violation: Option<Violation>,
-    /// For each active that died and was followed by the other master: microseconds from its death to the first write
-    /// that was acknowledged afterwards; those whose reset was heard, and those whose machine went too.
-    pub gaps: [Vec<u64>; 2],
+    /// Microseconds from a death to the first write that was acknowledged afterwards: of each active that died and was
+    /// followed by the other master, those whose reset was heard, and those whose machine went too; and of both at once.
+    pub gaps: [Vec<u64>; 3],
     /// A line for each thing that happened, if that was asked for.
     pub trace: Vec<String>,
 }

@@ -332,6 +332,16 @@ impl Machine {
         Self::forgetful(self.is_forgetful).with_grace(self.grace_ms).rash(self.is_rash)
     }
 
+    /// The number of the last request of a client that was decided.
+    pub(crate) fn decided(&self, client: usize) -> u64 {
+        self.answered[client].0
+    }
+
+    /// The number of the last message to the receiver.
+    pub(crate) fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
     /// Whether the time of some command was before that of the one before it.
     pub(crate) fn is_backwards(&self) -> bool {
         self.is_backwards

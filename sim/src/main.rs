@@ -97,7 +97,7 @@ impl Gaps {
 impl fmt::Display for Gaps {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, p50, p99, max } = self;
-        write!(out, "{count} takeovers, first write after p50 {p50} p99 {p99} max {max} ms")
+        write!(out, "{count} times, first write after p50 {p50} p99 {p99} max {max} ms")
     }
 }
 
@@ -155,7 +155,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let begun = Instant::now();
     let (mut tally, mut violations) = (Tally::default(), 0_u64);
-    let mut gaps = [Vec::new(), Vec::new()];
+    let mut gaps = [Vec::new(), Vec::new(), Vec::new()];
     for (profile, seed) in &days {
         let Some(outcome) = play(profile, *seed, arguments.trace) else { continue };
         for line in &outcome.trace {
@@ -175,7 +175,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let per_second = (tally.events as f64 / seconds.max(1e-9)).round();
     println!(
         "{} seeds, {} events in {seconds:.1} s; {} requests answered, {} crashes, {} records, {} epochs; \
-         {} game servers killed, {} lives restored, {} of them early; {} runs healed, {} lost their last copy; \
+         {} game servers killed, {} lives restored, {} of them early; {} times a pair began anew, {} of them with a \
+         declared loss; {} runs healed, {} lost their last copy; \
          {violations} violations",
         days.len(),
         tally.events,
@@ -186,11 +187,14 @@ fn main() -> anyhow::Result<ExitCode> {
         tally.killed,
         tally.restored,
         tally.early,
+        tally.cold,
+        tally.declared,
         tally.healed,
         tally.lost,
     );
     let gaps = gaps.map(Gaps::of);
-    for (what, gaps) in ["an active's process died", "its machine died too"].iter().zip(&gaps) {
+    let died = ["an active's process died", "its machine died too", "both masters died at once"];
+    for (what, gaps) in died.iter().zip(&gaps) {
         println!("{what}: {gaps}");
     }
     if arguments.json {
@@ -201,6 +205,9 @@ fn main() -> anyhow::Result<ExitCode> {
             "violations": violations,
             "process_died": gaps[0].json(),
             "machine_died": gaps[1].json(),
+            "both_died": gaps[2].json(),
+            "began_anew": tally.cold,
+            "declared": tally.declared,
         });
         println!("{line}");
     }

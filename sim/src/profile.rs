@@ -3,7 +3,7 @@
 use crate::rng::Rng;
 
 /// Names of the profiles.
-pub const PROFILES: [&str; 15] = [
+pub const PROFILES: [&str; 16] = [
     "calm",
     "lossy",
     "slow-net",
@@ -17,6 +17,7 @@ pub const PROFILES: [&str; 15] = [
     "disk",
     "switchover",
     "leases",
+    "both",
     "witness-back",
     "swarm",
 ];
@@ -41,6 +42,8 @@ pub(crate) struct Profile {
     pub(crate) switch: u64,
     /// A fault may hit although it kills the last copy of what is committed.
     pub(crate) cruel: u64,
+    /// Both masters die at once.
+    pub(crate) both: u64,
     /// The witness goes back in time or loses its record, until it is repaired.
     pub(crate) back: u64,
     pub(crate) witness_loss: u64,
@@ -72,6 +75,7 @@ impl Profile {
             wipe: 0,
             switch: 1,
             cruel: 20,
+            both: 0,
             back: 0,
             witness_loss: 10,
             restart_us: 200_000,
@@ -98,6 +102,20 @@ impl Profile {
             }
             "switchover" => Self { switch: 12, crash: 2, loss: 20, ..calm },
             "witness-back" => Self { back: 5, crash: 8, pause: 4, cut: 4, cruel: 0, ..calm },
+            "both" => Self {
+                both: 8,
+                crash: 3,
+                witness: 3,
+                pause: 2,
+                cut: 2,
+                switch: 2,
+                power: 500,
+                slow_disk: 50,
+                witness_loss: 50,
+                fault_us: 200_000,
+                restart_us: if rng.permille(300) { 600_000 } else { 100_000 },
+                ..calm
+            },
             "leases" => Self {
                 games: true,
                 think_us: 2_000_000,
@@ -121,6 +139,7 @@ impl Profile {
                     full: some(4),
                     slow_disk: some(100),
                     switch: some(8),
+                    both: some(4),
                     cruel: some(300),
                     witness_loss: some(400),
                     skew: some(1) == 1,

@@ -38,6 +38,8 @@ enum Event {
     DiskDone(usize, u64),
     Wake(usize, u64),
     Restart(usize),
+    /// This life ends, and its machine too if so it says.
+    Die(usize, u64, bool),
     /// The witness is asked to change its record, or to show it.
     Ask(usize, u64, Option<(u64, Rec)>),
     /// A client does its next thing, or repeats it.
@@ -89,6 +91,8 @@ pub(crate) struct Node {
     pub(crate) is_lost: [bool; GAMES],
     /// Entries that were on its disk when it started.
     pub(crate) recovered: usize,
+    /// The last life whose machine lost power, or its disk.
+    pub(crate) lost_in: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -149,7 +153,9 @@ pub(crate) struct World<'a> {
     violation: Option<Violation>,
     /// The active that died last: when, which, and whether its machine went too.
     died: Option<(u64, usize, bool)>,
-    gaps: [Vec<u64>; 2],
+    /// When both died at once.
+    both_died: Option<u64>,
+    gaps: [Vec<u64>; 3],
     pub(crate) tally: Tally,
     scratch: Vec<Out>,
 }
@@ -196,7 +202,7 @@ impl<'a> World<'a> {
         let mut node = || Node {
             life: 0,
             master: None,
-            disk: Disk::of(machine.clone()),
+            disk: Disk::of(machine.clone()).forgetful(mutant == Some(Mutant::WholeByLastLife)),
             disk_until_us: 0,
             disk_full: false,
             rate: if profile.skew {
@@ -217,6 +223,7 @@ impl<'a> World<'a> {
             heard_us: [0; GAMES],
             is_lost: [false; GAMES],
             recovered: 0,
+            lost_in: 0,
         };
         let nodes = [node(), node()];
         let games = [(); GAMES].map(|()| GameServer::new(rng.between(990, 1_011)));
@@ -258,7 +265,8 @@ impl<'a> World<'a> {
             received_epoch: Epoch::default(),
             violation: None,
             died: None,
-            gaps: [Vec::new(), Vec::new()],
+            both_died: None,
+            gaps: Default::default(),
             tally: Tally::default(),
             scratch: Vec::new(),
         };
@@ -357,6 +365,11 @@ impl<'a> World<'a> {
                 }
             }
             Event::Restart(node) => self.restart(node),
+            Event::Die(node, life, power) => {
+                if self.nodes[node].life == life {
+                    self.crash(node, power);
+                }
+            }
             Event::Ask(node, life, ask) => self.ask(node, life, ask),
             Event::Client(client, attempt) => self.client(client, attempt),
             Event::Request(node, client, attempt) => self.request(node, client, attempt),
@@ -439,7 +452,7 @@ impl<'a> World<'a> {
         this.is_lost = [false; GAMES];
         this.tick_due_ms = now_ms;
         let me = Master { side: side(node), incarnation: Incarnation(this.life), copy: 0 };
-        let (state, recovered) = this.disk.recover();
+        let (state, recovered) = this.disk.recover(me.incarnation);
         this.recovered = recovered.entries.len();
         let mut master = Replica::new(self.settings, me, state, recovered, now_ms);
         (self.prepare)(&mut master);
@@ -461,6 +474,9 @@ impl<'a> World<'a> {
         });
         let this = &mut self.nodes[node];
         this.disk.crash(&mut self.rng, power);
+        if power {
+            this.lost_in = this.life;
+        }
         this.paused = None;
         let life = this.life;
         let other = 1 - node;
@@ -543,7 +559,8 @@ impl<'a> World<'a> {
                     self.fail("I8", format!("the states differ after entry {lsn}"));
                 }
                 Alarm::BadSnapshot => self.fail("I8", "a snapshot does not restore".to_owned()),
-                Alarm::OtherVersion(_) | Alarm::WitnessBehind => {}
+                Alarm::Forked => self.fail("R12", "two logs of one record differ".to_owned()),
+                Alarm::OtherVersion(_) | Alarm::WitnessBehind | Alarm::LossDeclared => {}
             },
         }
     }
@@ -608,6 +625,41 @@ impl<'a> World<'a> {
         self.at(after, Event::Input(node, life, input));
     }
 
+    /// A record that names a copy which the one before it does not: both masters were started anew.
+    fn look_at_restart(&mut self, rec: Rec) {
+        let Some(before) = self.witness else { return };
+        let was_there = [Some(before.holder), before.peer].contains(&Some(rec.holder));
+        if before.peer.is_none() || was_there {
+            return;
+        }
+        self.tally.cold += u64::from(rec.peer.is_none());
+        if before.at.era < rec.at.era {
+            self.tally.declared += 1;
+            let rewound = self.declare_loss(before, rec);
+            self.rewind_clients(&rewound);
+        }
+    }
+
+    /// What clients were told in the era before may not be so any more: they ask again from what is known of them, as
+    /// session servers report it.
+    fn rewind_clients(&mut self, state: &Machine) {
+        self.floor = self.floor.min(state.value());
+        self.reads.clear();
+        for client in 0..CLIENTS {
+            let this = &mut self.clients[client];
+            let next = state.decided(client) + u64::from(this.attempt != 0 && !this.is_read);
+            this.id = this.id.min(next);
+            this.floor = this.floor.min(state.value());
+            if this.attempt != 0 {
+                self.attempts += 1;
+                this.attempt = self.attempts;
+                let attempt = this.attempt;
+                let after = 1_000 + self.rng.below(60_000);
+                self.at(after, Event::Client(client, attempt));
+            }
+        }
+    }
+
     fn ask(&mut self, node: usize, life: u64, ask: Option<(u64, Rec)>) {
         if self.witness_down {
             return;
@@ -622,6 +674,7 @@ impl<'a> World<'a> {
                     self.astray.push(rec.nonce);
                     ClaimAnswer::Won
                 } else if there == expect {
+                    self.look_at_restart(rec);
                     self.witness = Some(rec);
                     self.truth = None;
                     self.records.push(rec);
@@ -753,6 +806,7 @@ impl<'a> World<'a> {
             profile.wipe,
             profile.switch,
             profile.back,
+            profile.both,
         ];
         let mut draw = self.rng.below(kinds.iter().sum());
         let kind = kinds.iter().position(|share| {
@@ -766,7 +820,9 @@ impl<'a> World<'a> {
         let is_cruel = self.rng.permille(profile.cruel);
         match kind {
             Some(0) if is_cruel || self.survives(node) => {
-                let power = self.rng.permille(profile.power);
+                // The model of game servers knows no second era.
+                let may_lose = !profile.games || self.survives(node);
+                let power = self.rng.permille(profile.power) && may_lose;
                 if !power && self.nodes[node].master.is_some() && self.rng.permille(500) {
                     // Between two things that it was about to do.
                     self.nodes[node].dies_after = Some(self.rng.below(12));
@@ -774,7 +830,7 @@ impl<'a> World<'a> {
                     self.crash(node, power);
                 }
                 if is_cruel && self.rng.permille(300) {
-                    self.crash(1 - node, power);
+                    self.crash(1 - node, power && !profile.games);
                 }
             }
             Some(1) if self.nodes[node].master.is_some() => {
@@ -806,15 +862,36 @@ impl<'a> World<'a> {
                 self.crash(node, true);
                 if self.nodes[node].master.is_none() {
                     self.nodes[node].disk.lose();
+                    self.nodes[node].lost_in = self.nodes[node].life;
                     self.wiped = true;
                 }
             }
             Some(6) => self.input(node, Input::Switchover),
             Some(7) => self.go_back(length),
+            Some(8) => self.kill_both(node),
             Some(_) | None => {}
         }
         let next = profile.fault_us / 4 + self.rng.below(profile.fault_us * 3 / 2);
         self.at(next, Event::Fault);
+    }
+
+    /// Both masters die at once, or nearly: their processes, or the machines of either.
+    fn kill_both(&mut self, first: usize) {
+        let share = self.profile.power;
+        let all = self.rng.permille(share);
+        for node in [first, 1 - first] {
+            let power = if self.rng.permille(700) { all } else { self.rng.permille(share) };
+            let life = self.nodes[node].life;
+            if !power && self.nodes[node].master.is_some() && self.rng.permille(500) {
+                self.nodes[node].dies_after = Some(self.rng.below(4));
+            } else if self.rng.permille(500) {
+                let after = self.rng.below(4_000);
+                self.at(after, Event::Die(node, life, power));
+            } else {
+                self.crash(node, power);
+            }
+        }
+        self.both_died = Some(self.now_us);
     }
 
     /// The witness goes back in time, or loses what it had.
@@ -920,6 +997,9 @@ impl<'a> World<'a> {
             && dead != node
         {
             self.gaps[usize::from(power)].push(self.now_us - at_us);
+        }
+        if let Some(at_us) = self.both_died.take() {
+            self.gaps[2].push(self.now_us - at_us);
         }
     }
 

@@ -24,6 +24,7 @@ fn no_seed_of_any_profile_breaks_an_invariant() {
     assert!(all.live > 10_000, "nobody ever saw the instance with the key: {all:?}");
     assert!(all.killed > 400 && all.restored > 300, "nothing was restored: {all:?}");
     assert!(all.early > 80, "no death was proved: {all:?}");
+    assert!(all.cold > 1_000 && all.declared > 300, "no pair began anew: {all:?}");
     assert!(broken.is_empty(), "{broken:#?}");
 }
 

@@ -95,9 +95,7 @@ impl Lasting {
 
     /// SIGKILL of every process.
     fn kill_all(&mut self) {
-        for process in &mut self.running {
-            process.kill();
-        }
+        Process::kill_at_once(&mut self.running);
         self.running.clear();
     }
 
@@ -366,7 +364,16 @@ async fn a_cluster_that_lost_its_masters_disk_has_its_boards_and_profiles_from_t
 /// store, once, and both players were told the same.
 #[test]
 fn everything_dies_in_the_middle_of_duels_and_no_result_that_was_told_is_lost() {
-    let mut all = Lasting::start(1);
+    everything_dies(Lasting::start(1));
+}
+
+/// The same with two masters: both die in one moment with all the others, and go on by themselves.
+#[test]
+fn everything_dies_with_both_masters_and_no_result_that_was_told_is_lost() {
+    everything_dies(Lasting::start(2));
+}
+
+fn everything_dies(mut all: Lasting) {
     let file = all.folder.path().join("results");
     let file = file.to_str().unwrap().to_owned();
     let flags = ["--users", USERS, "--for", "1h", "--game", "duel", "--results", &file];

@@ -155,6 +155,17 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// SIGKILL of several at one moment.
+    pub fn kill_at_once<'a>(processes: impl IntoIterator<Item = &'a mut Self>) {
+        let mut processes: Vec<_> = processes.into_iter().collect();
+        for process in &mut processes {
+            process.child.kill().unwrap();
+        }
+        for process in processes {
+            process.child.wait().unwrap();
+        }
+    }
+
     /// SIGTERM, as a supervisor sends it: it drains. Gives whether it ended well, and what it printed.
     pub fn stop(self) -> (bool, String) {
         self.end_by(Signal::TERM)
@@ -401,9 +412,15 @@ impl Cluster {
         }
     }
 
-    /// Starts the second master again, and only that one.
-    pub fn start_second(&self) -> Process {
-        Process::start(&self.master_flags[1])
+    /// Both masters die at one moment.
+    pub fn kill_masters(&mut self) {
+        Process::kill_at_once(std::iter::once(&mut self.master).chain(&mut self.second));
+    }
+
+    /// Starts the master of side a (0) or b (1) again.
+    pub fn start_master(&mut self, side: usize) {
+        let process = Process::start(&self.master_flags[side]);
+        if side == 0 { self.master = process } else { self.second = Some(process) }
     }
 
     /// Where the masters take links.

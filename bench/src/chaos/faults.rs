@@ -30,6 +30,8 @@ pub(crate) enum Only {
     Active,
     /// SIGKILL of the standby.
     Standby,
+    /// SIGKILL of both masters at once.
+    BothMasters,
     /// SIGKILL of a session server.
     Session,
     /// SIGKILL of a game server.
@@ -57,6 +59,7 @@ impl Only {
         match self {
             Self::Active => "active",
             Self::Standby => "standby",
+            Self::BothMasters => "both-masters",
             Self::Session => "session",
             Self::Game => "game",
             Self::Any => "any",
@@ -75,6 +78,7 @@ impl Only {
         match self {
             Self::Active => "SIGKILL of the active master",
             Self::Standby => "SIGKILL of the standby",
+            Self::BothMasters => "SIGKILL of both masters at once",
             Self::Session => "SIGKILL of a session server",
             Self::Game => "SIGKILL of a game server",
             Self::Any => "SIGKILL of any process",
@@ -102,6 +106,7 @@ impl Only {
         let in_turn = |faults: &[Fault]| faults[number as usize % faults.len()];
         match self {
             Self::Active => Fault::KillActive,
+            Self::BothMasters => Fault::KillBoth,
             Self::Standby | Self::Tax | Self::Join => Fault::KillStandby,
             Self::Session => one_of(&[Fault::Kill("session-1"), Fault::Kill("session-2")]),
             Self::Game => one_of(&[Fault::Kill("game-1"), Fault::Kill("game-2")]),
@@ -142,6 +147,8 @@ pub(crate) enum Fault {
     KillActive,
     /// SIGKILL of whoever is standby.
     KillStandby,
+    /// SIGKILL of both masters, one right after the other.
+    KillBoth,
     /// SIGKILL of a process by its name.
     Kill(&'static str),
     /// SIGSTOP of the active for 5 s, then SIGCONT.
@@ -175,6 +182,7 @@ impl Fault {
         match self {
             Self::KillActive => "kill active",
             Self::KillStandby => "kill standby",
+            Self::KillBoth => "kill both masters",
             Self::Kill(name) => name,
             Self::StopActive => "stop active",
             Self::Switchover => "switchover",
@@ -219,6 +227,12 @@ impl Fault {
             Self::KillStandby => {
                 let begun = Begun::now(ledger);
                 cluster.kill(standby)?;
+                Ok(begun)
+            }
+            Self::KillBoth => {
+                let begun = Begun::now(ledger);
+                cluster.kill(standby)?;
+                cluster.kill(active)?;
                 Ok(begun)
             }
             Self::Kill(name) => {

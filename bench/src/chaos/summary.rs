@@ -139,6 +139,7 @@ pub(crate) fn targets(only: Only, directory: usize) -> Vec<Target> {
         Only::Active => vec![p50(15.0), p99(50.0)],
         Only::Standby | Only::Switchover => vec![p99(50.0)],
         Only::Stop => vec![p99(700.0)],
+        Only::BothMasters => vec![p99(5_000.0)],
         Only::Session
         | Only::Game
         | Only::Any

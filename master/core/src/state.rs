@@ -263,6 +263,8 @@ impl State {
         self.assert_whole();
         self.is_torn = true;
         self.lsn = header.lsn;
+        // In a new era servers may know of more than this log does.
+        self.rejoin.has_begun &= header.epoch.era <= self.epoch.era;
         self.epoch = self.epoch.max(header.epoch);
         self.now_ms = self.now_ms.max(header.now_ms);
         let (now_ms, shown_ms) = (self.now_ms, self.shown_ms());

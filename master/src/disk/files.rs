@@ -21,6 +21,13 @@ pub(super) trait Calls: Send + Sync {
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_all()
     }
+
+    /// Names the time since the machine started: what was written in it is there, synced or not. Nothing where the
+    /// system does not say.
+    fn boot(&self) -> Option<String> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+    }
 }
 
 /// The system's own.

@@ -12,12 +12,14 @@
 //! | `checkpoint-GENERATION-LSN` | the state after that entry; the log of the same generation continues it |
 //! | `intents` | in two places, the older of which is written next |
 //! | `incarnation` | as its name says; replaced as a whole |
+//! | `whole` | since which life nothing is gone that was written, and of which start of the machine that is said |
 //! | `lock` | held by the process that uses the folder |
 //!
 //! Entries are in the file before [`Disk::write`] returns, so that they survive the death of the process; the rest is
 //! done by one thread, strictly in order. When a write fails, the thread takes over writing too: it tries again every
 //! 200 ms, and everything that comes meanwhile waits behind it in memory. When a sync fails, nothing is believed that
-//! was written since the last one that succeeded: it is written again, to another segment.
+//! was written since the last one that succeeded: it is written again, to another segment. While anything waits in
+//! memory the file `whole` is not there: what waits goes with the process.
 
 mod checkpoint;
 mod files;
@@ -42,7 +44,7 @@ use tokio::sync::mpsc;
 
 use self::files::{Calls, System};
 use self::log::{Frames, Log, Put};
-use self::recover::{Recovery, io_error};
+use self::recover::{Recovery, WHOLE, io_error};
 use self::worker::{Job, Shared, Worker};
 
 /// Answers that wait to be taken. A full queue makes the disk's thread wait.
@@ -164,8 +166,12 @@ impl Disk {
         found.repair(folder, &*calls)?;
         recover::prepare_intents(folder, &*calls)?;
         let incarnation = recover::next_incarnation(folder, &*calls, now_ns, &mut found)?;
+        let whole_since = found.whole_since.unwrap_or(incarnation);
+        // Durable before anything is written: or else a loss of power would be taken for none.
+        recover::vouch(&*calls, folder, whole_since, false)
+            .map_err(|source| io_error("writing", folder.join(WHOLE), source))?;
         let (answers, done) = mpsc::channel(DONE_MAX);
-        let shared = Arc::new(Shared::new(folder, calls, log));
+        let shared = Arc::new(Shared::new(folder, calls, log, whole_since));
         let worker = Worker::new(Arc::clone(&shared), answers);
         let thread = std::thread::Builder::new()
             .name("disk".into())
@@ -181,7 +187,8 @@ impl Disk {
             thread: Some(thread),
             _lock: lock,
         };
-        let recovered = Recovered { base, entries, intents };
+        let whole_since = Some(whole_since);
+        let recovered = Recovered { base, entries, intents, whole_since };
         Ok((disk, Found { records, recovered, incarnation, notes }))
     }
 
@@ -274,7 +281,9 @@ impl Drop for Disk {
             && thread.join().is_err()
         {
             tracing::error!("the disk's thread panicked; see above");
+            return;
         }
+        self.shared.leave();
     }
 }
 

@@ -19,6 +19,10 @@ use super::log::{self, Segment};
 const INTENTS: &str = "intents";
 /// The file that has the incarnation of the last life.
 const INCARNATION: &str = "incarnation";
+/// The file that has the first life since which nothing that was written is gone, and until when that is so.
+pub(super) const WHOLE: &str = "whole";
+/// Until when, after a life that ended with everything synced.
+const FOR_EVER: &str = "synced";
 
 /// What there is.
 pub(super) struct Recovery {
@@ -35,6 +39,8 @@ pub(super) struct Recovery {
     durable: u64,
     /// Something was durable and is not here.
     is_lost: bool,
+    /// The first life since which nothing is gone, if the last one left word of it.
+    pub(super) whole_since: Option<Incarnation>,
     /// What has to be done before anything is written after it.
     repairs: Vec<(PathBuf, Repair)>,
 }
@@ -63,6 +69,7 @@ pub(super) fn recover(folder: &Path, calls: &dyn Calls) -> Result<Recovery, Disk
         notes: Vec::new(),
         durable: 0,
         is_lost: false,
+        whole_since: None,
         repairs: Vec::new(),
     };
     for name in names.iter().filter(|name| name.ends_with(NEW)) {
@@ -71,6 +78,7 @@ pub(super) fn recover(folder: &Path, calls: &dyn Calls) -> Result<Recovery, Disk
     found.read_checkpoint(folder, &names)?;
     found.read_log(folder, &names, calls)?;
     found.read_intents(folder)?;
+    found.read_whole(folder, calls)?;
     let last = found.last().lsn;
     if found.durable > last {
         let durable = found.durable;
@@ -81,6 +89,7 @@ pub(super) fn recover(folder: &Path, calls: &dyn Calls) -> Result<Recovery, Disk
         ));
         found.is_lost = true;
     }
+    found.whole_since.take_if(|_| found.is_lost);
     if found.is_lost && found.intents != Intents::default() {
         // They say that this log has all that this master committed while it was alone, which is not so any more.
         found.intents = Intents::default();
@@ -361,6 +370,16 @@ impl Recovery {
         ));
     }
 
+    /// What a machine that was started anew has kept is not known, unless everything was synced before.
+    fn read_whole(&mut self, folder: &Path, calls: &dyn Calls) -> Result<(), DiskError> {
+        let bytes = read_file(&folder.join(WHOLE))?.unwrap_or_default();
+        let text = str::from_utf8(&bytes).unwrap_or_default();
+        let Some((since, until)) = text.trim_end().split_once(' ') else { return Ok(()) };
+        let is_so = until == FOR_EVER || calls.boot().as_deref() == Some(until);
+        self.whole_since = since.parse().ok().filter(|_| is_so);
+        Ok(())
+    }
+
     fn read_intents(&mut self, folder: &Path) -> Result<(), DiskError> {
         let path = folder.join(INTENTS);
         let Some(bytes) = read_file(&path)? else { return Ok(()) };
@@ -374,6 +393,29 @@ impl Recovery {
             self.is_lost = true;
         }
         Ok(())
+    }
+}
+
+/// Says that nothing is gone since this life, for as long as the machine does not start anew; or for ever, if everything
+/// is synced. Where the system does not tell when it was started nothing is said.
+pub(super) fn vouch(
+    calls: &dyn Calls,
+    folder: &Path,
+    since: Incarnation,
+    is_synced: bool,
+) -> io::Result<()> {
+    let boot = if is_synced { Some(FOR_EVER.to_owned()) } else { calls.boot() };
+    match boot {
+        Some(boot) => replace(calls, folder, WHOLE, format!("{since} {boot}\n").as_bytes()),
+        None => doubt(folder),
+    }
+}
+
+/// From here on something may be gone when this process is: what is in memory only.
+pub(super) fn doubt(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_file(folder.join(WHOLE)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

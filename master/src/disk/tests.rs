@@ -317,6 +317,68 @@ fn a_log_of_other_rules_or_another_format_is_refused_and_left_alone() {
     }
 }
 
+/// A disk of a machine that was started anew each time that the number is another one.
+struct Started(Arc<AtomicU32>, Arc<Faulty>);
+
+impl Calls for Started {
+    fn write_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.1.write_at(file, bytes, at)
+    }
+
+    fn boot(&self) -> Option<String> {
+        Some(format!("boot-{}", self.0.load(Ordering::SeqCst)))
+    }
+}
+
+/// Whether the log of this life and those after it has all that they wrote is known of each life, and by itself.
+#[test]
+fn a_folder_knows_since_which_life_its_machine_has_lost_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (starts, faulty) = (Arc::new(AtomicU32::new(1)), Arc::new(Faulty::default()));
+    let calls = || Arc::new(Started(Arc::clone(&starts), Arc::clone(&faulty)));
+    let mut lives = 0;
+    let mut open = || {
+        lives += 1;
+        let (disk, found) = Disk::open_with(folder.path(), calls(), lives).unwrap();
+        (disk, found.recovered.whole_since.unwrap())
+    };
+    let whole = folder.path().join("whole");
+    // As a killed process leaves it: what it says of itself at its end is taken back.
+    let killed = |disk: Disk| {
+        let said = std::fs::read(&whole).unwrap();
+        drop(disk);
+        std::fs::write(&whole, said).unwrap();
+    };
+    let (disk, since) = open();
+    assert_eq!(since, Incarnation(1), "an empty folder knows of nobody before");
+    killed(disk);
+    let (disk, since) = open();
+    assert_eq!(since, Incarnation(1), "a process that is killed loses nothing");
+    killed(disk);
+    starts.store(2, Ordering::SeqCst);
+    let (disk, since) = open();
+    assert_eq!(since, Incarnation(3), "a machine that starts anew may have");
+    killed(disk);
+    let (disk, since) = open();
+    assert_eq!(since, Incarnation(3), "and what is lost stays lost");
+    drop(disk);
+    starts.store(3, Ordering::SeqCst);
+    let (mut disk, since) = open();
+    assert_eq!(since, Incarnation(3), "who ended with everything synced has lost nothing");
+    faulty.fail(ErrorKind::StorageFull);
+    disk.write(&entries(Position::default(), 1));
+    assert!(!whole.exists(), "what waits in memory goes with the process");
+    faulty.mend();
+    let began = Instant::now();
+    while !whole.exists() {
+        assert!(began.elapsed().as_secs() < 60, "the disk takes writes again");
+        std::thread::yield_now();
+    }
+    killed(disk);
+    let (_, since) = open();
+    assert_eq!(since, Incarnation(3));
+}
+
 /// A disk that never syncs, for tests that look at files only.
 struct Careless;
 

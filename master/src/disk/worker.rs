@@ -11,13 +11,14 @@ use std::vec;
 
 use greenroom_master_core::Record;
 use greenroom_master_core::replica::{Intents, Position};
+use greenroom_protocol::Incarnation;
 use tokio::sync::mpsc;
 
 use super::Done;
 use super::checkpoint::{self, Partial};
 use super::files::Calls;
 use super::log::{Gone, Log, Put};
-use super::recover::write_intents;
+use super::recover::{doubt, vouch, write_intents};
 
 /// After which something that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -54,6 +55,20 @@ struct Queue {
     pieces: usize,
     is_closing: bool,
     is_over: bool,
+    /// Something waits in memory, or did: the folder does not say that it has everything.
+    is_doubted: bool,
+}
+
+impl Queue {
+    /// What this process has goes with it from here on.
+    fn doubt(&mut self, folder: &Path) {
+        if !std::mem::replace(&mut self.is_doubted, true)
+            && let Err(error) = doubt(folder)
+        {
+            let folder = folder.display();
+            tracing::error!(%error, %folder, "the file `whole` can't be removed: remove it before this master starts again");
+        }
+    }
 }
 
 /// What the master's thread and the disk's thread share.
@@ -63,6 +78,8 @@ pub(super) struct Shared {
     queue: Mutex<Queue>,
     bell: Condvar,
     log: Mutex<Log>,
+    /// The first life since which nothing that was written is gone.
+    whole_since: Incarnation,
 }
 
 impl fmt::Debug for Shared {
@@ -77,9 +94,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn new(folder: &Path, calls: Arc<dyn Calls>, log: Log) -> Self {
+    pub(super) fn new(
+        folder: &Path,
+        calls: Arc<dyn Calls>,
+        log: Log,
+        whole_since: Incarnation,
+    ) -> Self {
         let (queue, bell) = (Mutex::default(), Condvar::new());
-        Self { folder: folder.into(), calls, queue, bell, log: Mutex::new(log) }
+        Self { folder: folder.into(), calls, queue, bell, log: Mutex::new(log), whole_since }
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -108,6 +130,7 @@ impl Shared {
         }
         match &job {
             Job::Put(put) => {
+                queue.doubt(&self.folder);
                 queue.puts += 1;
                 queue.bytes += put.bytes();
             }
@@ -137,6 +160,7 @@ impl Shared {
             return;
         }
         queue.is_over = true;
+        queue.doubt(&self.folder);
         // Whoever writes now comes to the queue, which takes nothing.
         queue.puts += 1;
         queue.jobs.clear();
@@ -204,6 +228,25 @@ impl Shared {
         queue.pieces -= pieces;
     }
 
+    /// Nothing that was to be written is in memory only any more.
+    fn is_well(&self) {
+        let mut queue = lock(&self.queue);
+        let may = queue.is_doubted && queue.puts == 0 && !queue.is_over;
+        if may && vouch(&*self.calls, &self.folder, self.whole_since, false).is_ok() {
+            queue.is_doubted = false;
+        }
+    }
+
+    /// The disk is closed, and its thread has ended: what is written is made durable, and then it is there for ever.
+    pub(super) fn leave(&self) {
+        let is_idle = |queue: &Queue| !queue.is_doubted && queue.jobs.is_empty();
+        let is_whole = is_idle(&lock(&self.queue));
+        if is_whole && self.sync_log().is_ok() {
+            // Without the word, the machine has to stay on for it to be believed.
+            let _worse_but_right = vouch(&*self.calls, &self.folder, self.whole_since, true);
+        }
+    }
+
     /// Makes durable what was written to the log so far.
     fn sync_log(&self) -> Result<(), Failure> {
         let rewritten = lock(&self.log).rewrite().map_err(|Gone| Failure::Gone)?;
@@ -211,6 +254,8 @@ impl Shared {
         let capture = lock(&self.log).capture();
         let synced = capture.files.iter().try_for_each(|file| self.calls.sync(file));
         if let Err(source) = synced {
+            // The system may forget what it could not write.
+            lock(&self.queue).doubt(&self.folder);
             lock(&self.log).distrust();
             return Err(Failure::again("syncing the log", source));
         }
@@ -279,6 +324,7 @@ impl Worker {
                 Job::End => self.partial.take().map(|partial| Done::Checkpoint(partial.at)),
                 Job::Put(_) | Job::Begin { .. } | Job::Pieces(_) | Job::Over(_) => None,
             };
+            self.shared.is_well();
             if std::mem::take(&mut self.is_in_trouble) {
                 self.tell(Done::Well);
             }

@@ -115,6 +115,19 @@ pub struct Join {
     pub have: Option<Position>,
     /// By which rules it applies commands.
     pub version: u16,
+    /// What it knows of its log, if it counted until it was started anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cold: Option<Cold>,
+}
+
+/// What a master knows of its log that counted by the record and was started anew since. Its log stays as it is for as
+/// long as that is the record, so what it says is true for as long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Cold {
+    /// The record by which it counted.
+    pub rec: Rec,
+    /// Its log has everything that the recorded copy ever wrote.
+    pub whole: bool,
 }
 
 /// A part of a snapshot.

@@ -330,6 +330,8 @@ impl<S: Apply> Replica<S> {
                 Purpose::Found
                 | Purpose::Reclaim
                 | Purpose::Takeover
+                | Purpose::Restart
+                | Purpose::RestartWithLoss
                 | Purpose::Handover
                 | Purpose::Force => {}
             }

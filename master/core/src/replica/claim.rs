@@ -16,6 +16,10 @@ pub(super) enum Purpose {
     Takeover,
     /// The active goes on without its standby.
     Solo,
+    /// Both masters were started anew: the one with the longer log decides.
+    Restart,
+    /// The same, and what neither disk has is lost.
+    RestartWithLoss,
     /// The learner becomes the standby.
     Add,
     /// The active makes its standby the active.
@@ -50,10 +54,14 @@ impl<S: Apply> Replica<S> {
                 let Epoch { era, epoch } = self.seen.max(before);
                 (self.shown, Epoch { era: era + 1, epoch: epoch + 1 })
             }
+            Purpose::RestartWithLoss => {
+                (expect, Epoch { era: before.era + 1, epoch: before.epoch + 1 })
+            }
             Purpose::Found
             | Purpose::Reclaim
             | Purpose::Takeover
             | Purpose::Solo
+            | Purpose::Restart
             | Purpose::Add
             | Purpose::Handover => {
                 let epoch = before.epoch + u32::from(is_raised);
@@ -199,7 +207,12 @@ impl<S: Apply> Replica<S> {
         self.seen = self.seen.max(claim.rec.at);
         match claim.purpose {
             Purpose::Found | Purpose::Reclaim | Purpose::Takeover => self.become_active(),
-            Purpose::Force => {
+            Purpose::Force | Purpose::Restart => {
+                self.learning = super::Learning::default();
+                self.become_active();
+            }
+            Purpose::RestartWithLoss => {
+                self.out.push(Output::Alarm(Alarm::LossDeclared));
                 self.learning = super::Learning::default();
                 self.become_active();
             }

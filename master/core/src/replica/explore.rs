@@ -28,6 +28,7 @@ where
             claim: self.claim.clone(),
             claims: self.claims,
             intents: self.intents.clone(),
+            whole_since: self.whole_since,
             disk: self.disk.clone(),
             heard_ms: self.heard_ms,
             asked_ms: self.asked_ms,
@@ -71,6 +72,7 @@ impl<S: Apply> Replica<S> {
     pub fn fingerprint(&self, hasher: &mut impl Hasher) {
         let Self { me, seen, stage, rec, shown, claims, intents, beat, wall_ms, .. } = self;
         (me, seen, *stage as u8, rec, shown, claims, intents, beat, wall_ms).hash(hasher);
+        self.whole_since.hash(hasher);
         (self.log.base(), self.log.last()).hash(hasher);
         self.past(hasher, self.heard_ms);
         self.past(hasher, self.asked_ms);

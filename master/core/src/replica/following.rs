@@ -74,7 +74,11 @@ impl<S: Apply> Replica<S> {
         }
         *asked_ms = self.now_ms;
         let have = (!*spoiled).then(|| self.log.last());
-        self.send(None, Message::Join { have, version: S::VERSION });
+        let cold = self.cold();
+        self.send(None, Message::Join { have, version: S::VERSION, cold });
+        if cold.is_some() && self.is(Mutant::ColdAlone) {
+            self.begin_again(cold.is_some_and(|cold| cold.whole));
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "they are the fields of the message")]

@@ -11,6 +11,7 @@ mod active;
 mod apply;
 mod chain;
 mod claim;
+mod cold;
 mod entry;
 #[cfg(feature = "explore")]
 mod explore;
@@ -21,7 +22,7 @@ mod words;
 use std::collections::VecDeque;
 use std::fmt;
 
-use greenroom_protocol::Epoch;
+use greenroom_protocol::{Epoch, Incarnation};
 
 use self::active::Active;
 pub use self::apply::{Apply, Logged};
@@ -31,8 +32,8 @@ pub use self::entry::BadEntry;
 use self::following::Learning;
 pub use self::mutants::Mutant;
 pub use self::words::{
-    Alarm, ClaimAnswer, Entry, Envelope, Input, Intent, Intents, Master, Message, Nonce, Output,
-    Position, Rec, Recovered, Refused, Role, Side, Whose,
+    Alarm, ClaimAnswer, Cold, Entry, Envelope, Input, Intent, Intents, Master, Message, Nonce,
+    Output, Position, Rec, Recovered, Refused, Role, Side, Whose,
 };
 use crate::command::Header;
 
@@ -156,6 +157,8 @@ pub struct Replica<S: Apply> {
     claim: Option<Claim>,
     claims: u64,
     intents: Intents,
+    /// [`Recovered::whole_since`].
+    whole_since: Option<Incarnation>,
     disk: Disk<S::Frozen>,
     /// When the other master last said something that counts.
     heard_ms: u64,
@@ -199,6 +202,7 @@ impl<S: Apply> Replica<S> {
             claim: None,
             claims: 0,
             intents: recovered.intents,
+            whole_since: recovered.whole_since,
             disk: Disk {
                 synced: 0,
                 syncing: None,
@@ -445,7 +449,10 @@ impl<S: Apply> Replica<S> {
                 self.on_append(from, before, entries, beat, commit, rec, check);
             }
             Message::Ack { upto, beat, gap, ready } => self.on_ack(from, upto, beat, gap, ready),
-            Message::Join { have, version } => self.on_join(from, have, version),
+            Message::Join { have, version, cold } => match (self.stage, have, cold) {
+                (Stage::Learner, Some(have), Some(cold)) => self.on_cold(have, &cold),
+                _ => self.on_join(from, have, version),
+            },
             Message::Slice { start, index, pieces } => self.on_slice(from, start, index, pieces),
             Message::SliceAck { start, next } => self.on_slice_ack(from, start, next),
             Message::Handover { rec } => self.adopt(rec),

@@ -81,11 +81,22 @@ pub enum Mutant {
     DeathOfAnother,
     /// The store takes a snapshot whoever writes it. (So in the simulator's model.)
     BlindSnapshots,
+    /// Of two masters that were started anew the one with the shorter log decides.
+    ShorterLogDecides,
+    /// One of two masters that counted decides after a restart without having heard the other.
+    ColdAlone,
+    /// What both machines have lost is not declared.
+    LossKeptSilent,
+    /// A log counts as whole although its machine has lost power.
+    PowerForgotten,
+    /// A log counts as whole if its machine has not lost power since the last life: the lives before are forgotten.
+    /// (So on the simulator's disk.)
+    WholeByLastLife,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 44] = [
         Self::CommitWithoutStandby,
         Self::CommitWithoutDisk,
         Self::PromoteWithoutWitness,
@@ -125,5 +136,10 @@ impl Mutant {
         Self::SilenceIsDeath,
         Self::DeathOfAnother,
         Self::BlindSnapshots,
+        Self::ShorterLogDecides,
+        Self::ColdAlone,
+        Self::LossKeptSilent,
+        Self::PowerForgotten,
+        Self::WholeByLastLife,
     ];
 }

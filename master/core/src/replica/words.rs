@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-pub use greenroom_protocol::wire::master_standby::Position;
+pub use greenroom_protocol::wire::master_standby::{Cold, Position};
 pub use greenroom_protocol::wire::master_witness::{Master, Nonce, Rec, Side};
 use greenroom_protocol::{Epoch, Incarnation};
 use serde::{Deserialize, Serialize};
@@ -89,11 +89,15 @@ pub struct Recovered<C> {
     pub entries: Vec<Entry<C>>,
     /// The intents.
     pub intents: Intents,
+    /// The first life since which nothing is gone that was ever written here: the machine did not lose what was not
+    /// synced, and nothing was damaged. Nothing if that is not known even of the last one.
+    pub whole_since: Option<Incarnation>,
 }
 
 impl<C> Default for Recovered<C> {
     fn default() -> Self {
-        Self { base: Position::default(), entries: Vec::new(), intents: Intents::default() }
+        let (base, entries, intents) = Default::default();
+        Self { base, entries, intents, whole_since: None }
     }
 }
 
@@ -145,6 +149,8 @@ pub enum Message<C, P> {
         have: Option<Position>,
         /// By which rules it applies commands.
         version: u16,
+        /// What it knows of its log, if it counted until it was started anew.
+        cold: Option<Cold>,
     },
     /// A part of a snapshot.
     Slice {
@@ -325,4 +331,8 @@ pub enum Alarm {
     BadSnapshot,
     /// The other master applies commands by other rules and can't follow.
     OtherVersion(u16),
+    /// Both masters were started anew, and neither log is the beginning of the other: neither decides by itself.
+    Forked,
+    /// Both masters lost power: this one decides with the longer of the two logs, and what neither disk had is lost.
+    LossDeclared,
 }
