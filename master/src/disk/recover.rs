@@ -396,8 +396,8 @@ impl Recovery {
     }
 }
 
-/// Says that nothing is gone since this life, for as long as the machine does not start anew; or for ever, if everything
-/// is synced. Where the system does not tell when it was started nothing is said.
+/// Says that nothing is gone since this life, for as long as the machine does not start anew; or for ever, if
+/// everything is synced. Where the system does not tell when it was started nothing is said.
 pub(super) fn vouch(
     calls: &dyn Calls,
     folder: &Path,

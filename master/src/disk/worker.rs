@@ -66,7 +66,10 @@ impl Queue {
             && let Err(error) = doubt(folder)
         {
             let folder = folder.display();
-            tracing::error!(%error, %folder, "the file `whole` can't be removed: remove it before this master starts again");
+            tracing::error!(
+                %error, %folder,
+                "the file `whole` can't be removed: remove it before this master starts again"
+            );
         }
     }
 }
