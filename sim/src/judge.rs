@@ -246,8 +246,8 @@ impl World<'_> {
         self.nodes[index(member.side)].lost_in < member.incarnation.0 && !self.wiped
     }
 
-    /// A new era begins after the record `before`, with the log of who decides now: what that lacks is forgotten by all.
-    /// Gives the state to which it leads.
+    /// A new era begins after the record `before`, with the log of who decides now: what that lacks is forgotten by
+    /// all. Gives the state to which it leads.
     pub(crate) fn declare_loss(&mut self, before: Rec, rec: Rec) -> Machine {
         let mine = index(rec.holder.side);
         let (disk, other) = (&self.nodes[mine].disk, &self.nodes[1 - mine].disk);

@@ -97,7 +97,8 @@ pub struct Outcome {
     /// What went wrong, if anything did.
     pub violation: Option<Violation>,
     /// Microseconds from a death to the first write that was acknowledged afterwards: of each active that died and was
-    /// followed by the other master, those whose reset was heard, and those whose machine went too; and of both at once.
+    /// followed by the other master, those whose reset was heard, and those whose machine went too; and of both at
+    /// once.
     pub gaps: [Vec<u64>; 3],
     /// A line for each thing that happened, if that was asked for.
     pub trace: Vec<String>,
