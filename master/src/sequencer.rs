@@ -289,7 +289,8 @@ impl Sequencer {
         let why = match self.core.role() {
             pair::Role::Learner if self.core.is_cold() => {
                 "by the witness's record the two are a pair, and this one was started anew since: it waits for the \
-                 other one, to follow it, or, if that was started anew too, to compare their logs and go on with the longer"
+                 other one, to follow it, or, if that was started anew too, to compare their logs and go on with the \
+                 longer"
             }
             pair::Role::Learner if self.peer.is_none() || !self.core.hears_active() => {
                 "it may lack what the other master has acknowledged"
