@@ -230,11 +230,8 @@ impl Bot {
             Ok(reply) => Ok(reply),
             Err(ClientError::Refused(refusal)) => Err(refusal),
             Err(error) => {
-                if matches!(error, ClientError::CallUndecided { .. }) && !checks.excused {
-                    tally.lost += 1;
-                }
-                checks.excuse();
-                return tally.failed(Operation::Call, &error);
+                let is_undecided = matches!(error, ClientError::CallUndecided { .. });
+                return checks.unanswered(number, is_undecided, &error, &mut tally);
             }
         };
         if !self.script.is_answer(number, &answer) {
@@ -282,6 +279,7 @@ impl Bot {
             Event::Rewound { .. } => {
                 tally.rewound += 1;
                 checks.excuse();
+                checks.rewound_upto = self.calls;
                 checks.last = Seq(0);
                 checks.replies.clear();
             }
@@ -321,6 +319,8 @@ struct Checks {
     announcements: VecDeque<Instant>,
     /// A declared loss, or a call without an answer, makes counting announcements meaningless.
     excused: bool,
+    /// Calls up to this number were made before the last declared rewind was seen.
+    rewound_upto: u64,
     /// The game has told its result.
     finished: bool,
 }
@@ -330,6 +330,25 @@ impl Checks {
         self.excused = true;
         self.owed.clear();
         self.announcements.clear();
+    }
+
+    /// A call has no answer. Where the game was rewound that is what the client promises: it says by its type that
+    /// nobody knows what became of the call, and that is no error of anybody's. Where nothing was declared to be lost,
+    /// the answer is.
+    fn unanswered(
+        &mut self,
+        number: u64,
+        is_undecided: bool,
+        error: &dyn std::fmt::Display,
+        tally: &mut Tally,
+    ) {
+        if is_undecided && number <= self.rewound_upto {
+            tally.undecided += 1;
+        } else {
+            tally.lost += u64::from(is_undecided && !self.excused);
+            tally.failed(Operation::Call, error);
+        }
+        self.excuse();
     }
 
     /// Puts calls and announcements together, which come in the same order.
@@ -366,6 +385,20 @@ mod tests {
         assert_eq!(checks.order(3, Seq(30)), 0);
         assert_eq!(checks.order(2, Seq(20)), 0);
         assert_eq!(checks.order(5, Seq(25)), 1);
+    }
+
+    #[test]
+    fn a_call_that_a_declared_rewind_left_undecided_is_no_error_and_any_other_is_lost() {
+        let unanswered = |number, is_undecided| {
+            let (mut checks, mut tally) = (Checks::default(), Tally::default());
+            checks.rewound_upto = 7;
+            checks.unanswered(number, is_undecided, &"no answer", &mut tally);
+            let report = tally.report(1, Duration::from_secs(1));
+            (report.undecided, report.errors, report.lost)
+        };
+        assert_eq!(unanswered(7, true), (1, 0, 0));
+        assert_eq!(unanswered(8, true), (0, 1, 1), "nothing was declared since it was made");
+        assert_eq!(unanswered(7, false), (0, 1, 0), "it is known what became of it");
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct Report {
     pub sent_again: u64,
     /// Seats that began anew, a declared loss.
     pub rewound: u64,
+    /// Calls of such seats of which nobody knows what became, as their callers are told. They are no errors.
+    pub undecided: u64,
     /// Results that games told bots, such as those of duels; one that two bots were told is one.
     pub results: u64,
     /// By operation.
@@ -115,6 +117,7 @@ pub(crate) struct Tally {
     pub(crate) doubled: u64,
     pub(crate) out_of_order: u64,
     pub(crate) rewound: u64,
+    pub(crate) undecided: u64,
     results: BTreeMap<EcoString, Option<Seat>>,
     stats: Stats,
 }
@@ -194,6 +197,7 @@ impl Tally {
             duplicates_dropped: self.stats.duplicates_dropped,
             sent_again: self.stats.sent_again,
             rewound: self.rewound,
+            undecided: self.undecided,
             results: self.results.len() as u64,
             by_operation,
             error_texts: self.error_texts,
@@ -252,7 +256,7 @@ impl fmt::Display for Report {
         writeln!(
             out,
             "{} states, {} desyncs, {} messages, {} reconnects, {} duplicates dropped, {} sent again, {} rewound, \
-             {} results",
+             {} undecided, {} results",
             self.states,
             self.desyncs,
             self.messages,
@@ -260,6 +264,7 @@ impl fmt::Display for Report {
             self.duplicates_dropped,
             self.sent_again,
             self.rewound,
+            self.undecided,
             self.results
         )?;
         for (text, count) in &self.error_texts {
