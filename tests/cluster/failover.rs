@@ -1,7 +1,5 @@
 //! The operator's stories: the active dies, the standby takes over, and those who play do not notice.
 
-use greenroom_protocol::wire::admin_master::Status;
-
 use super::harness::{
     Cluster, Folder, Process, assert_clean, error_of, greenroom, report, run, up, wait_until,
 };
@@ -54,10 +52,7 @@ fn the_active_goes_on_without_its_standby_and_takes_it_back() {
     let mut cluster = Cluster::start_pair(1, 1, &["--limits", "load"]);
     let bots = cluster.start_bots(&["--users", "20", "--for", "8s", "--game", "arena"]);
     cluster.wait_for("bots that play", |status| status.users >= 20);
-    cluster.second.as_mut().unwrap().kill();
-    cluster.wait_for("the active to be alone", |status| {
-        status.masters.len() == 1 && status.masters[0].role == "active"
-    });
+    cluster.lose_standby();
     let data = cluster.folder.text();
     let refused = error_of(&run(&["switchover", "--admin", cluster.admin(), "--data", data]));
     assert!(refused.contains("no standby"), "{refused}");
@@ -218,8 +213,7 @@ fn a_master_that_may_lack_something_is_promoted_only_by_force() {
     let alive = error_of(&promote(&[]));
     assert!(alive.contains("switchover"), "{alive}");
     // The standby dies, the active goes on alone, and is lost for ever.
-    cluster.second.as_mut().unwrap().kill();
-    cluster.wait_for("the active to be alone", is_alone);
+    cluster.lose_standby();
     cluster.master.kill();
     cluster.start_master(1);
     let refused = error_of(&promote(&[]));
@@ -233,17 +227,11 @@ fn a_master_that_may_lack_something_is_promoted_only_by_force() {
     });
 }
 
-/// The active decides without a standby, and by the witness's record too.
-fn is_alone(status: &Status) -> bool {
-    status.masters.len() == 1 && status.masters[0].role == "active"
-}
-
 /// An operator is faster than the witness: what he wants is done once the record is known, and not lost.
 #[test]
 fn a_promotion_before_the_witness_has_answered_waits_for_it() {
     let mut cluster = Cluster::start_pair(0, 0, &[]);
-    cluster.second.as_mut().unwrap().kill();
-    cluster.wait_for("the active to be alone", is_alone);
+    cluster.lose_standby();
     cluster.master.kill();
     let witness = cluster.witness.as_ref().unwrap();
     witness.stall();

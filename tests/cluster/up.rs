@@ -252,10 +252,7 @@ fn up_that_was_killed_is_ready_only_with_its_own_servers() {
 fn up_is_not_ready_while_no_master_decides_and_says_what_to_do() {
     let mut cluster = Cluster::start_pair(0, 0, &[]);
     // The standby dies, the active goes on alone, and is lost for ever.
-    cluster.second.as_mut().unwrap().kill();
-    cluster.wait_for("the active to be alone", |status| {
-        status.masters.len() == 1 && status.masters[0].role == "active"
-    });
+    cluster.lose_standby();
     cluster.master.kill();
     let (peer, admin) = (cluster.master.words[1].clone(), format!("127.0.0.1:{}", free_port()));
     let witness = cluster.witness.as_ref().unwrap().words[1].clone();

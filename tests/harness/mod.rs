@@ -393,6 +393,17 @@ impl Cluster {
         });
     }
 
+    /// The second master, which is the standby, dies. Returns once the first decides alone by the witness's record too,
+    /// which is a new epoch: before that it is called active all the same.
+    pub fn lose_standby(&mut self) {
+        let before = self.status().masters[0].epoch.clone();
+        self.second.as_mut().unwrap().kill();
+        self.wait_for("the active to be alone", |status| {
+            let active = &status.masters[0];
+            status.masters.len() == 1 && active.role == "active" && active.epoch != before
+        });
+    }
+
     /// The master that decides.
     pub fn active(&mut self) -> &mut Process {
         let name = self.status().masters[0].name.to_string();
