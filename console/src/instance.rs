@@ -2,6 +2,7 @@
 
 use greenroom_protocol::wire::admin_master::{InstanceStatus, SeatStatus, ServerStatus, Status};
 use greenroom_protocol::wire::client_session::MetaValue;
+use greenroom_protocol::wire::master_game::Measures;
 use greenroom_protocol::{InstanceId, Refusal};
 use maud::{Markup, html};
 
@@ -76,6 +77,7 @@ fn found(id: InstanceId, instance: &InstanceStatus, status: Option<&Status>) -> 
                     dl { @for (name, value) in &own { dt { (shown(name)) } dd { bdi { (value) } } } }
                 }
             }
+            @if let Some(measures) = &instance.measures { (doing(measures)) }
             @if let Some(host) = host { (runs_on(host)) }
         }
         section.panel {
@@ -89,6 +91,33 @@ fn found(id: InstanceId, instance: &InstanceStatus, status: Option<&Status>) -> 
                         thead { tr { @for head in heads { th scope="col" { (head) } } } }
                         tbody { @for of in &instance.seats { tr { (seat(of)) } } }
                     }
+                }
+            }
+        }
+    }
+}
+
+/// What the instance itself costs, measured by its game server while a page like this one is open.
+fn doing(measures: &Measures) -> Markup {
+    let ms = |us: u32| format!("{}.{:02} ms", us / 1_000, us % 1_000 / 10);
+    html! {
+        section.panel #measures {
+            h2 { "This instance" }
+            dl {
+                @if measures.steps == 0 {
+                    dt { "Steps" } dd { "none since this page looks" }
+                } @else {
+                    dt { "Step, half of them" } dd { "up to " (ms(measures.step_p50_us)) }
+                    dt { "Step, 99 of 100" } dd { "up to " (ms(measures.step_p99_us)) }
+                    dt { "Latest step" } dd { (ms(measures.step_last_us)) }
+                    dt { "Measured" } dd { "the newest " (grouped(measures.steps.into())) " steps" }
+                }
+                @if let Some(bytes) = measures.state_bytes {
+                    dt { "State, as stored" } dd { (grouped(bytes)) " bytes" }
+                }
+                dt { "View of every seat" } dd { (grouped(measures.view_bytes)) " bytes" }
+                @if let Some(rate) = measures.patch_bytes_per_s {
+                    dt { "Patches" } dd { (grouped(rate)) " bytes/s" }
                 }
             }
         }

@@ -16,7 +16,7 @@ use greenroom_protocol::wire::admin_master::{
     Rows, SeatStatus, ServerStatus, Status, Table, WitnessStatus,
 };
 use greenroom_protocol::wire::client_session::{Meta, MetaValue};
-use greenroom_protocol::wire::master_game::GameCounts;
+use greenroom_protocol::wire::master_game::{GameCounts, Measures};
 use greenroom_protocol::wire::session_master::SessionCounts;
 use greenroom_protocol::{
     Code, Incarnation, InstanceId, KindName, Refusal, Seat, ServerName, SessionId, UserId,
@@ -178,6 +178,15 @@ impl Cluster for Staged {
                 incarnation: Incarnation(9),
                 fields: fields as Meta,
                 seats: vec![seat],
+                measures: Some(Measures {
+                    steps: 512,
+                    step_p50_us: 41,
+                    step_p99_us: 1_234,
+                    step_last_us: 57,
+                    patch_bytes_per_s: Some(98_765),
+                    view_bytes: 4_321,
+                    state_bytes: Some(5_432),
+                }),
             })
         })
     }
@@ -270,6 +279,26 @@ async fn every_page_is_there_and_says_what_it_is_of() {
             );
         }
         assert!(get(address, "/assets/..%2fCargo.toml").await.starts_with("HTTP/1.1 404"));
+    })
+    .await;
+}
+
+/// What the instance itself costs stands beside what its server does.
+#[tokio::test]
+async fn the_page_of_an_instance_has_its_own_steps_and_bytes() {
+    beside_a_port("", async |address, _| {
+        let page = get(address, &format!("/instances/{INSTANCE}")).await;
+        for told in [
+            "up to 0.04 ms",
+            "up to 1.23 ms",
+            "<dd>0.05 ms</dd>",
+            "the newest 512 steps",
+            "5\u{202f}432 bytes",
+            "4\u{202f}321 bytes",
+            "98\u{202f}765 bytes/s",
+        ] {
+            assert!(page.contains(told), "{told}: {page}");
+        }
     })
     .await;
 }

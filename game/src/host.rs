@@ -18,7 +18,8 @@ use greenroom_logs::{Logs, OfGame};
 use greenroom_protocol::wire::client_instance::{QUERY_REFUSED, SEND_AGAIN, traced_name};
 use greenroom_protocol::wire::master_game::{
     Closed, CreateInstance, CreateRefused, FreeSeat, GameCounts, GameLoad, GameReport,
-    GameToMaster, HandedOver, HeldInstance, KindInfo, MasterToGame, SeatChanged, SeatState, Traced,
+    GameToMaster, HandedOver, HeldInstance, KindInfo, MasterToGame, Measure, Measured, Measures,
+    SeatChanged, SeatState, Traced,
 };
 use greenroom_protocol::wire::session_game::{
     self, Attach, AttachRefused, Attached, Ended, GameToSession, SessionToGame,
@@ -35,6 +36,7 @@ use slab::Slab;
 use crate::Metrics;
 use crate::clockwork::{Clockwork, Ticks};
 use crate::frozen::{Asked, Frozen, Waiting};
+use crate::gauges::Gauges;
 use crate::lease::Lease;
 use crate::snapshots::{FAILURES_MAX, FAILURES_SPAN_MS, Failed, Loaded, Save, Sentence};
 use crate::spans::Spans;
@@ -100,6 +102,8 @@ pub(crate) struct Host {
     /// Lines of the log about snapshots that were not stored.
     unstored: Seldom,
     spans: Spans,
+    /// What is measured of instances that operators look at.
+    gauges: Gauges,
     /// The order to make this instance, which comes next, is for a request that is sampled.
     traced_order: Option<(InstanceId, TraceContext)>,
 }
@@ -326,6 +330,7 @@ impl Host {
             tracer: settings.tracer,
             unstored: Seldom::new(UNSTORED_LOGGED),
             spans: Spans::default(),
+            gauges: Gauges::default(),
             traced_order: None,
         }
     }
@@ -680,6 +685,7 @@ impl Host {
                     self.thaw_in_time();
                 }
             }
+            MasterToGame::Measure(Measure { instance }) => self.measure(instance),
             MasterToGame::Renewed(renewed) => self.lease.renew(renewed.sent, self.micros()),
             MasterToGame::Traced(Traced { instance, trace }) => {
                 self.traced_order = Some((instance, trace));
@@ -691,6 +697,21 @@ impl Host {
                 tracing::warn!(kind, "the master said what this build does not know");
             }
         }
+    }
+    /// Says how an instance is doing. Its state is encoded for that, which who looks asks for once a second.
+    fn measure(&mut self, instance: InstanceId) {
+        let Some(&at) = self.by_id.get(&instance) else { return };
+        let measured = self.gauges.ask(at, self.micros());
+        let core = &self.instances[at].core;
+        let bytes = |encoded: &Vec<u8>| encoded.len() as u64;
+        let measures = Measures {
+            // What does not encode fails the instance at its next step, and is told then.
+            view_bytes: core.encode_view().as_ref().map_or(0, bytes),
+            state_bytes: core.snapshot().ok().flatten().as_ref().map(bytes),
+            ..measured
+        };
+        let incarnation = core.incarnation();
+        self.upward.say_outside(&Measured { instance, incarnation, measures }.into());
     }
     fn running(&self, instance: InstanceId, incarnation: Incarnation) -> Option<usize> {
         let at = *self.by_id.get(&instance)?;
@@ -1109,6 +1130,7 @@ impl Host {
     }
     /// Tells the master the load, which renews the lease, and the metrics what the links have done.
     pub(crate) fn report_load(&mut self) {
+        self.gauges.sweep(self.micros());
         let seats: u32 = self.instances.iter().map(|(_, hosted)| hosted.core.seats_held()).sum();
         Metrics::set(&self.metrics.seats, u64::from(seats));
         Metrics::set(&self.metrics.instances, self.instances.len() as u64);
@@ -1384,6 +1406,19 @@ impl Host {
         self.tell_asked(at, input, None);
     }
     fn tell_asked(&mut self, at: usize, input: Input<'_>, asking: Option<Asking>) {
+        if self.gauges.is_empty() {
+            return self.let_step(at, input, asking);
+        }
+        // At a fixed rate a step is a tick; else all that it is told is one.
+        let is_step = matches!(input, Input::Tick)
+            || self.instances.get(at).is_some_and(|hosted| hosted.ticks.is_none());
+        let began = self.micros();
+        self.let_step(at, input, asking);
+        if is_step {
+            self.gauges.stepped(at, self.micros() - began);
+        }
+    }
+    fn let_step(&mut self, at: usize, input: Input<'_>, asking: Option<Asking>) {
         let now = self.now();
         let Some(hosted) = self.instances.get_mut(at) else { return };
         if let Some(frozen) = &mut hosted.frozen
@@ -1614,6 +1649,7 @@ impl Host {
                 Ok(()) => {
                     Metrics::add(&self.metrics.fanouts, 1);
                     Metrics::add(&self.metrics.fanout_bytes, length as u64);
+                    self.gauges.sent(at, length);
                 }
                 Err(Full) => {
                     Metrics::add(&self.metrics.patches_dropped, 1);
@@ -1630,6 +1666,7 @@ impl Host {
         let header = LinkHeader { kind: session_game::UNICAST, target: to.member.0 };
         self.header.clear();
         let Some(payload) = effect.frame_header(to.channel, &mut self.header) else { return };
+        let length = self.header.len() + payload.len();
         if link.outgoing.append(header, &[&self.header, &bytes[payload]]).is_err() {
             Metrics::add(&self.metrics.patches_dropped, 1);
             link.waits_for_room = true;
@@ -1639,6 +1676,7 @@ impl Host {
             return;
         }
         Metrics::add(&self.metrics.frames_down, 1);
+        self.gauges.sent(at, length);
         if matches!(effect, Effect::Piece { view: ViewId::SHARED, .. }) {
             for route in &mut self.instances[at].routes {
                 if (route.link, route.channel) == (to.link, to.channel)
@@ -1703,6 +1741,7 @@ impl Host {
         let hosted = self.instances.remove(at);
         self.by_id.remove(&hosted.core.instance());
         self.spans.forget(at);
+        self.gauges.forget(at);
         self.used -= u64::from(hosted.core.weight());
         self.keyed -= usize::from(hosted.runs_by_lease());
         if let Some(frozen) = hosted.frozen {

@@ -32,6 +32,7 @@ mod config;
 mod documents;
 mod error;
 mod frozen;
+mod gauges;
 mod host;
 mod lease;
 mod metrics;

@@ -143,6 +143,7 @@ impl Upward {
             | GameToMaster::Resume(_)
             | GameToMaster::Fenced(_)
             | GameToMaster::HandedOver(_)
+            | GameToMaster::Measured(_)
             | GameToMaster::Unknown(_) => self.append(message),
         }
         true

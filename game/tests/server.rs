@@ -21,8 +21,8 @@ use greenroom_protocol::wire::client_instance::{
     CALL, DOWN_ACK, EVENT, MESSAGE, PATCH, REPLY, SNAPSHOT_PIECE,
 };
 use greenroom_protocol::wire::master_game::{
-    CreateInstance, DestroyInstance, FreeSeat, GameReport, GameToMaster, MasterToGame, Renewed,
-    SeatState,
+    CreateInstance, DestroyInstance, FreeSeat, GameReport, GameToMaster, MasterToGame, Measure,
+    Renewed, SeatState,
 };
 use greenroom_protocol::wire::master_game::{Restore, RestoredSeat};
 use greenroom_protocol::wire::server_server::{Identity, Role};
@@ -381,6 +381,16 @@ fn run<F: Future<Output = ()>>(test: F) {
 }
 
 /// Waits until something is so that nobody tells of.
+async fn found<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let mut found = None;
+    until(what, async || {
+        found = look().await;
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
 async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
     let waited = timeout(PATIENCE, async {
         while !so().await {
@@ -1680,5 +1690,41 @@ fn a_server_that_stops_without_a_master_leaves_what_is_durable_as_it_is_stored()
         server.stopped().await.unwrap();
         let own = greenroom_storage::Key::new(Collection::Snapshots, InstanceId(7).to_string());
         assert!(store.get(own.unwrap()).await.unwrap().is_some(), "what was stored of it is there");
+    });
+}
+
+/// An operator looks at an instance: its game server measures that one from then on, and says what it costs.
+#[test]
+fn an_instance_that_is_looked_at_is_measured() {
+    run(async {
+        let store = in_memory();
+        let server = Server::start_in(GameConfig::default(), Some(&store)).await;
+        let mut master = server.master(1).await;
+        master.create("flood", 5).await;
+        assert!(matches!(master.create("saga", 7).await, GameToMaster::Running(_)));
+        let mut session = server.session("s1").await;
+        session.attach(1, 8, 5, 0, 1);
+        session.control().await;
+        let mut measures = async |id: u128| {
+            master.say_outside(&Measure { instance: InstanceId(id) }.into());
+            loop {
+                if let GameToMaster::Measured(measured) = master.hear_any().await {
+                    assert_eq!(measured.instance, InstanceId(id));
+                    return measured.measures;
+                }
+            }
+        };
+        let first = measures(5).await;
+        assert_eq!((first.steps, first.patch_bytes_per_s), (0, None), "nobody has looked before");
+        let seen = async || {
+            let now = measures(5).await;
+            (now.steps > 5 && now.patch_bytes_per_s > Some(0)).then_some(now)
+        };
+        let seen = found("its steps and its patches", seen).await;
+        assert!(seen.step_p50_us <= seen.step_p99_us && seen.step_p99_us > 0, "{seen:?}");
+        assert!(seen.view_bytes > 100_000, "{seen:?}");
+        // One that steps when it is spoken to, and is stored.
+        let quiet = measures(7).await;
+        assert!(quiet.state_bytes.is_some_and(|bytes| bytes > quiet.view_bytes), "{quiet:?}");
     });
 }

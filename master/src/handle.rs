@@ -1,9 +1,17 @@
+use std::time::Duration;
+
 use greenroom_protocol::wire::admin_master::{
     Action, Find, InstanceStatus, Placement, Promote, Rows, Status,
 };
+use greenroom_protocol::wire::master_game::Measures;
 use greenroom_protocol::{Code, InstanceId, KindName, Refusal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time,
+};
 
+/// How long a game server may take to say how an instance is doing.
+const MEASURE_MAX: Duration = Duration::from_millis(500);
 /// Questions that may wait for the sequencer. An operator waits for each, so more would only be older.
 pub(crate) const QUESTIONS_MAX: usize = 64;
 
@@ -13,6 +21,7 @@ pub(crate) enum Question {
     Status(oneshot::Sender<Status>),
     Find(Find, oneshot::Sender<Result<Rows, Refusal>>),
     Instance(InstanceId, oneshot::Sender<Result<InstanceStatus, Refusal>>),
+    Measure(InstanceId, oneshot::Sender<Measures>),
     Placement(KindName, oneshot::Sender<Result<Placement, Refusal>>),
     Act(Action, oneshot::Sender<Result<(), Refusal>>),
     Switchover(oneshot::Sender<Result<(), Refusal>>),
@@ -46,14 +55,19 @@ impl MasterHandle {
         rows.await.map_err(|_| stopped())?
     }
 
-    /// One instance with its seats.
+    /// One instance with its seats, and how it is doing by the word of its game server.
     ///
     /// # Errors
     /// What became of one that is not there; `Busy` and `Unavailable` as for [`MasterHandle::status`].
     pub async fn instance(&self, id: InstanceId) -> Result<InstanceStatus, Refusal> {
         let (answer, instance) = oneshot::channel();
         self.ask(Question::Instance(id, answer))?;
-        instance.await.map_err(|_| stopped())?
+        let (told, measures) = oneshot::channel();
+        self.ask(Question::Measure(id, told))?;
+        let instance = instance.await.map_err(|_| stopped())??;
+        // One of an older build does not answer, nor one that hangs; what the directory knows is told all the same.
+        let measures = time::timeout(MEASURE_MAX, measures).await;
+        Ok(InstanceStatus { measures: measures.ok().and_then(Result::ok), ..instance })
     }
 
     /// How an instance of the kind would be placed now, and why.

@@ -7,8 +7,9 @@ use ecow::{EcoString, eco_format};
 use greenroom_master_core::Command;
 use greenroom_master_core::replica::{self as pair, Role};
 use greenroom_protocol::wire::admin_master::{MasterStatus, Promote, Status, WitnessStatus};
+use greenroom_protocol::wire::master_game::{Measured, Measures};
 use greenroom_protocol::wire::server_server::Identity;
-use greenroom_protocol::{Code, Refusal};
+use greenroom_protocol::{Code, InstanceId, Refusal};
 use tokio::sync::oneshot;
 
 use crate::handle::Question;
@@ -16,6 +17,9 @@ use crate::sequencer::{NOT_NOW, Sequencer};
 
 /// How long an operator waits for another role: less than tools wait for an answer, so that they hear why.
 const CHANGE_MAX: Duration = Duration::from_secs(8);
+
+/// Who may wait for how an instance is doing; one more is told without it.
+const MEASURING_MAX: usize = 64;
 
 type Answer = oneshot::Sender<Result<(), Refusal>>;
 
@@ -45,6 +49,8 @@ pub(crate) struct Operators {
     acting: BTreeMap<u64, Answer>,
     actions: u64,
     changes: Vec<Change>,
+    /// Who waits for how an instance is doing.
+    measuring: Vec<(InstanceId, oneshot::Sender<Measures>)>,
     /// The witness has said in this life what its record is.
     pub(crate) knows_record: bool,
 }
@@ -64,6 +70,14 @@ impl Operators {
         if let Some(operator) = self.acting.remove(&number) {
             // Who asked may have gone: then nobody misses the answer.
             let _gone = operator.send(result);
+        }
+    }
+
+    /// A game server says how an instance is doing.
+    pub(crate) fn measured(&mut self, measured: Measured) {
+        for (_, answer) in self.measuring.extract_if(.., |(of, _)| *of == measured.instance) {
+            // Who asked may have gone: then nobody misses the answer.
+            let _gone = answer.send(measured.measures);
         }
     }
 
@@ -96,6 +110,18 @@ impl Sequencer {
             Question::Instance(id, answer) => {
                 let instance = self.decides().and_then(|()| self.state().instance_status(id));
                 let _gone = answer.send(instance);
+            }
+            Question::Measure(id, answer) => {
+                // Without a game server that could say it, the answer is dropped, and with it the question.
+                if let Some(server) = self.core.state().runs_on(id).cloned()
+                    && self.measure(&server, id)
+                {
+                    let measuring = &mut self.operators.measuring;
+                    measuring.retain(|(_, answer)| !answer.is_closed());
+                    if measuring.len() < MEASURING_MAX {
+                        measuring.push((id, answer));
+                    }
+                }
             }
             Question::Placement(kind, answer) => {
                 let placement = self.decides().and_then(|()| self.state().explain_placement(&kind));

@@ -11,14 +11,14 @@ use greenroom_master_core::replica::{self as pair, Alarm, Apply, Logged, Refused
 use greenroom_master_core::{Command, Effect, Event, Origin, RankedMember, State};
 use greenroom_protocol::wire::admin_master::Rows;
 use greenroom_protocol::wire::client_session::{Request, SessionServers, traced_name};
-use greenroom_protocol::wire::master_game::{GameToMaster, MasterToGame, Renewed};
+use greenroom_protocol::wire::master_game::{GameToMaster, MasterToGame, Measure, Renewed};
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::wire::session_master::{
     Answer, Ask, Bind, BindRefused, MasterToSession, Outcome, Received, SessionToMaster, Welcome,
 };
 use greenroom_protocol::{
-    Code, Epoch, LINK_FRAME_BYTES_MAX, Limits, Outbound, Refusal, ServerName, StampedHeader,
-    TraceContext,
+    Code, Epoch, InstanceId, LINK_FRAME_BYTES_MAX, Limits, Outbound, Refusal, ServerName,
+    StampedHeader, TraceContext,
 };
 use greenroom_telemetry::{Span, SpanKind};
 use tokio::sync::{mpsc, oneshot};
@@ -643,6 +643,7 @@ impl Sequencer {
             GameToMaster::Closed(closed) => Event::Closed(closed),
             GameToMaster::Scored(scored) => Event::Scored(scored),
             GameToMaster::HandedOver(handed) => Event::HandedOver(handed),
+            GameToMaster::Measured(measured) => return self.operators.measured(measured),
             GameToMaster::Report(_) | GameToMaster::Resume(_) | GameToMaster::Fenced(_) => return,
             GameToMaster::Unknown(kind) => {
                 return tracing::debug!(kind, server = %origin.server, "a message of a newer version");
@@ -772,6 +773,13 @@ impl Sequencer {
         }
         // Who asked may have gone: then nobody misses the answer.
         let _gone = answer.send(Err(Refusal::new(Code::Busy, TOO_MANY_SEARCHES)));
+    }
+
+    /// Asks a game server how an instance is doing; false if there is no way to it.
+    pub(crate) fn measure(&mut self, server: &ServerName, instance: InstanceId) -> bool {
+        let Some(mut line) = self.connections.line(Role::Game, server) else { return false };
+        line.game(0, &Measure { instance }.into());
+        true
     }
 
     fn tell_session(&mut self, server: &ServerName, message: &MasterToSession) {

@@ -51,6 +51,7 @@ impl From<&MasterToGame> for Word {
             | MasterToGame::Destroy(_)
             | MasterToGame::Received(_)
             | MasterToGame::Renewed(_)
+            | MasterToGame::Measure(_)
             | MasterToGame::Traced(_)
             | MasterToGame::Unknown(_) => Self::Other,
         }

@@ -104,6 +104,17 @@ test("the log is narrowed, paged back, and held while somebody reads", async () 
   isClean(page);
 });
 
+test("an instance's page shows what the instance itself costs", async () => {
+  const player = await enter(await fresh(), `${cluster.url}arena/?key=measured`, "Ann");
+  const page = await look(`/instances/${await instanceOf(player)}`);
+  const measures = page.locator("#measures");
+  await measures.locator("dd", { hasText: /^the newest [1-9]\d* steps$/ }).waitFor();
+  await measures.locator("dd", { hasText: /bytes\/s$/ }).waitFor();
+  assert.match(await measures.textContent(), /State, as stored[\d\u202f]+ bytes/);
+  isClean(page);
+  await player.close();
+});
+
 test("with a wrong token nothing is done, and the page says so", async () => {
   const player = await enter(await fresh(), `${cluster.url}arena/?key=wrong`, "Ann");
   const page = await look(`/instances/${await instanceOf(player)}`);

@@ -2,9 +2,9 @@
 
 use greenroom_protocol::search::FieldInfo;
 use greenroom_protocol::wire::admin_master::{InstanceStatus, KindStatus, SeatStatus};
-use greenroom_protocol::{InstanceId, KindName, Refusal, Seat};
+use greenroom_protocol::{InstanceId, KindName, Refusal, Seat, ServerName};
 
-use crate::directory::{SeatRecord, SeatStage};
+use crate::directory::{SeatRecord, SeatStage, Stage};
 use crate::state::State;
 use crate::users::Life;
 
@@ -52,7 +52,15 @@ impl State {
             incarnation: instance.incarnation,
             fields: self.fields_of(at),
             seats: instance.seats().map(seat).collect(),
+            measures: None,
         })
+    }
+
+    /// The game server that runs an instance now.
+    pub fn runs_on(&self, id: InstanceId) -> Option<&ServerName> {
+        let instance = self.directory.get(self.directory.find(id)?);
+        let is_there = matches!(instance.stage, Stage::Running | Stage::Closing);
+        is_there.then(|| &self.game_servers.get(instance.server).peer.name)
     }
 }
 

@@ -190,6 +190,7 @@ impl GameServer {
             | MasterToGame::Welcome(_)
             | MasterToGame::NewEpoch(_)
             | MasterToGame::Renewed(_)
+            | MasterToGame::Measure(_)
             | MasterToGame::Traced(_)
             | MasterToGame::Unknown(_) => false,
         });

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Opaque;
 use super::client_session::Meta;
-use super::master_game::GameCounts;
+use super::master_game::{GameCounts, Measures};
 use super::session_master::SessionCounts;
 use crate::search::{Explain, Filter, Order};
 use crate::{Incarnation, InstanceId, Key, KindName, Seat, ServerName, UserId};
@@ -60,6 +60,9 @@ pub struct InstanceStatus {
     pub fields: Meta,
     /// The seats that are not free.
     pub seats: Vec<SeatStatus>,
+    /// How it is doing, if its game server has said so in time.
+    #[serde(default)]
+    pub measures: Option<Measures>,
 }
 
 /// One seat of an instance.

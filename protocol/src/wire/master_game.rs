@@ -41,6 +41,8 @@ direction! {
         0x0B Fenced(Fenced),
         /// An instance is stored and stopped here, to go on elsewhere (stream).
         0x0C HandedOver(HandedOver),
+        /// Answers a [`MasterToGame::Measure`]; may be lost.
+        0x0D Measured(Measured),
     }
 }
 
@@ -62,6 +64,8 @@ direction! {
         0x86 NewEpoch(NewEpoch),
         /// Answers a [`GameToMaster::Load`], once it is committed.
         0x87 Renewed(Renewed),
+        /// An operator looks at an instance: how is it doing? May be lost.
+        0x88 Measure(Measure),
         /// The order to make this instance, which follows, is for a request that is sampled.
         0x8F Traced(Traced),
     }
@@ -216,6 +220,44 @@ impl GameCounts {
 pub struct Renewed {
     /// As in [`GameLoad`].
     pub sent: u64,
+}
+
+/// An operator looks at an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measure {
+    /// Which.
+    pub instance: InstanceId,
+}
+
+/// How an instance is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Which.
+    pub instance: InstanceId,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// What was measured of it since somebody began to look.
+    pub measures: Measures,
+}
+
+/// What an instance costs, as its game server measures it while somebody looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Measures {
+    /// Steps that were measured: the newest.
+    pub steps: u32,
+    /// Half of them took at most this, with what they sent, in microseconds.
+    pub step_p50_us: u32,
+    /// 99 of 100.
+    pub step_p99_us: u32,
+    /// The last one.
+    pub step_last_us: u32,
+    /// Bytes of patches a second, to all session servers together; nothing before they were counted for a second.
+    pub patch_bytes_per_s: Option<u64>,
+    /// Bytes of what every seat sees.
+    pub view_bytes: u64,
+    /// Bytes of all of it, as it is stored; nothing for a kind that is not storable.
+    pub state_bytes: Option<u64>,
 }
 
 /// Whose request an instance is made for. Outside the stream, before the order: what is kept and repeated does not

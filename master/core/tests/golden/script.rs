@@ -510,6 +510,7 @@ impl Script {
                 | MasterToGame::Welcome(_)
                 | MasterToGame::NewEpoch(_)
                 | MasterToGame::Renewed(_)
+                | MasterToGame::Measure(_)
                 | MasterToGame::Traced(_)
                 | MasterToGame::Unknown(_) => {}
             }
