@@ -5,16 +5,17 @@ use greenroom_protocol::wire::client_instance::{
     CALL, QUERY, QUERY_REFUSED, QUERY_REPLY, REPLY, REPLY_REFUSED,
 };
 use greenroom_protocol::{MemberId, Seat, Seq, TraceContext};
-use greenroom_telemetry::{Parent, Span};
+use greenroom_telemetry::{Parent, Span, Tracer};
 
 use crate::host::LinkKey;
 
 /// Sampled frames that may wait for their answers; past it the oldest counts as answered.
 const WAITING_MAX: usize = 1_024;
 
-/// What is sampled. Most often nothing is, and then each look at it is one comparison.
+/// What is sampled. Most often nothing is, and then each look at it is some comparisons; while tracing is off, one.
 #[derive(Debug, Default)]
 pub(crate) struct Spans {
+    pub(crate) tracer: Tracer,
     /// What comes next of this member is sampled.
     announced: Option<(LinkKey, MemberId, TraceContext)>,
     waiting: Vec<Waiting>,
@@ -38,13 +39,22 @@ struct Waiting {
 }
 
 impl Spans {
+    pub(crate) fn new(tracer: Tracer) -> Self {
+        Self { tracer, ..Self::default() }
+    }
+
     pub(crate) fn announce(&mut self, link: LinkKey, member: MemberId, trace: TraceContext) {
-        self.announced = Some((link, member, trace));
+        if self.tracer.is_on() {
+            self.announced = Some((link, member, trace));
+        }
     }
 
     /// The trace of what has come of a member, if it was announced.
     #[inline]
     pub(crate) fn of(&mut self, link: LinkKey, member: MemberId) -> Option<TraceContext> {
+        if !self.tracer.is_on() {
+            return None;
+        }
         self.announced.take_if(|(of, who, _)| (*of, *who) == (link, member)).map(|(.., of)| of)
     }
 
@@ -64,7 +74,8 @@ impl Spans {
 
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.cause.is_none() && self.outcomes.is_empty()
+        !self.tracer.is_on()
+            || self.waiting.is_empty() && self.cause.is_none() && self.outcomes.is_empty()
     }
 
     /// What an instance does from now on, until [`Self::done`], is a part of this.
@@ -98,7 +109,7 @@ impl Spans {
     /// What the instance asks of the store now is a part of this.
     #[inline]
     pub(crate) fn cause(&self) -> Option<Parent> {
-        self.cause.clone()
+        if self.tracer.is_on() { self.cause.clone() } else { None }
     }
 
     /// A seat is told something; it may be the answer to what is sampled.

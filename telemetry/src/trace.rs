@@ -61,7 +61,24 @@ impl<'a> From<&'a str> for Attribute<'a> {
 
 /// Begins spans of one server, or of one client. Off, it begins none; clones are the same.
 #[derive(Clone, Default)]
-pub struct Tracer(Option<Arc<On>>);
+pub struct Tracer(Option<Handle>);
+
+#[cfg(any(feature = "otlp", test))]
+type Handle = Arc<On>;
+
+/// A build that can send no spans has none, and its compiler knows that: nothing is left of what would look for them.
+#[cfg(not(any(feature = "otlp", test)))]
+#[derive(Clone, Copy)]
+enum Handle {}
+
+#[cfg(not(any(feature = "otlp", test)))]
+impl std::ops::Deref for Handle {
+    type Target = On;
+
+    fn deref(&self) -> &On {
+        match *self {}
+    }
+}
 
 struct On {
     who: Arc<Who>,
@@ -88,6 +105,7 @@ impl Tracer {
     }
 
     /// Whether it begins spans at all: then contexts of others are of use here.
+    #[inline]
     pub const fn is_on(&self) -> bool {
         self.0.is_some()
     }
@@ -123,14 +141,14 @@ impl Tracer {
         name: Cow<'static, str>,
         kind: SpanKind,
     ) -> Option<Span> {
-        Some(Span::begin(Arc::clone(self.0.as_ref()?), trace, parent, name, kind))
+        self.0.as_ref().map(|on| Span::begin(on, trace, parent, name, kind))
     }
 }
 
 /// What further spans are parts of: a span, which may have ended meanwhile. It can be kept and sent to other threads.
 #[derive(Clone)]
 pub struct Parent {
-    on: Arc<On>,
+    on: Handle,
     context: TraceContext,
 }
 
@@ -149,16 +167,18 @@ impl Parent {
     /// Begins a span within it, of the same server.
     pub fn child(&self, name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Span {
         let TraceContext { trace, span } = self.context;
-        Span::begin(Arc::clone(&self.on), trace, Some(span), name.into(), kind)
+        Span::begin(&self.on, trace, Some(span), name.into(), kind)
     }
 }
 
 /// A span under way. It ends when it is dropped.
 #[must_use = "a span ends when it is dropped"]
-pub struct Span(Box<Open>);
+pub struct Span {
+    on: Handle,
+    open: Box<Open>,
+}
 
 struct Open {
-    on: Arc<On>,
     context: TraceContext,
     parent: Option<[u8; 8]>,
     name: Cow<'static, str>,
@@ -174,20 +194,19 @@ struct Open {
 
 impl fmt::Debug for Span {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Span({:?})", self.0.context)
+        write!(out, "Span({:?})", self.open.context)
     }
 }
 
 impl Span {
     fn begin(
-        on: Arc<On>,
+        on: &Handle,
         trace: [u8; 16],
         parent: Option<[u8; 8]>,
         name: Cow<'static, str>,
         kind: SpanKind,
     ) -> Self {
-        Self(Box::new(Open {
-            on,
+        let open = Box::new(Open {
             context: TraceContext { trace, span: random() },
             parent,
             name,
@@ -196,27 +215,28 @@ impl Span {
             began: Instant::now(),
             attributes: Vec::new(),
             error: None,
-        }))
+        });
+        Self { open, on: on.clone() }
     }
 
     /// For spans within it, wherever they begin.
     pub fn parent(&self) -> Parent {
-        Parent { on: Arc::clone(&self.0.on), context: self.0.context }
+        Parent { context: self.open.context, on: self.on.clone() }
     }
 
     /// What goes on with whatever this span sends.
     pub fn context(&self) -> TraceContext {
-        self.0.context
+        self.open.context
     }
 
     /// Says something of it.
     pub fn set<'a>(&mut self, key: &'static str, value: impl Into<Attribute<'a>>) {
-        encoding::attribute(&mut self.0.attributes, key, &value.into());
+        encoding::attribute(&mut self.open.attributes, key, &value.into());
     }
 
     /// It did not succeed, and why.
     pub fn fail(&mut self, why: impl fmt::Display) {
-        self.0.error = Some(why.to_string());
+        self.open.error = Some(why.to_string());
     }
 
     /// Ends it now.
@@ -227,8 +247,8 @@ impl Span {
 
 impl Drop for Span {
     fn drop(&mut self) {
-        let open = &*self.0;
-        let On { who, queue, exported, .. } = &*open.on;
+        let open = &*self.open;
+        let On { who, queue, exported, .. } = &*self.on;
         // The wall clock may jump: what it lasted is by the other one.
         let lasted = u64::try_from(open.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let ended = Ended {
@@ -381,7 +401,7 @@ mod tests {
             root.parent().child("store", SpanKind::Internal),
         ];
         assert!(others.iter().all(|span| span.context().trace == root.context().trace));
-        assert!(others.iter().all(|span| span.0.parent == Some(root.context().span)));
+        assert!(others.iter().all(|span| span.open.parent == Some(root.context().span)));
         assert_ne!(others[0].context().span, others[1].context().span);
         let elsewhere = std::thread::spawn(random).join().unwrap();
         assert_ne!(elsewhere, random());
