@@ -84,7 +84,7 @@ pub(crate) struct Host {
     /// What the store is to do for instances that are durable, until the shell has it.
     chores: Vec<Chore>,
     /// Instances that are being read from the store.
-    loading: BTreeMap<InstanceId, CreateInstance>,
+    loading: BTreeMap<InstanceId, Loading>,
     header: Vec<u8>,
     started: Instant,
     draining: bool,
@@ -96,8 +96,7 @@ pub(crate) struct Host {
     counted: [u64; 3],
     logs: Logs,
     pub(crate) metrics: Arc<Metrics>,
-    tracer: Tracer,
-    /// Of snapshots that no request led to.
+    /// Of snapshots and restores that no request led to.
     sampler: Sampler,
     /// Lines of the log about snapshots that were not stored.
     unstored: Seldom,
@@ -158,11 +157,20 @@ enum Kept {
     Failed,
 }
 
+/// An instance that is read from the store.
+#[derive(Debug)]
+struct Loading {
+    order: CreateInstance,
+    /// Until it runs here, or is refused, if it is sampled.
+    span: Option<Span>,
+}
+
 /// What the store is to do for instances that are durable.
 #[derive(Debug)]
 pub(crate) enum Chore {
     Save(Save),
-    Load(InstanceId, Incarnation),
+    /// Within a trace, if it is sampled.
+    Load(InstanceId, Incarnation, Option<Parent>),
     SetAside(Box<SetAside>, Loaded),
     Fail(Failed),
     Remove(InstanceId, Incarnation),
@@ -327,9 +335,8 @@ impl Host {
             logs: settings.logs,
             metrics,
             sampler: settings.tracer.sampler(),
-            tracer: settings.tracer,
             unstored: Seldom::new(UNSTORED_LOGGED),
-            spans: Spans::default(),
+            spans: Spans::new(settings.tracer),
             gauges: Gauges::default(),
             traced_order: None,
         }
@@ -434,7 +441,7 @@ impl Host {
         trace: TraceContext,
     ) {
         let Some(name) = traced_name(kind) else { return };
-        let Some(mut span) = self.tracer.child(Some(trace), name, SpanKind::Consumer) else {
+        let Some(mut span) = self.spans.tracer.child(Some(trace), name, SpanKind::Consumer) else {
             return;
         };
         if let Some(hosted) = self.instances.get(instance) {
@@ -476,7 +483,7 @@ impl Host {
         let at = self.running(instance, incarnation);
         let trace = self.spans.of(key, member);
         // Ends with this function: the seat is taken in it, or refused.
-        let mut span = self.tracer.child(trace, "attach", SpanKind::Server);
+        let mut span = self.spans.tracer.child(trace, "attach", SpanKind::Server);
         if let Some(span) = &mut span {
             span.set("greenroom.instance", instance.to_string());
             span.set("greenroom.seat", u64::from(seat.0));
@@ -734,7 +741,7 @@ impl Host {
     fn create(&mut self, order: &CreateInstance) {
         let (instance, incarnation) = (order.instance, order.incarnation);
         let trace = self.traced_order.take_if(|(of, _)| *of == instance).map(|(_, trace)| trace);
-        let mut span = self.tracer.child(trace, "create", SpanKind::Consumer);
+        let mut span = self.spans.tracer.child(trace, "create", SpanKind::Consumer);
         if let Some(span) = &mut span {
             span.set("greenroom.instance", instance.to_string());
             span.set("greenroom.kind", order.kind.as_str());
@@ -868,15 +875,20 @@ impl Host {
     ) -> Option<Span> {
         let mut span = match cause {
             Some(cause) => cause.child("snapshot", SpanKind::Internal),
-            None if self.sampler.is_due() => {
-                self.sampler.sampled();
-                self.tracer.root("snapshot", SpanKind::Internal)?
-            }
-            None => return None,
+            None => self.by_choice("snapshot")?,
         };
         span.set("greenroom.instance", instance.to_string());
         span.set("greenroom.tick", tick);
         Some(span)
+    }
+    /// Begins a trace of something that no request led to, if it is sampled for itself.
+    #[inline]
+    fn by_choice(&self, name: &'static str) -> Option<Span> {
+        if !self.sampler.is_due() {
+            return None;
+        }
+        self.sampler.sampled();
+        self.spans.tracer.root(name, SpanKind::Internal)
     }
     /// A snapshot is stored, or not.
     pub(crate) fn saved(
@@ -960,13 +972,26 @@ impl Host {
                 self.upward.push(&CreateRefused { instance, incarnation, refusal }.into());
             }
             None => {
-                self.loading.insert(instance, order);
-                self.chores.push(Chore::Load(instance, incarnation));
+                let trace = self.traced_order.take_if(|(of, _)| *of == instance);
+                let mut span = match trace {
+                    Some((_, trace)) => {
+                        self.spans.tracer.child(Some(trace), "restore", SpanKind::Consumer)
+                    }
+                    None => self.by_choice("restore"),
+                };
+                if let Some(span) = &mut span {
+                    span.set("greenroom.instance", instance.to_string());
+                    span.set("greenroom.kind", order.kind.as_str());
+                }
+                let parent = span.as_ref().map(Span::parent);
+                self.loading.insert(instance, Loading { order, span });
+                self.chores.push(Chore::Load(instance, incarnation, parent));
             }
         }
     }
     fn is_loading(&self, instance: InstanceId, incarnation: Incarnation) -> bool {
-        self.loading.get(&instance).is_some_and(|order| order.incarnation == incarnation)
+        let loading = self.loading.get(&instance);
+        loading.is_some_and(|loading| loading.order.incarnation == incarnation)
     }
     /// What was stored of an instance is here, or not.
     pub(crate) fn loaded(
@@ -977,7 +1002,8 @@ impl Host {
         if !self.is_loading(instance, incarnation) {
             return; // It was closed meanwhile.
         }
-        let Some(order) = self.loading.remove(&instance) else { return };
+        let Some(Loading { order, mut span }) = self.loading.remove(&instance) else { return };
+        let cause = span.as_ref().map(Span::parent);
         let kind = &order.kind;
         let refusal = match result {
             Err(error) => Refusal::new(Code::Unavailable, eco_format!("{error}")),
@@ -985,11 +1011,15 @@ impl Host {
                 let text = eco_format!("nothing is stored of the instance of kind {kind:?}");
                 Refusal::new(Code::InstanceLost, text)
             }
-            Ok(Some(loaded)) => match self.revive(&order, &loaded) {
+            Ok(Some(loaded)) => match self.revive(&order, &loaded, cause.as_ref()) {
                 Ok(core) => {
                     Metrics::add(&self.metrics.restored, 1);
                     tracing::info!(%instance, tick = core.tick_number().0, "an instance goes on here");
-                    return self.host(core, loaded.failures);
+                    if let Some(cause) = cause {
+                        self.spans.causes(cause);
+                    }
+                    self.host(core, loaded.failures);
+                    return self.spans.done();
                 }
                 Err(why) => {
                     let note = self.note(&order, why.clone());
@@ -1010,6 +1040,9 @@ impl Host {
             },
         };
         Metrics::add(&self.metrics.restore_refused, 1);
+        if let Some(span) = &mut span {
+            span.fail(&refusal);
+        }
         self.upward.push(&CreateRefused { instance, incarnation, refusal }.into());
     }
     /// What is to be known of a snapshot that can't be read.
@@ -1029,7 +1062,12 @@ impl Host {
             private: order.private,
         })
     }
-    fn revive(&mut self, order: &CreateInstance, loaded: &Loaded) -> Result<Core, EcoString> {
+    fn revive(
+        &mut self,
+        order: &CreateInstance,
+        loaded: &Loaded,
+        cause: Option<&Parent>,
+    ) -> Result<Core, EcoString> {
         let state = loaded.state.as_ref().map_err(Clone::clone)?;
         let core = self.registry.restore(order.kind.as_str(), state);
         let mut core = core.map_err(|fault| eco_format!("{fault}"))?;
@@ -1055,7 +1093,8 @@ impl Host {
                 Effect::Store(order) => {
                     let (instance, incarnation) = (core.instance(), core.incarnation());
                     let order = *order;
-                    self.orders.push(Ordered { instance, incarnation, order, trace: None });
+                    let trace = cause.cloned();
+                    self.orders.push(Ordered { instance, incarnation, order, trace });
                 }
                 Effect::Log { text, .. } => tracing::info!(instance = %core.instance(), "{text}"),
                 Effect::Event(told) => emit(&self.logs, &core, &told),
@@ -1075,7 +1114,7 @@ impl Host {
     /// The directory frees a seat that nobody has here: it waits for the word that it is free all the same.
     fn free_unseated(&mut self, free: &FreeSeat) {
         let FreeSeat { instance, incarnation, seat, session, .. } = *free;
-        let is_unseated = if let Some(order) = self.loading.get_mut(&instance) {
+        let is_unseated = if let Some(Loading { order, .. }) = self.loading.get_mut(&instance) {
             if let Some(restore) = &mut order.restore {
                 restore.seats.retain(|held| (held.seat, held.session) != (seat, session));
             }
@@ -1610,7 +1649,11 @@ impl Host {
                         });
                     }
                 }
-                if !self.upward.push(&report) {
+                let is_kept = match self.spans.cause() {
+                    Some(cause) => self.upward.push_within(&report, cause.context()),
+                    None => self.upward.push(&report),
+                };
+                if !is_kept {
                     Metrics::add(&self.metrics.scores_dropped, 1);
                 }
             }

@@ -270,8 +270,11 @@ impl Shell {
                 let result = snapshots::save(storage, save).await;
                 self.with_host(|host| host.saved(of, result));
             }
-            Chore::Load(instance, incarnation) => {
-                let result = snapshots::load(storage, instance).await;
+            Chore::Load(instance, incarnation, parent) => {
+                let result = match parent {
+                    Some(parent) => snapshots::load(&storage.within(parent), instance).await,
+                    None => snapshots::load(storage, instance).await,
+                };
                 self.with_host(|host| host.loaded((instance, incarnation), result));
             }
             Chore::SetAside(note, loaded) => {

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ecow::EcoString;
 use greenroom_link::Outgoing;
-use greenroom_protocol::wire::master_game::{GameToMaster, Scored};
+use greenroom_protocol::wire::master_game::{Caused, GameToMaster, Scored};
 use greenroom_protocol::wire::session_master::{Fenced, Received, Resume};
 use greenroom_protocol::{
     Follow, Inbound, InstanceId, LINK_FRAME_BYTES_MAX, LINK_HEADER_BYTES, LinkHeader, MasterLink,
-    Outbound, StampedHeader, Streams, UserId,
+    Outbound, StampedHeader, Streams, TraceContext, UserId,
 };
 
 /// Scores that may wait while no master is there: the newest of each user on each board. Further ones are dropped.
@@ -144,9 +144,15 @@ impl Upward {
             | GameToMaster::Fenced(_)
             | GameToMaster::HandedOver(_)
             | GameToMaster::Measured(_)
+            | GameToMaster::Caused(_)
             | GameToMaster::Unknown(_) => self.append(message),
         }
         true
+    }
+    /// As [`Self::push`], as a part of a trace: while a master is there, it is told so. What waits for one is not.
+    pub(crate) fn push_within(&mut self, message: &GameToMaster, trace: TraceContext) -> bool {
+        self.say_outside(&Caused { n: self.last + 1, trace }.into());
+        self.push(message)
     }
     /// Appends to the stream.
     fn append(&mut self, message: &GameToMaster) {

@@ -16,8 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use greenroom_master_core::{Documents, RankedMember};
+use greenroom_protocol::TraceContext;
 use greenroom_protocol::search::FieldType;
 use greenroom_storage::{Collection, Index, Key, Storage, StorageError, Verdict, Write};
+use greenroom_telemetry::{SpanKind, Tracer};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
@@ -123,8 +125,15 @@ impl DocumentWriter {
         }
     }
 
-    /// Hands over what is committed and was not handed over. It never waits: what there is no room for is left out.
-    pub(crate) fn tell(&mut self, documents: &Documents, commit: u64) {
+    /// Hands over what is committed and was not handed over; `traces` are those of its commands that are sampled. It
+    /// never waits: what there is no room for is left out.
+    pub(crate) fn tell(
+        &mut self,
+        documents: &Documents,
+        commit: u64,
+        tracer: &Tracer,
+        traces: &[(u64, TraceContext)],
+    ) {
         let mut placed =
             documents.from(self.next).take_while(|placed| placed.lsn <= commit).peekable();
         let missed = documents.first().saturating_sub(self.next);
@@ -137,7 +146,9 @@ impl DocumentWriter {
         let now = Instant::now();
         for placed in placed {
             told += 1;
-            left_out += u64::from(!queue.put(placed, now));
+            let trace = traces.iter().find(|(lsn, _)| *lsn == placed.lsn).map(|(_, trace)| *trace);
+            let span = tracer.child(trace, "store", SpanKind::Internal);
+            left_out += u64::from(!queue.put(placed, span, now));
         }
         drop(queue);
         self.next += missed + told;
@@ -201,7 +212,10 @@ async fn write_all(
             while jobs.len() < UNDER_WAY_MAX {
                 match queue.next(now) {
                     Next::Do(key, pending) => {
-                        let storage = storage.clone();
+                        let storage = match &pending.span {
+                            Some(span) => storage.within(span.parent()),
+                            None => storage.clone(),
+                        };
                         jobs.spawn(async move {
                             let done = write(&storage, &key, &pending).await;
                             (key, pending, done.unwrap_or_else(Done::Failed))
@@ -277,7 +291,7 @@ async fn write(storage: &Storage, key: &Key, pending: &Pending) -> Result<Done, 
     storage.ask(write).await.map(|_| Done::Stored)
 }
 
-fn finish(shared: &Shared, key: Key, pending: Pending, done: Done) {
+fn finish(shared: &Shared, key: Key, mut pending: Pending, done: Done) {
     let metrics = &shared.metrics;
     let error = match done {
         Done::Stored => {
@@ -299,6 +313,7 @@ fn finish(shared: &Shared, key: Key, pending: Pending, done: Done) {
         }
         StorageError::Deposed { .. } => {
             Metrics::add(&metrics.documents_refused, 1);
+            pending.failed(&error);
             tracing::warn!(%error, "another master has written since");
             shared.queue().done(&key);
         }
@@ -314,6 +329,7 @@ fn finish(shared: &Shared, key: Key, pending: Pending, done: Done) {
         | StorageError::Backend(_)
         | StorageError::Closed => {
             Metrics::add(&metrics.documents_failed, 1);
+            pending.failed(&error);
             tracing::error!(%error, "a document of the master's is not stored");
             shared.queue().done(&key);
         }

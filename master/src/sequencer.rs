@@ -11,7 +11,7 @@ use greenroom_master_core::replica::{self as pair, Alarm, Apply, Logged, Refused
 use greenroom_master_core::{Command, Effect, Event, Origin, RankedMember, State};
 use greenroom_protocol::wire::admin_master::Rows;
 use greenroom_protocol::wire::client_session::{Request, SessionServers, traced_name};
-use greenroom_protocol::wire::master_game::{GameToMaster, MasterToGame, Measure, Renewed};
+use greenroom_protocol::wire::master_game::{Caused, GameToMaster, MasterToGame, Measure, Renewed};
 use greenroom_protocol::wire::server_server::{Identity, Role};
 use greenroom_protocol::wire::session_master::{
     Answer, Ask, Bind, BindRefused, MasterToSession, Outcome, Received, SessionToMaster, Welcome,
@@ -644,12 +644,13 @@ impl Sequencer {
             GameToMaster::Scored(scored) => Event::Scored(scored),
             GameToMaster::HandedOver(handed) => Event::HandedOver(handed),
             GameToMaster::Measured(measured) => return self.operators.measured(measured),
+            GameToMaster::Caused(Caused { n, trace }) => return self.traces.causes(link, n, trace),
             GameToMaster::Report(_) | GameToMaster::Resume(_) | GameToMaster::Fenced(_) => return,
             GameToMaster::Unknown(kind) => {
                 return tracing::debug!(kind, server = %origin.server, "a message of a newer version");
             }
         };
-        match self.traces.answers_order(&event) {
+        match self.traces.of_event(link, n, &event) {
             Some(trace) => self.submit_traced(Command::Happened(origin, n, event), trace),
             None => self.submit(Command::Happened(origin, n, event)),
         }
@@ -839,7 +840,7 @@ impl Sequencer {
             let traces = self.traces.just_committed();
             self.told.tell(self.core.state().facts(), commit, &traces);
             if let Some(documents) = &mut self.documents {
-                documents.tell(self.core.state().documents(), commit);
+                documents.tell(self.core.state().documents(), commit, &self.traces.tracer, &traces);
             }
         }
     }

@@ -8,6 +8,8 @@ use greenroom_protocol::wire::master_game::Traced;
 use greenroom_protocol::{InstanceId, TraceContext};
 use greenroom_telemetry::{Span, SpanKind, Tracer};
 
+use crate::inbox::LinkNumber;
+
 /// Orders to make instances that are remembered as sampled, at most: each leaves with the next that is committed.
 const ORDERS_MAX: usize = 1_024;
 
@@ -25,6 +27,8 @@ pub(crate) struct Traces {
     orders: BTreeMap<InstanceId, TraceContext>,
     /// Of these, those whose game servers have the order.
     under_way: BTreeMap<InstanceId, TraceContext>,
+    /// What comes next on this link, with this number in its stream, is of a sampled step.
+    caused: Option<(LinkNumber, u64, TraceContext)>,
 }
 
 impl Traces {
@@ -89,9 +93,28 @@ impl Traces {
         Some(Traced { instance, trace })
     }
 
+    /// A game server says of which trace the message of its stream is that comes next.
+    pub(crate) fn causes(&mut self, link: LinkNumber, n: u64, trace: TraceContext) {
+        if self.tracer.is_on() {
+            self.caused = Some((link, n, trace));
+        }
+    }
+
+    /// The trace of what a game server says: it is of a sampled step, or of an order for a sampled request.
+    #[inline]
+    pub(crate) fn of_event(
+        &mut self,
+        link: LinkNumber,
+        n: u64,
+        event: &Event,
+    ) -> Option<TraceContext> {
+        let caused = self.caused.take_if(|(of, number, _)| (*of, *number) == (link, n));
+        caused.map(|(.., trace)| trace).or_else(|| self.answers_order(event))
+    }
+
     /// What a game server says of such an order is a part of its trace.
     #[inline]
-    pub(crate) fn answers_order(&mut self, event: &Event) -> Option<TraceContext> {
+    fn answers_order(&mut self, event: &Event) -> Option<TraceContext> {
         if self.under_way.is_empty() {
             return None;
         }
@@ -123,5 +146,6 @@ impl Traces {
         self.committed.clear();
         self.orders.clear();
         self.under_way.clear();
+        self.caused = None;
     }
 }

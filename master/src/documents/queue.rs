@@ -8,6 +8,7 @@ use ecow::{EcoString, eco_format};
 use greenroom_master_core::{CheckedIn, Document, KeptInstance, Placed, RankedMember};
 use greenroom_protocol::{Incarnation, InstanceId, UserId};
 use greenroom_storage::{Collection, Key, Owner, StorageError};
+use greenroom_telemetry::Span;
 use tokio::time::Instant;
 
 /// Documents that may wait. What comes then is left out.
@@ -27,9 +28,18 @@ pub(crate) struct Pending {
     due: Instant,
     /// How often it was tried in vain.
     attempts: u32,
+    /// Until the store has it, if its command is sampled.
+    pub(crate) span: Option<Span>,
 }
 
 impl Pending {
+    /// It is not stored, and not tried again.
+    pub(crate) fn failed(&mut self, error: &StorageError) {
+        if let Some(span) = &mut self.span {
+            span.fail(error);
+        }
+    }
+
     /// A newer document of the same key takes its place; a user's first check-in stays the first.
     fn give_way_to(&self, newer: &mut What) {
         if let (What::Profile { first_ms: before, .. }, What::Profile { first_ms, .. }) =
@@ -79,16 +89,26 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Takes a document; false if there is no room for it.
-    pub(crate) fn put(&mut self, placed: &Placed<Document>, now: Instant) -> bool {
+    /// Takes a document, with its span if its command is sampled; false if there is no room for it.
+    pub(crate) fn put(
+        &mut self,
+        placed: &Placed<Document>,
+        mut span: Option<Span>,
+        now: Instant,
+    ) -> bool {
         let owner = owner(placed);
         let (key, mut what) = pending(placed);
+        if let Some(span) = &mut span {
+            span.set("greenroom.key", key.to_string());
+        }
         let is_full = self.len() >= WAITING_MAX;
         match self.waiting.entry(key) {
             Entry::Occupied(mut before) => {
                 before.get().give_way_to(&mut what);
                 let before = before.get_mut();
                 (before.what, before.owner) = (what, owner);
+                // What is written is of both; the older span lasts where the newer command is not sampled.
+                before.span = span.or_else(|| before.span.take());
             }
             Entry::Vacant(_) if is_full => return false,
             Entry::Vacant(place) => {
@@ -96,7 +116,7 @@ impl Queue {
                 if !self.under_way.contains(place.key()) {
                     self.turns.insert((due, place.key().clone()));
                 }
-                place.insert(Pending { what, owner, due, attempts: 0 });
+                place.insert(Pending { what, owner, due, attempts: 0, span });
             }
         }
         true
@@ -138,8 +158,10 @@ impl Queue {
         self.turns.insert((due, key.clone()));
         match self.waiting.entry(key) {
             Entry::Occupied(mut newer) => {
-                pending.give_way_to(&mut newer.get_mut().what);
-                (newer.get_mut().due, newer.get_mut().attempts) = (due, attempts);
+                let newer = newer.get_mut();
+                pending.give_way_to(&mut newer.what);
+                (newer.due, newer.attempts) = (due, attempts);
+                newer.span = newer.span.take().or(pending.span);
             }
             Entry::Vacant(place) => {
                 (pending.due, pending.attempts) = (due, attempts);

@@ -43,6 +43,8 @@ direction! {
         0x0C HandedOver(HandedOver),
         /// Answers a [`MasterToGame::Measure`]; may be lost.
         0x0D Measured(Measured),
+        /// What follows in the stream is of a step that is sampled.
+        0x0F Caused(Caused),
     }
 }
 
@@ -266,6 +268,16 @@ pub struct Measures {
 pub struct Traced {
     /// Which.
     pub instance: InstanceId,
+    /// The trace.
+    pub trace: TraceContext,
+}
+
+/// What the message of a game server's stream with this number is a part of. Outside the stream, before that message:
+/// what is kept and repeated does not depend on what is traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caused {
+    /// Its number in the stream.
+    pub n: u64,
     /// The trace.
     pub trace: TraceContext,
 }
