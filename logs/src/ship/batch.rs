@@ -13,7 +13,10 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::read::{Entry, Position, Record};
+use crate::{
+    id::time_of_id,
+    read::{Entry, Position, Record},
+};
 
 /// Buckets that events are spread over: the partition keys of a stream.
 pub const BUCKETS: u16 = 256;
@@ -101,6 +104,8 @@ struct Waiting {
 #[derive(Debug)]
 struct Pending {
     after: Position,
+    /// When it happened, in milliseconds since 1970.
+    ms: u64,
     is_done: bool,
 }
 
@@ -140,6 +145,15 @@ impl Batcher {
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
+    /// Events that were read and are not shipped.
+    pub fn waiting(&self) -> usize {
+        self.pending.iter().filter(|pending| !pending.is_done).count()
+    }
+    /// When the first of these happened, in milliseconds since 1970.
+    pub fn oldest_ms(&self) -> Option<u64> {
+        // What is done at the front has been settled.
+        self.pending.front().map(|pending| pending.ms)
+    }
 
     /// Takes the next event of the log.
     ///
@@ -147,7 +161,7 @@ impl Batcher {
     /// When no record may hold it: it is then done with.
     pub fn push(&mut self, record: &Record, now: Duration) -> Result<(), TooLarge> {
         let number = self.first + self.pending.len() as u64;
-        self.pending.push_back(Pending { after: record.after.clone(), is_done: false });
+        self.pend(record, false);
         let bytes = record.text.len() + 1;
         if bytes + KEY_BYTES > self.limits.record_bytes_max.min(self.limits.call_bytes_max) {
             self.done(number);
@@ -165,7 +179,7 @@ impl Batcher {
     }
     /// Takes an event that an earlier life has shipped already.
     pub fn skip(&mut self, record: &Record) {
-        self.pending.push_back(Pending { after: record.after.clone(), is_done: true });
+        self.pend(record, true);
         self.settle();
     }
 
@@ -240,6 +254,10 @@ impl Batcher {
         Progress { position: self.position.clone(), shipped }
     }
 
+    fn pend(&mut self, record: &Record, is_done: bool) {
+        let ms = time_of_id(record.id()).unwrap_or(0);
+        self.pending.push_back(Pending { after: record.after.clone(), ms, is_done });
+    }
     fn done(&mut self, number: u64) {
         let at = usize::try_from(number - self.first).unwrap_or(usize::MAX);
         if let Some(pending) = self.pending.get_mut(at) {
@@ -279,6 +297,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::id::Stamp;
 
     fn limits() -> Limits {
         Limits {
@@ -319,6 +338,31 @@ mod tests {
         assert_eq!(batcher.next_due(), Some(Duration::from_millis(200)));
         let call = batcher.next_call(Duration::from_millis(200), false);
         assert_eq!((call.len(), ids(&call[0].data)), (1, vec![0]));
+    }
+
+    #[test]
+    fn how_far_the_stream_is_behind_is_the_age_of_the_first_event_that_is_not_in_it() {
+        let mut batcher = Batcher::new(limits(), start());
+        assert_eq!((batcher.waiting(), batcher.oldest_ms()), (0, None));
+        let [first, second] = [3, 5].map(|ms| {
+            let id = Stamp { ms, distinct: 0 }.id();
+            let text = record(0, u8::try_from(ms).unwrap(), 0).text;
+            let text = text.replace(&format!("{:026}", 0), std::str::from_utf8(&id).unwrap());
+            Record { text, ..record(ms, 0, 0) }
+        });
+        batcher.push(&first, Duration::ZERO).unwrap();
+        batcher.push(&second, Duration::ZERO).unwrap();
+        assert_eq!((batcher.waiting(), batcher.oldest_ms()), (2, Some(3)));
+        let mut call = batcher.next_call(Duration::ZERO, true);
+        call.sort_by_key(|parcel| parcel.events.clone());
+        batcher.shipped(&call[1]);
+        assert_eq!(
+            (batcher.waiting(), batcher.oldest_ms()),
+            (1, Some(3)),
+            "the first is not there"
+        );
+        batcher.shipped(&call[0]);
+        assert_eq!((batcher.waiting(), batcher.oldest_ms()), (0, None));
     }
 
     #[test]

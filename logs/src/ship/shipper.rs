@@ -65,6 +65,10 @@ greenroom_telemetry::instruments! {
     counter events_too_large = "greenroom.logs.shipping.event.too_large", "event";
     /// What is on disk and not shipped, as segments have it there, as of the last 2 s.
     gauge backlog = "greenroom.logs.shipping.backlog", bytes;
+    /// Of this, events that were read and are not in the stream, as of the last 2 s.
+    gauge waiting = "greenroom.logs.shipping.waiting", "event";
+    /// How old the first event is that is not in the stream, as of the last 2 s; 0 if all are.
+    gauge lag = "greenroom.logs.shipping.lag", micros;
 }
 
 fn add(counter: &AtomicU64, more: usize) {
@@ -254,6 +258,13 @@ impl Ship {
             left.sum::<u64>()
         });
         self.metrics.backlog.store(backlog.sum(), Relaxed);
+        let batchers = || self.shipped.values().map(|shipped| &shipped.batcher);
+        let waiting: usize = batchers().map(Batcher::waiting).sum();
+        self.metrics.waiting.store(waiting as u64, Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let oldest = batchers().filter_map(Batcher::oldest_ms).min().map(Duration::from_millis);
+        let lag = oldest.map_or(Duration::ZERO, |oldest| now.saturating_sub(oldest));
+        self.metrics.lag.store(u64::try_from(lag.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// Takes what is written, as far as there is room; says whether there is more.
