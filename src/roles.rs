@@ -179,9 +179,11 @@ pub(crate) fn start_admin(
     let token: AdminToken = admin_token(&data, Missing::Make)?;
     let place = admin_token_file(&data).display().to_string();
     let logs = process_log::folder(settings)?;
-    let asked = Asked(master.clone(), telemetry.registry.clone());
+    let (asked, ports) =
+        (Asked(master.clone(), telemetry.registry.clone()), telemetry.ports.clone());
     Role::start("admin", stop, async move |ready, stop| {
         let console = Console::bind(&config, asked, token, place, logs).await?;
+        let console = console.counted(ports);
         ready.send(console.address()).context("nobody waits for the admin port")?;
         console.run(stop).await;
         Ok(())

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use greenroom_console::Scrape;
+use greenroom_console::{Metrics as PortMetrics, Scrape};
 use greenroom_telemetry::{
     Description, Export, Exported, Kind, Process, Registry, TelemetryConfig, Tracer, Who,
     prometheus_name,
@@ -19,6 +19,8 @@ const FLUSH_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     pub(crate) registry: Registry,
+    /// Of the ports for operators.
+    pub(crate) ports: Arc<PortMetrics>,
     export: Export,
     /// The port of its own, if it has one.
     scrape: Option<Role<SocketAddr>>,
@@ -29,21 +31,24 @@ impl Telemetry {
         let config: TelemetryConfig = settings.table("telemetry")?;
         let registry = Registry::default();
         registry.add(Who::process(), Arc::new(Process::starting_now()));
+        let ports = Arc::new(PortMetrics::default());
+        registry.add(Who::process(), ports.clone());
         let export = Export::start(&config, &registry)?;
         let scrape = match config.listen.as_str() {
             "" => None,
             _ => {
-                let (listen, registry) = (config.listen, registry.clone());
+                let (listen, registry, ports) = (config.listen, registry.clone(), ports.clone());
                 Some(Role::start("metrics", stop, async move |ready, stop| {
                     let read = move || registry.prometheus();
                     let scrape = Scrape::bind(&listen, read).await.context("telemetry.listen")?;
+                    let scrape = scrape.counted(ports);
                     ready.send(scrape.address()).context("nobody waits for the metrics' port")?;
                     scrape.run(stop).await;
                     Ok(())
                 })?)
             }
         };
-        Ok(Self { registry, export, scrape })
+        Ok(Self { registry, ports, export, scrape })
     }
 
     /// A tracer for a server of this process: off unless there is a collector.
@@ -64,6 +69,7 @@ const METRICS: &[(&str, &[Description])] = &[
     ("master", greenroom_master::Metrics::DESCRIPTIONS),
     ("game server", greenroom_game::Metrics::DESCRIPTIONS),
     ("process", Process::DESCRIPTIONS),
+    ("process's ports for operators", PortMetrics::DESCRIPTIONS),
     ("process that has a store", greenroom_storage::Metrics::DESCRIPTIONS),
     ("process's event log", greenroom_logs::Metrics::DESCRIPTIONS),
     ("process that has a collector", Exported::DESCRIPTIONS),

@@ -30,7 +30,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("game-core", &["game-derive", "protocol", "delta"]),
     ("game", &["game-core", "protocol", "link", "storage", "logs", "telemetry"]),
     ("games", &["game-core"]),
-    ("console", &["protocol", "logs"]),
+    ("console", &["protocol", "logs", "telemetry"]),
     (
         "bench",
         &["client", "protocol", "link", "delta", "game-core", "master-core", "storage", "logs"],

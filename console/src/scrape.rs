@@ -1,6 +1,7 @@
 //! The port of a process that has no admin port, for Prometheus.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -9,7 +10,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ConsoleError, serve};
+use crate::{ConsoleError, Metrics, serve};
 
 /// The content type of Prometheus's text format.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -20,6 +21,7 @@ pub struct Scrape {
     listener: TcpListener,
     address: SocketAddr,
     router: Router,
+    metrics: Arc<Metrics>,
 }
 
 impl Scrape {
@@ -37,7 +39,14 @@ impl Scrape {
         let router = Router::new()
             .route("/metrics", get(async move || answer(read())))
             .fallback(async || (StatusCode::NOT_FOUND, "here is only GET /metrics\n"));
-        Ok(Self { listener, address, router })
+        Ok(Self { listener, address, router, metrics: Arc::default() })
+    }
+
+    /// Has it count its connections here.
+    #[must_use]
+    pub fn counted(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// Where it listens.
@@ -47,7 +56,7 @@ impl Scrape {
 
     /// Answers until `stop`; who is still asking then gets no answer.
     pub async fn run(self, stop: CancellationToken) {
-        let serve = serve::serve(self.listener, self.router, stop.clone());
+        let serve = serve::serve(self.listener, self.router, stop.clone(), self.metrics);
         stop.run_until_cancelled(serve).await;
     }
 }

@@ -1,4 +1,5 @@
-//! The connections of a port: how many there may be, and how long each may take to say what it wants.
+//! The connections of a port: how many there may be, how long each may take to say what it wants, and how long to take
+//! anything of the answer.
 
 use std::io;
 use std::pin::pin;
@@ -15,6 +16,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Metrics,
+    patient::{Patient, STALL_MAX},
+};
 
 /// Connections at once: pages that are kept up to date, and room for who asks beside them.
 const CONNECTIONS_MAX: usize = 256;
@@ -35,7 +41,23 @@ const TOO_MANY: &[u8] =
     this port has as many connections as it takes: close some, or come again later\r\n";
 
 /// Answers until `stop`, and finishes what was asked before. Whatever is under way ends with this future.
-pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    metrics: Arc<Metrics>,
+) {
+    serve_who_reads(listener, router, stop, metrics, STALL_MAX).await;
+}
+
+/// The same, with how long somebody may take nothing of an answer.
+async fn serve_who_reads(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    metrics: Arc<Metrics>,
+    stall_max: Duration,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let farewells = Arc::new(Semaphore::new(REFUSED_MAX));
     let mut tasks = JoinSet::new();
@@ -52,11 +74,16 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
         };
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
             let (router, stop) = (router.clone(), stop.clone());
+            let open = Open::new(&metrics);
+            let socket = Patient::new(socket, stall_max, Arc::clone(&metrics));
             tasks.spawn(async move {
                 answer(socket, router, stop).await;
-                drop(place);
+                drop((open, place));
             });
-        } else if let Ok(place) = Arc::clone(&farewells).try_acquire_owned() {
+            continue;
+        }
+        Metrics::add(&metrics.refused);
+        if let Ok(place) = Arc::clone(&farewells).try_acquire_owned() {
             tasks.spawn(async move {
                 let _heard = time::timeout(FAREWELL_MAX, refuse(socket)).await;
                 drop(place);
@@ -65,6 +92,22 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
     }
     drop(listener);
     while tasks.join_next().await.is_some() {}
+}
+
+/// Counts a connection for as long as it is open, however it ends.
+struct Open(Arc<Metrics>);
+
+impl Open {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        Metrics::add(&metrics.open);
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        Metrics::sub(&self.0.open);
+    }
 }
 
 /// Whether only this connection is lost.
@@ -77,7 +120,7 @@ fn is_of_one(error: &io::Error) -> bool {
     )
 }
 
-async fn answer(socket: TcpStream, router: Router, stop: CancellationToken) {
+async fn answer(socket: Patient<TcpStream>, router: Router, stop: CancellationToken) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
@@ -107,6 +150,8 @@ async fn refuse(mut socket: TcpStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
     use axum::routing::get;
     use tokio::net::TcpStream;
 
@@ -130,6 +175,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (asked, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
+        let metrics = Arc::new(Metrics::default());
         let waits = Arc::clone(&asked);
         let wait = async move || {
             waits.add_permits(1);
@@ -142,13 +188,45 @@ mod tests {
                 open.push(ask(address, "/wait").await);
                 asked.acquire().await.unwrap().forget();
             }
+            assert_eq!(metrics.open.load(Relaxed), CONNECTIONS_MAX as u64);
             let refused = answer_of(address).await;
+            assert_eq!(metrics.refused.load(Relaxed), 1);
             assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
             assert!(refused.ends_with("close some, or come again later\r\n"), "{refused}");
             drop(open);
             while !answer_of(address).await.starts_with("HTTP/1.1 200") {}
             stop.cancel();
         };
-        tokio::join!(serve(listener, router, stop.clone()), story);
+        tokio::join!(serve(listener, router, stop.clone(), Arc::clone(&metrics)), story);
+        assert_eq!(metrics.open.load(Relaxed), 0);
+    }
+
+    /// An answer that no socket's buffers hold, to somebody who does not read it: its connection ends, and says why.
+    #[tokio::test]
+    async fn who_asks_and_does_not_read_the_answer_loses_the_connection() {
+        const LONG: usize = 64 << 20;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let metrics = Arc::new(Metrics::default());
+        let router = Router::new().route("/", get(async || vec![b'x'; LONG]));
+        let story = async {
+            let mut silent = ask(address, "/").await;
+            let ended = async {
+                while metrics.stuck.load(Relaxed) == 0 || metrics.open.load(Relaxed) > 0 {
+                    time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            time::timeout(Duration::from_secs(60), ended).await.unwrap();
+            // What the buffers had is there; the rest of it is not.
+            let mut heard = Vec::new();
+            let read = silent.read_to_end(&mut heard).await;
+            assert!(read.is_err() || heard.len() < LONG, "all of it came");
+            stop.cancel();
+        };
+        let patience = Duration::from_millis(200);
+        let served =
+            serve_who_reads(listener, router, stop.clone(), Arc::clone(&metrics), patience);
+        tokio::join!(served, story);
+        assert_eq!((metrics.stuck.load(Relaxed), metrics.open.load(Relaxed)), (1, 0));
     }
 }

@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::watch::Watch;
-use crate::{AdminToken, ConsoleConfig, ConsoleError, Problem, monitor, serve};
+use crate::{AdminToken, ConsoleConfig, ConsoleError, Metrics, Problem, monitor, serve};
 
 /// Longest request body: an action is a name and an id, a filter has 64 conditions at most.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -76,6 +76,7 @@ pub struct Console {
     address: SocketAddr,
     router: Router,
     admin: Arc<Admin>,
+    metrics: Arc<Metrics>,
 }
 
 pub(crate) struct Admin {
@@ -161,7 +162,14 @@ impl Console {
             .layer(middleware::from_fn(with_its_body))
             .layer(middleware::from_fn_with_state(Arc::clone(&admin), named_rightly))
             .with_state(Arc::clone(&admin));
-        Ok(Self { listener, address, router, admin })
+        Ok(Self { listener, address, router, admin, metrics: Arc::default() })
+    }
+
+    /// Has it count its connections here.
+    #[must_use]
+    pub fn counted(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// Where it listens.
@@ -181,7 +189,7 @@ impl Console {
             }
         };
         tokio::select! {
-            () = serve::serve(self.listener, self.router, stop) => {}
+            () = serve::serve(self.listener, self.router, stop, self.metrics) => {}
             () = patience => {}
             never = admin.watch.run(&*admin.cluster) => match never {},
         }
