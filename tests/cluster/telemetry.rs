@@ -3,8 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     path::PathBuf,
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -13,11 +15,12 @@ use greenroom::client::{
     telemetry::{Export, Registry, TelemetryConfig, Who},
 };
 use greenroom_games::duel;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
 use crate::{
     harness::{Folder, Process, event, greenroom, rows, run, status},
-    up::{Many, said},
+    up::{Many, admin_of, anywhere, process_id, said, start},
 };
 
 /// A collector that takes OTLP over HTTP, and prints all that it took.
@@ -59,8 +62,13 @@ impl Collector {
 
     /// `up --processes` that sends to this collector; with its admin port, and the URL of a session server.
     fn cluster(&self, many: &Many) -> (Process, String, String) {
+        self.cluster_with(many, &[])
+    }
+
+    /// The same, with more flags.
+    fn cluster_with(&self, many: &Many, more: &[&str]) -> (Process, String, String) {
         let flags = ["--telemetry-endpoint", &self.endpoint, "--telemetry-interval", "1s"];
-        let (up, admin) = many.start_with(&flags);
+        let (up, admin) = many.start_with(&[&flags, more].concat());
         crate::harness::wait_until("a standby that has everything", || {
             let masters = status(&admin).masters;
             masters.iter().any(|master| master.role == "standby" && master.in_sync)
@@ -108,6 +116,24 @@ fn has_all(trace: &[Span], places: &[(&str, &str)]) -> bool {
 /// Sends what the export of clients still has.
 async fn sent(export: Export) {
     tokio::task::spawn_blocking(move || export.stop(Duration::from_secs(10))).await.unwrap();
+}
+
+fn count(trace: &[Span], name: &str) -> usize {
+    trace.iter().filter(|span| span.name == name).count()
+}
+
+/// Asserts that what a game server's span of this name led to is a command of the active, which the standby applied
+/// within it.
+fn assert_committed_by_both(trace: &[Span], name: &str) {
+    let cause = trace.iter().find(|span| span.place() == ("greenroom-game", name)).unwrap();
+    let inside = |outer: &Span, name: &str| {
+        let found = trace.iter().find(|span| span.parent == outer.id && span.name == name);
+        found.unwrap_or_else(|| panic!("no {name} in {outer:?} of {trace:#?}")).clone()
+    };
+    let commit = inside(cause, "commit");
+    let apply = inside(&commit, "apply");
+    assert_ne!(commit.server, apply.server, "the standby applies what the active commits");
+    assert_eq!(commit.attributes["greenroom.lsn"], apply.attributes["greenroom.lsn"]);
 }
 
 /// Keeps a trace for the documents, if it is wanted.
@@ -254,7 +280,8 @@ async fn one_join_is_one_trace_at_a_real_collector() {
     let mut trace = Vec::new();
     crate::harness::wait_until("the spans of the join", || {
         trace = trace_of(&collector.spans(), JOIN);
-        has_all(&trace, JOIN)
+        // The instance is granted, it runs, and the seat is taken: three commands, each with the standby.
+        has_all(&trace, JOIN) && count(&trace, "commit") == 3 && count(&trace, "apply") == 3
     });
     assert_nested(&trace, JOIN[0]);
     let mut check_in = Vec::new();
@@ -263,6 +290,7 @@ async fn one_join_is_one_trace_at_a_real_collector() {
         has_all(&check_in, CHECK_IN)
     });
     assert_nested(&check_in, CHECK_IN[0]);
+    assert_committed_by_both(&trace, "attach");
     let of_masters = trace.iter().filter(|span| span.service == "greenroom-master");
     let masters: BTreeSet<_> = of_masters.map(|span| (&*span.server, &*span.name)).collect();
     let named = |name| masters.iter().find(|(_, of)| *of == name).map(|(server, _)| *server);
@@ -296,7 +324,7 @@ async fn one_join_is_one_trace_at_a_real_collector() {
 
     // What the log has of a trace that the collector has.
     for (trace, kinds) in [
-        (&trace, &["directory_join", "instance_granted", "instance_running"][..]),
+        (&trace, &["directory_join", "instance_granted", "instance_running", "seat_changed"][..]),
         (&check_in, &["check_in"]),
     ] {
         assert_eq!(kinds_of(&trace[0].trace, &many), kinds);
@@ -310,10 +338,16 @@ const CHECK_IN: &[(&str, &str)] = &[
     ("greenroom-master", "check_in"),
     ("greenroom-master", "commit"),
     ("greenroom-master", "apply"),
+    // The user's profile, once it is committed.
+    ("greenroom-master", "store"),
+    ("greenroom-master", "queued"),
+    ("greenroom-master", "get users"),
+    ("greenroom-master", "put users"),
 ];
 
 /// The spans that the last card of a duel leads to: its result and the count of the winner's wins are stored, and a
-/// snapshot is.
+/// snapshot is; both masters know that nobody is to be matched with this duel any more, and of the winner's place on the
+/// rank board, and the active has both stored.
 const RESULT: &[(&str, &str)] = &[
     ("greenroom-client", "message"),
     ("greenroom-session", "message"),
@@ -323,6 +357,11 @@ const RESULT: &[(&str, &str)] = &[
     ("greenroom-game", "insert documents"),
     ("greenroom-game", "snapshot"),
     ("greenroom-game", "put snapshots"),
+    ("greenroom-master", "commit"),
+    ("greenroom-master", "apply"),
+    ("greenroom-master", "store"),
+    ("greenroom-master", "put instances"),
+    ("greenroom-master", "put boards"),
 ];
 
 /// What a player has to know of a duel.
@@ -396,10 +435,203 @@ async fn the_last_card_of_a_duel_is_followed_to_the_store() {
     let order = of(&inserted.parent);
     assert_eq!((order.place(), &order.attributes["greenroom.key"]), (RESULT[3], &key));
     assert_eq!(of(&order.parent).place(), RESULT[2]);
+    assert_committed_by_both(&trace, "message");
     keep("duel-trace", &trace);
     let (ended, text) = up.stop();
     assert!(ended, "{text}");
     assert_eq!(kinds_of(&trace[0].trace, &many), ["duel.over"]);
+}
+
+/// What goes on elsewhere is read from the store: the game server that has it then says so in a trace of its own, since
+/// nobody asked for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_goes_on_elsewhere_is_followed_from_the_store() {
+    let collector = Collector::start();
+    let many = Many::new();
+    let (up, _, url) = collector.cluster_with(&many, &["--telemetry-sample", "1.0"]);
+    let client = Client::builder().servers([url]).guest("Ann").connect().await.unwrap();
+    let mut room = client.join_or_create("arena").await.unwrap();
+    let instance = room.instance().to_string();
+    let place = ("greenroom-game", "snapshot");
+    let of_it = |span: &Span| span.attributes.get("greenroom.instance") == Some(&instance);
+    let mut at = String::new();
+    crate::harness::wait_until("a snapshot of it", || {
+        let arrived = collector.spans();
+        let taken = arrived.iter().find(|span| span.place() == place && of_it(span));
+        at = taken.map(|span| span.server.clone()).unwrap_or_default();
+        !at.is_empty()
+    });
+    let line = up.out.wait(&at, |line| line.contains(&at) && line.contains("(process "));
+    let process = i32::try_from(process_id(&line)).unwrap();
+    kill_process(Pid::from_raw(process).unwrap(), Signal::KILL).unwrap();
+    event(&mut room, "the arena in its next life", |_, event| {
+        matches!(event, Event::Rewound { .. }).then_some(())
+    })
+    .await;
+    let restored = [
+        ("greenroom-game", "restore"),
+        ("greenroom-game", "queued"),
+        ("greenroom-game", "get snapshots"),
+        ("greenroom-game", "snapshot"),
+        ("greenroom-game", "put snapshots"),
+    ];
+    let mut trace = Vec::new();
+    crate::harness::wait_until("the spans of the restore", || {
+        trace = trace_of(&collector.spans(), &restored);
+        has_all(&trace, &restored)
+    });
+    assert_nested(&trace, restored[0]);
+    let restore = trace.iter().find(|span| span.place() == restored[0]).unwrap();
+    assert!(of_it(restore) && restore.server != at, "{restore:?}");
+    drop(room);
+    client.close().await;
+    let (ended, text) = up.stop();
+    assert!(ended, "{text}");
+}
+
+/// While the store is away, a snapshot is kept on this machine's disk: its trace says that the store had no answer, and
+/// that the disk has it.
+#[cfg(feature = "couchbase")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_followed_to_the_disk_while_the_store_is_away() {
+    let mut nodes = crate::couchbase::Nodes::start();
+    let collector = Collector::start();
+    let many = Many::new();
+    let flags = [&["--telemetry-sample", "1.0"], &nodes.store_flags()[..]].concat();
+    let (up, _, url) = collector.cluster_with(&many, &flags);
+    let client = Client::builder().servers([url]).guest("Ann").connect().await.unwrap();
+    let room = client.join_or_create("arena").await.unwrap();
+    let stored = [("greenroom-game", "snapshot"), ("greenroom-game", "put snapshots")];
+    crate::harness::wait_until("a snapshot in the store", || {
+        let arrived = collector.spans();
+        let put = arrived.iter().find(|span| span.place() == stored[1]);
+        put.is_some_and(|put| put.attributes["db.system.name"] == "couchbase")
+    });
+    nodes.kill();
+    let spooled = ("greenroom-game", "spool");
+    let mut trace = Vec::new();
+    crate::harness::wait_until("a snapshot on the disk", || {
+        let arrived = collector.spans();
+        let Some(of) = arrived.iter().find(|span| span.place() == spooled) else { return false };
+        trace = arrived.iter().filter(|span| span.trace == of.trace).cloned().collect();
+        has_all(&trace, &[stored[0], spooled])
+    });
+    let of = |place| trace.iter().find(|span| span.place() == place).unwrap();
+    assert_eq!(of(spooled).parent, of(stored[0]).id);
+    nodes.restart();
+    drop(room);
+    client.close().await;
+    let (ended, text) = up.stop();
+    assert!(ended, "{text}");
+}
+
+/// A metric, as Prometheus's own client for Python reads it.
+#[derive(Deserialize)]
+struct Family {
+    name: String,
+    kind: String,
+    help: String,
+    /// Name, labels and value of each.
+    samples: Vec<(String, BTreeMap<String, String>, f64)>,
+}
+
+/// Reads Prometheus's text with Prometheus's own parser, which takes nothing that is not by its format.
+fn families(text: &str) -> Vec<Family> {
+    const SCRIPT: &str = "import sys, json
+from prometheus_client.parser import text_string_to_metric_families
+print(json.dumps([{'name': f.name, 'kind': f.type, 'help': f.documentation,
+    'samples': [[s.name, s.labels, s.value if s.value != float('inf') else 1e308] for s in f.samples]}
+    for f in text_string_to_metric_families(sys.stdin.read())]))";
+    let python = std::env::var_os("GREENROOM_PROMETHEUS_PYTHON").map_or_else(
+        || {
+            let built = "target/tools/python-prometheus-client--0.26.0/bin/python";
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(built)
+        },
+        PathBuf::from,
+    );
+    let mut parser = Command::new(&python)
+        .args(["-c", SCRIPT])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!("{}: {error}: `cargo xtask test` makes it", python.display())
+        });
+    // All of it is read before anything is printed.
+    parser.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = parser.wait_with_output().unwrap();
+    assert!(output.status.success(), "it is not Prometheus's text:\n{text}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Everything that `greenroom metrics` says there is, is on the admin port: under its name, of its kind, with its
+/// meaning, each series once, and histograms that add up.
+#[tokio::test]
+async fn what_the_admin_port_shows_is_read_by_prometheus_own_client() {
+    let folder = Folder::new();
+    let collector = Collector::start();
+    let flags = [&anywhere(&folder)[..], &["--telemetry-endpoint", &collector.endpoint]].concat();
+    let up = start(&flags);
+    let admin = admin_of(&up);
+    let bots = ["bots", "--json", "--admin", &admin, "--users", "4", "--for", "2s"];
+    let played = greenroom().args(bots).output().unwrap();
+    assert!(played.status.success(), "{}", String::from_utf8_lossy(&played.stderr));
+    let mut socket = TcpStream::connect(&admin).unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    let families = families(text);
+
+    let mut series = BTreeSet::new();
+    for Family { name, kind, samples, .. } in &families {
+        for (sample, labels, value) in samples {
+            assert!(series.insert((sample, labels)), "{sample} {labels:?} is there twice");
+            assert!(*value >= 0.0, "{sample} {labels:?} is {value}");
+        }
+        if kind == "histogram" {
+            let (mut before, mut servers) = (BTreeMap::new(), BTreeMap::new());
+            for (sample, labels, value) in samples {
+                let server = labels.get("server").map_or("", String::as_str);
+                if sample.ends_with("_bucket") {
+                    let last = before.insert(server, *value).unwrap_or(0.0);
+                    assert!(*value >= last, "{name} of {server:?} sinks at {labels:?}");
+                    if labels["le"] == "+Inf" {
+                        servers.insert(server, *value);
+                    }
+                } else if sample.ends_with("_count") {
+                    assert_eq!(servers.remove(server), Some(*value), "{name} of {server:?}");
+                }
+            }
+            assert!(servers.is_empty() && !before.is_empty(), "{name} does not add up");
+        }
+    }
+    let listed = run(&["metrics"]);
+    assert!(listed.status.success());
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let rows = listed.lines().filter(|line| line.starts_with("| `"));
+    let mut checked = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [_, name, kind, _, help] = cells[..] else { panic!("{row}") };
+        let name = name.trim_matches('`');
+        if name.starts_with("greenroom_logs_shipping_") {
+            continue; // Nothing is shipped here.
+        }
+        let name = name.strip_suffix("_total").unwrap_or(name);
+        let found = families.iter().find(|family| family.name == name);
+        let family = found.unwrap_or_else(|| panic!("{name} is not on the port"));
+        assert_eq!((&*family.kind, &*family.help), (kind, help), "{name}");
+        assert!(!family.samples.is_empty(), "{name} has no value");
+        checked += 1;
+    }
+    assert_eq!(checked, families.len(), "the port shows more than is listed");
+    let frames = families.iter().find(|family| family.name == "greenroom_session_frame_received");
+    assert!(frames.unwrap().samples.iter().map(|(.., value)| value).sum::<f64>() > 0.0);
+    let (ended, text) = up.stop();
+    assert!(ended, "{text}");
 }
 
 /// With a collector that is away everything is as without one, and is told once.

@@ -21,7 +21,7 @@ pub(crate) fn anywhere(folder: &Folder) -> Vec<&str> {
     [&["up", "--data", folder.text()], &ports[..]].concat()
 }
 
-fn start(args: &[&str]) -> Process {
+pub(crate) fn start(args: &[&str]) -> Process {
     start_as(greenroom().args(args))
 }
 
