@@ -1,6 +1,6 @@
 //! Our own commands: what CI runs and what a laptop runs are the same thing.
 //!
-//! *Takes* a command line: `cargo xtask test`, `bench`, `chaos`, `sim`, `vectors`.
+//! *Takes* a command line: `cargo xtask test`, `bench`, `chaos`, `sim`, `traces`, `vectors`.
 //! *Gives* the children's output as it comes, then one plain last line and an exit code.
 //! *Owns* the table of tools that the tests need (`tools.rs`) and the order of the steps (`test.rs`).
 //! *Never* skips: what cannot run is a failure by name. It imports no crate of ours, since it compiles first.
@@ -17,6 +17,7 @@ mod report;
 mod sim;
 mod test;
 mod tools;
+mod traces;
 mod typescript;
 mod vectors;
 mod workspace;
@@ -45,6 +46,8 @@ enum Task {
     Chaos(chaos::Arguments),
     /// Builds in release and plays seeds of the simulator.
     Sim(sim::Arguments),
+    /// Draws the traces of `docs/tracing.md` anew, as a real collector gets them.
+    Traces,
     /// Writes the protocol's test vectors and recorded conversations anew.
     Vectors(vectors::Arguments),
 }
@@ -57,6 +60,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Task::Bench(arguments) => bench::run(&workspace, &arguments),
         Task::Chaos(arguments) => chaos::run(&workspace, &arguments),
         Task::Sim(arguments) => sim::run(&workspace, &arguments),
+        Task::Traces => traces::run(&workspace),
         Task::Vectors(arguments) => vectors::run(&workspace, &arguments),
     }
 }

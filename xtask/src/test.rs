@@ -18,7 +18,17 @@ const FUZZ_SECONDS: u32 = 20;
 const FUZZ_SECONDS_QUICK: u32 = 2;
 
 /// The steps that a filter can name, beside the tests of `cargo test`.
-const STEPS: &[&str] = &["fmt", "clippy", "typescript", "browser", "doc", "fuzz"];
+const STEPS: &[&str] = &["fmt", "clippy", "features", "typescript", "browser", "doc", "fuzz"];
+
+/// What a user of the program can choose, each built as the user builds it: with nothing of the others around it, so
+/// that nobody lives on what another one's dependencies bring. The names are those of the steps.
+const CHOICES: &[(&str, &str)] = &[
+    ("features none", ""),
+    ("features otlp", "otlp"),
+    ("features kinesis", "kinesis"),
+    ("features couchbase", "couchbase"),
+    ("features all", "couchbase,kinesis,otlp"),
+];
 
 /// What `cargo xtask test` can be asked.
 #[derive(Debug, clap::Args)]
@@ -30,7 +40,8 @@ pub(crate) struct Arguments {
     /// nothing else. User, password and bucket are `GREENROOM_COUCHBASE_USER`, `_PASSWORD` and `_BUCKET`.
     #[arg(long, value_name = "URL", conflicts_with = "quick")]
     couchbase: Option<String>,
-    /// Runs only the steps of these names (`fmt`, `clippy`, `typescript`, `browser`, `doc`, `fuzz`, `"fuzz TARGET"`)
+    /// Runs only the steps of these names (`fmt`, `clippy`, `features`, `typescript`, `browser`, `doc`, `fuzz`,
+    /// `"fuzz TARGET"`)
     /// and, for every other word, the tests that have it in their names.
     filters: Vec<String>,
 }
@@ -87,6 +98,13 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> anyhow::Resul
     ] {
         if arguments.wants(name) {
             cargo_step(workspace, name, words, &mut report)?;
+        }
+    }
+    for (name, features) in CHOICES {
+        if arguments.wants(name) {
+            let words =
+                format!("clippy --package greenroom --features={features} --locked -- -D warnings");
+            cargo_step(workspace, name, &words, &mut report)?;
         }
     }
     if let Some(filters) = arguments.test_filters() {
@@ -279,7 +297,8 @@ fn conclude(name: &str, passed: bool, started: Instant) {
 
 #[cfg(test)]
 mod tests {
-    use super::Arguments;
+    use super::{Arguments, CHOICES};
+    use crate::workspace::Workspace;
 
     fn filtered(filters: &[&str]) -> Arguments {
         Arguments {
@@ -305,6 +324,21 @@ mod tests {
                 && !filtered(&["fuzz delta"]).wants("fuzz frame")
         );
         assert!(!filtered(&["fuzz fr"]).wants("fuzz frame"));
+    }
+
+    #[test]
+    fn every_feature_of_the_program_is_built_alone_and_with_all_others() {
+        let manifest = Workspace::find().root.join("Cargo.toml");
+        let manifest = std::fs::read_to_string(manifest).unwrap();
+        let features = manifest.split("\n[features]\n").nth(1).unwrap();
+        let features = features.split("\n[").next().unwrap().lines();
+        let names = features.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name);
+        let names: Vec<_> = names.filter(|name| *name != "default").collect();
+        let choices: Vec<_> = CHOICES.iter().map(|(_, features)| *features).collect();
+        assert!(names.iter().all(|name| choices.contains(name)), "{names:?} of {choices:?}");
+        assert!(choices.contains(&"") && choices.contains(&&*names.join(",")), "{choices:?}");
+        assert_eq!(choices.len(), names.len() + 2);
+        assert!(filtered(&["features"]).wants("features none"));
     }
 
     #[test]

@@ -32,6 +32,8 @@ enum Source {
     Collector { version: &'static str, modules: &'static [(&'static str, &'static str)] },
     /// A package from PyPI that brings a program called as the tool is, in an environment of its own.
     PyPi { package: &'static str },
+    /// A module from PyPI, called as the tool is, in an environment of its own, whose `python` is the tool's place.
+    PyPiModule { package: &'static str },
 }
 
 /// What the collector of the tests is made of: it takes OTLP, and prints what it took.
@@ -136,6 +138,12 @@ const TOOLS: &[Tool] = &[
         needed_for: "a Kinesis API that events are shipped to",
         variable: Some("GREENROOM_MOTO"),
     },
+    Tool {
+        name: "prometheus_client",
+        source: Source::PyPiModule { package: "prometheus-client==0.26.0" },
+        needed_for: "reading metrics as Prometheus's own client does",
+        variable: Some("GREENROOM_PROMETHEUS_PYTHON"),
+    },
 ];
 
 /// What the tests get to know of the tools.
@@ -162,6 +170,15 @@ pub(crate) fn install(workspace: &Workspace) -> Tools {
     tools
 }
 
+/// The collector, built if it is not there.
+///
+/// # Errors
+/// When it can't be built.
+pub(crate) fn collector(workspace: &Workspace) -> anyhow::Result<PathBuf> {
+    let tool = TOOLS.iter().find(|tool| matches!(tool.source, Source::Collector { .. }));
+    tool.context("the table has a collector")?.find_or_install(workspace)
+}
+
 impl Tool {
     fn find_or_install(&self, workspace: &Workspace) -> anyhow::Result<PathBuf> {
         if let Some(place) = self.find(workspace) {
@@ -174,7 +191,9 @@ impl Tool {
             Source::Debian { package } => install_from_debian(workspace, package)?,
             Source::Npm { version } => install_from_npm(workspace, self.name, version)?,
             Source::Collector { version, modules } => build_collector(workspace, version, modules)?,
-            Source::PyPi { package } => install_from_pypi(workspace, package)?,
+            Source::PyPi { package } | Source::PyPiModule { package } => {
+                install_from_pypi(workspace, package)?;
+            }
         }
         self.find(workspace).context("installed, and yet it is not where it should be")
     }
@@ -190,6 +209,14 @@ impl Tool {
             Source::PyPi { package } => {
                 let environment = python_environment(workspace, package);
                 Some(environment.join("bin").join(self.name)).filter(|program| is_program(program))
+            }
+            Source::PyPiModule { package } => {
+                let environment = python_environment(workspace, package);
+                let libraries = fs::read_dir(environment.join("lib")).ok()?;
+                let mut modules =
+                    libraries.flatten().map(|python| python.path().join("site-packages"));
+                modules.find(|modules| modules.join(self.name).is_dir())?;
+                Some(environment.join("bin/python")).filter(|program| is_program(program))
             }
             Source::Npm { version } => {
                 let modules = workspace.tools().join("node_modules");
