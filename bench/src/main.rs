@@ -9,6 +9,7 @@ mod chaos;
 mod core;
 mod directory;
 mod fleet;
+mod instructions;
 mod logs;
 mod machine;
 mod measure;
@@ -113,6 +114,8 @@ struct Arguments {
     /// Only this part of the directory; may be given twice.
     #[arg(long, value_enum)]
     study: Vec<Study>,
+    #[command(flatten)]
+    programs: instructions::Programs,
     /// The program to measure [default: the one beside this program].
     #[arg(long)]
     greenroom: Option<PathBuf>,
@@ -153,6 +156,8 @@ enum Name {
     Store,
     /// The event log: what is written, asked and shipped, and what it costs the players of W2.
     Logs,
+    /// W1 in instructions, and what of them is tracing. Only when it is named: it needs valgrind and a collector.
+    Instructions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -248,7 +253,9 @@ struct Plan {
 impl Plan {
     fn new(arguments: Arguments) -> anyhow::Result<Self> {
         let or_all = |names: &[Name]| match names {
-            [] => Name::value_variants().to_vec(),
+            [] => (Name::value_variants().iter().copied())
+                .filter(|&name| name != Name::Instructions)
+                .collect(),
             some => some.to_vec(),
         };
         let names = or_all(&arguments.names);
@@ -266,7 +273,8 @@ impl Plan {
                 .context("finding our own program")?
                 .with_file_name("greenroom"),
         };
-        let setup = Setup { greenroom, core: arguments.server_core, flags: Vec::new() };
+        let setup =
+            Setup { greenroom, core: arguments.server_core, flags: Vec::new(), counted_in: None };
         Ok(Self { arguments, names, transports, subjects, setup })
     }
 
@@ -294,6 +302,11 @@ impl Plan {
                 Name::W3 => ("w3", self.rows(&Method::W3, &sizes, 10_000)?),
                 Name::W4 => ("w4", self.w4()?),
                 Name::Directory => ("directory", self.directory()?),
+                Name::Instructions => {
+                    let Arguments { programs, runs, json, .. } = &self.arguments;
+                    instructions::run(&self.setup, programs, &sizes, *runs, *json)?;
+                    continue;
+                }
                 Name::Store | Name::Logs => continue,
             };
             summaries.insert(bench, summary);
@@ -316,8 +329,9 @@ impl Plan {
         let given = &self.arguments.connections;
         let mut sizes = match name {
             Name::W1 if given.is_empty() => vec![1, 64, 1000],
+            Name::Instructions if given.is_empty() => vec![1, 64],
             Name::W3 if given.is_empty() => vec![1000, 5000, 10_000],
-            Name::W1 | Name::W3 => given.clone(),
+            Name::W1 | Name::W3 | Name::Instructions => given.clone(),
             // What "held" is compared with.
             Name::W2 => [&[PLAYERS_REFERENCE], &self.arguments.players[..]].concat(),
             Name::W4 => vec![self.arguments.workers],

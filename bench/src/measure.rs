@@ -14,7 +14,7 @@ use crate::wire::{Random, Transport};
 use crate::workload::{Echo, Entrance, Idle, Integrity, Latencies, Rooms, Subject};
 
 /// The kind whose instances answer a call with its payload.
-const ECHO_KIND: &str = "echo";
+pub(crate) const ECHO_KIND: &str = "echo";
 /// The kind of W2.
 const ROOMS_KIND: &str = "crowd";
 /// Instances that the game server takes: as many as it does by default.
@@ -53,7 +53,7 @@ impl Order {
     }
 
     /// Runs `measure` with the servers up; if it fails, the end of their logs goes into the error.
-    fn with_servers(
+    pub(crate) fn with_servers(
         &self,
         mode: Mode,
         measure: impl FnOnce(&Servers) -> anyhow::Result<Figures>,
@@ -221,6 +221,7 @@ pub(crate) fn w1(order: &Order) -> anyhow::Result<Figures> {
             entrance: Entrance::new(order.subject, Some(ECHO_KIND))?,
             latencies: Latencies::new(),
             integrity: Integrity::default(),
+            left: u64::MAX,
         };
         fleet.open(servers.address, order.size, &mut echo)?;
         for index in 0..order.size {

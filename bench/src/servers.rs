@@ -21,7 +21,7 @@ use crate::machine;
 use crate::wire::Transport;
 
 /// The longest that a server may take to say that it is ready.
-const READY_MAX: Duration = Duration::from_secs(15);
+const READY_MAX: Duration = Duration::from_secs(60);
 /// Lines of a failed server's log that are shown.
 const LOG_LINES_SHOWN: usize = 20;
 
@@ -34,6 +34,26 @@ pub(crate) struct Setup {
     pub(crate) core: usize,
     /// What each of Greenroom's servers is told besides.
     pub(crate) flags: Vec<String>,
+    /// Session server and game server run under callgrind, which counts nothing before it is told to, and leaves here
+    /// what it has counted.
+    pub(crate) counted_in: Option<PathBuf>,
+}
+
+impl Setup {
+    /// What a role of Greenroom runs under.
+    fn under(&self, role: &str) -> Vec<String> {
+        match &self.counted_in {
+            Some(folder) if role != "master" => {
+                let file = folder.join(format!("{role}.out"));
+                ["valgrind", "--tool=callgrind", "--instr-atstart=no"]
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain([format!("--callgrind-out-file={}", file.display())])
+                    .collect()
+            }
+            Some(_) | None => Vec::new(),
+        }
+    }
 }
 
 /// One process.
@@ -98,7 +118,14 @@ impl Servers {
                 words.extend([format!("--{flag}"), value.clone()]);
             }
             words.extend(setup.flags.iter().cloned());
-            servers.start(setup, role, &setup.greenroom, &words)
+            match &setup.under(role)[..] {
+                [] => servers.start(setup, role, &setup.greenroom, &words),
+                [valgrind, options @ ..] => {
+                    let program = setup.greenroom.to_string_lossy().into_owned();
+                    let words = [options, &[program], &words].concat();
+                    servers.start(setup, role, Path::new(valgrind), &words)
+                }
+            }
         };
         start("master", &[("listen", master.to_string()), ("admin", admin.to_string())])?;
         start(

@@ -310,11 +310,17 @@ pub(crate) struct Echo {
     pub(crate) entrance: Entrance,
     pub(crate) latencies: Latencies,
     pub(crate) integrity: Integrity,
+    /// Requests that clients ask before they fall silent.
+    pub(crate) left: u64,
 }
 
 impl Echo {
-    /// The next request of a client.
-    pub(crate) fn ask(&self, peer: &mut Peer, out: &mut Outbox) {
+    /// The next request of a client, if there is to be one.
+    pub(crate) fn ask(&mut self, peer: &mut Peer, out: &mut Outbox) {
+        if self.left == 0 {
+            return;
+        }
+        self.left -= 1;
         peer.asked = Instant::now();
         match self.entrance.subject {
             Subject::Bare => {

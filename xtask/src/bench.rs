@@ -1,9 +1,12 @@
 //! `cargo xtask bench`: the benchmarks, always from a release build of what is in the tree.
 
+use std::fs;
 use std::process::ExitCode;
 
-use crate::child;
+use anyhow::Context;
+
 use crate::workspace::Workspace;
+use crate::{child, tools};
 
 /// Passed through as they are; `greenroom-bench --help` lists them.
 #[derive(Debug, clap::Args)]
@@ -23,10 +26,20 @@ pub(crate) struct Arguments {
 /// # Errors
 /// When a program cannot be started.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let is_named = |name: &str| arguments.arguments.iter().any(|argument| argument == name);
+    let mut more = Vec::new();
+    if is_named("instructions") {
+        if !programs_to_count(workspace)? {
+            println!("a release build failed: nothing to count");
+            return Ok(ExitCode::FAILURE);
+        }
+        let collector = tools::collector(workspace)?;
+        more.extend(["--collector".to_owned(), collector.to_string_lossy().into_owned()]);
+    }
     let mut build =
         workspace.cargo("build --release --locked --package greenroom --package greenroom-bench");
     // The SDK of Couchbase is a large build, which only the store needs.
-    if arguments.arguments.iter().any(|argument| argument == "store") {
+    if is_named("store") {
         build.args(["--package", "greenroom-couchbase-node"]);
         build.args(["--features", "greenroom-bench/couchbase"]);
     }
@@ -36,7 +49,25 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> anyhow::Resul
     }
     // The servers under test are `greenroom`, beside it in the same folder.
     let binary = workspace.target.join("release/greenroom-bench");
-    let status =
-        child::stream(workspace.command(&binary.to_string_lossy()).args(&arguments.arguments))?;
+    let mut command = workspace.command(&binary.to_string_lossy());
+    let status = child::stream(command.args(&arguments.arguments).args(more))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds the program without tracing and with it, for `instructions`; whether that went well.
+///
+/// Rustix asks the kernel's vDSO for the time by itself, which valgrind does not have: here it asks the C library.
+fn programs_to_count(workspace: &Workspace) -> anyhow::Result<bool> {
+    for (features, name) in
+        [("rustix/use-libc", "greenroom-untraced"), ("rustix/use-libc,otlp", "greenroom-traced")]
+    {
+        let words = format!("build --release --locked --package greenroom --features {features}");
+        if !child::stream(&mut workspace.cargo(&words))?.success() {
+            return Ok(false);
+        }
+        let built = workspace.target.join("release/greenroom");
+        let place = workspace.target.join("release").join(name);
+        fs::copy(&built, &place).with_context(|| format!("making {}", place.display()))?;
+    }
+    Ok(true)
 }
