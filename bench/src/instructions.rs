@@ -292,7 +292,8 @@ impl Collector {
         thread::spawn(move || {
             for line in BufReader::new(said).lines().map_while(Result::ok) {
                 if line.contains("Everything is ready") {
-                    drop(to_ready.try_send(()));
+                    // Nobody waits for a second one.
+                    let _unheard = to_ready.try_send(());
                 }
                 let number = line.split_once("\"spans\": ").map(|(_, rest)| rest);
                 let digits =

@@ -419,6 +419,7 @@ mod tests {
                 entrance: Entrance::new(Subject::Bare, None).unwrap(),
                 latencies: Latencies::new(),
                 integrity: Integrity::default(),
+                left: u64::MAX,
             };
             fleet.open(bare_server(Mode::Echo, transport), 5, &mut echo).unwrap();
             for index in 0..5 {

@@ -1140,8 +1140,11 @@ impl Host {
                 self.give_away(at);
             }
         }
-        for (instance, order) in std::mem::take(&mut self.loading) {
+        for (instance, Loading { order, mut span }) in std::mem::take(&mut self.loading) {
             let incarnation = order.incarnation;
+            if let Some(span) = &mut span {
+                span.fail(stops());
+            }
             self.upward.push(&CreateRefused { instance, incarnation, refusal: stops() }.into());
         }
     }
