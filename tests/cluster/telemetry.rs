@@ -85,6 +85,22 @@ impl Collector {
         Export::start(&config, &Registry::default()).unwrap()
     }
 
+    /// Waits until the trace whose root is the first of these places has a span of each of them, what led to all that
+    /// it has, and whatever else it is to have.
+    fn wait_for(
+        &self,
+        what: &str,
+        places: &[(&str, &str)],
+        is_whole: impl Fn(&[Span]) -> bool,
+    ) -> Vec<Span> {
+        let mut trace = Vec::new();
+        crate::harness::wait_until(what, || {
+            trace = trace_of(&self.spans(), places);
+            has_all(&trace, places) && is_whole(&trace)
+        });
+        trace
+    }
+
     /// What has arrived.
     fn spans(&self) -> Vec<Span> {
         spans(&self.process.err.so_far())
@@ -118,8 +134,10 @@ async fn sent(export: Export) {
     tokio::task::spawn_blocking(move || export.stop(Duration::from_secs(10))).await.unwrap();
 }
 
-fn count(trace: &[Span], name: &str) -> usize {
-    trace.iter().filter(|span| span.name == name).count()
+/// How many commands have a span of this name. A command that is sent to the standby again has a further one there.
+fn commands(trace: &[Span], name: &str) -> usize {
+    let of_it = trace.iter().filter(|span| span.name == name);
+    of_it.map(|span| &span.attributes["greenroom.lsn"]).collect::<BTreeSet<_>>().len()
 }
 
 /// Asserts that what a game server's span of this name led to is a command of the active, which the standby applied
@@ -277,18 +295,12 @@ async fn one_join_is_one_trace_at_a_real_collector() {
     client.close().await;
     sent(export).await;
 
-    let mut trace = Vec::new();
-    crate::harness::wait_until("the spans of the join", || {
-        trace = trace_of(&collector.spans(), JOIN);
-        // The instance is granted, it runs, and the seat is taken: three commands, each with the standby.
-        has_all(&trace, JOIN) && count(&trace, "commit") == 3 && count(&trace, "apply") == 3
+    // The instance is granted, it runs, and the seat is taken: three commands, each with the standby.
+    let trace = collector.wait_for("the spans of the join", JOIN, |trace| {
+        commands(trace, "commit") == 3 && commands(trace, "apply") == 3
     });
     assert_nested(&trace, JOIN[0]);
-    let mut check_in = Vec::new();
-    crate::harness::wait_until("the spans of the check-in", || {
-        check_in = trace_of(&collector.spans(), CHECK_IN);
-        has_all(&check_in, CHECK_IN)
-    });
+    let check_in = collector.wait_for("the spans of the check-in", CHECK_IN, |_| true);
     assert_nested(&check_in, CHECK_IN[0]);
     assert_committed_by_both(&trace, "attach");
     let of_masters = trace.iter().filter(|span| span.service == "greenroom-master");
@@ -475,11 +487,7 @@ async fn an_instance_that_goes_on_elsewhere_is_followed_from_the_store() {
         ("greenroom-game", "snapshot"),
         ("greenroom-game", "put snapshots"),
     ];
-    let mut trace = Vec::new();
-    crate::harness::wait_until("the spans of the restore", || {
-        trace = trace_of(&collector.spans(), &restored);
-        has_all(&trace, &restored)
-    });
+    let trace = collector.wait_for("the spans of the restore", &restored, |_| true);
     assert_nested(&trace, restored[0]);
     let restore = trace.iter().find(|span| span.place() == restored[0]).unwrap();
     assert!(of_it(restore) && restore.server != at, "{restore:?}");
