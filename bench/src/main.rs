@@ -303,8 +303,9 @@ impl Plan {
                 Name::W4 => ("w4", self.w4()?),
                 Name::Directory => ("directory", self.directory()?),
                 Name::Instructions => {
-                    let Arguments { programs, runs, json, .. } = &self.arguments;
-                    instructions::run(&self.setup, programs, &sizes, *runs, *json)?;
+                    let Arguments { programs, json, .. } = &self.arguments;
+                    let runs = self.arguments.runs();
+                    instructions::run(&self.setup, programs, &sizes, runs, *json)?;
                     continue;
                 }
                 Name::Store | Name::Logs => continue,

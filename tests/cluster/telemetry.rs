@@ -358,8 +358,8 @@ const CHECK_IN: &[(&str, &str)] = &[
 ];
 
 /// The spans that the last card of a duel leads to: its result and the count of the winner's wins are stored, and a
-/// snapshot is; both masters know that nobody is to be matched with this duel any more, and of the winner's place on the
-/// rank board, and the active has both stored.
+/// snapshot is; both masters know that nobody is to be matched with this duel any more, and the active has that stored,
+/// or that the duel is gone, if it is by then.
 const RESULT: &[(&str, &str)] = &[
     ("greenroom-client", "message"),
     ("greenroom-session", "message"),
@@ -372,8 +372,6 @@ const RESULT: &[(&str, &str)] = &[
     ("greenroom-master", "commit"),
     ("greenroom-master", "apply"),
     ("greenroom-master", "store"),
-    ("greenroom-master", "put instances"),
-    ("greenroom-master", "put boards"),
 ];
 
 /// What a player has to know of a duel.
@@ -448,6 +446,12 @@ async fn the_last_card_of_a_duel_is_followed_to_the_store() {
     assert_eq!((order.place(), &order.attributes["greenroom.key"]), (RESULT[3], &key));
     assert_eq!(of(&order.parent).place(), RESULT[2]);
     assert_committed_by_both(&trace, "message");
+    let kept = trace.iter().find(|span| span.place() == ("greenroom-master", "store")).unwrap();
+    let is_in_the_store = |span: &&Span| {
+        span.parent == kept.id
+            && span.attributes.get("db.system.name").is_some_and(|of| of == "sqlite")
+    };
+    assert!(trace.iter().any(|span| is_in_the_store(&span)), "{trace:#?}");
     keep("duel-trace", &trace);
     let (ended, text) = up.stop();
     assert!(ended, "{text}");
