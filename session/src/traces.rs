@@ -49,8 +49,8 @@ impl Traces {
         }
     }
 
-    /// The span of a frame, if it is sampled. What is not, which is nearly all, costs three comparisons; while tracing is
-    /// off, one.
+    /// The span of a frame, if it is sampled. What is not, which is nearly all, costs three comparisons; while tracing
+    /// is off, one.
     #[inline]
     pub(crate) fn of(&self, conn: ConnId, frame: &[u8]) -> Option<Span> {
         if !self.tracer.is_on() {

@@ -66,11 +66,13 @@ mod tests {
 
     #[test]
     fn a_trace_takes_the_place_of_the_one_below_its_picture() {
-        let page = "![a](join-trace.svg)\n\n```text\ntrace 1\n  x\n```\n![b](duel-trace.svg)\n```text\ntrace 2\n```\nend\n";
+        let page = "![a](join-trace.svg)\n\n```text\ntrace 1\n  x\n```\n\
+                    ![b](duel-trace.svg)\n```text\ntrace 2\n```\nend\n";
         let new = with_trace(page, "duel-trace", "trace 3\n y  \n").unwrap();
         assert_eq!(
             new,
-            "![a](join-trace.svg)\n\n```text\ntrace 1\n  x\n```\n![b](duel-trace.svg)\n```text\ntrace 3\n y\n```\nend\n"
+            "![a](join-trace.svg)\n\n```text\ntrace 1\n  x\n```\n\
+             ![b](duel-trace.svg)\n```text\ntrace 3\n y\n```\nend\n"
         );
         assert_eq!(with_trace(page, "other", "trace 3\n"), None);
     }
