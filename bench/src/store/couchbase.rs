@@ -82,12 +82,13 @@ pub(crate) fn upserts(size: usize, runs: u16, window: Duration) -> anyhow::Resul
     })
 }
 
-async fn connect(address: &str) -> anyhow::Result<Collection> {
+/// The handles end with the cluster object.
+async fn connect(address: &str) -> anyhow::Result<(Cluster, Collection)> {
     let user = PasswordAuthenticator::new("Administrator", "password");
     let cluster = Cluster::connect(address, ClusterOptions::new(user.into())).await?;
     let bucket = cluster.bucket("greenroom");
     bucket.wait_until_ready(None).await?;
-    Ok(bucket.scope("greenroom").collection("documents"))
+    Ok((cluster, bucket.scope("greenroom").collection("documents")))
 }
 
 /// As durable as the actor's.
@@ -102,7 +103,7 @@ async fn upsert(documents: &Collection, id: &str, json: &str) -> anyhow::Result<
 fn bare(address: &str, size: usize, window: Duration) -> anyhow::Result<Taken> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(LocalSet::new().run_until(async {
-        let documents = connect(address).await?;
+        let (_cluster, documents) = connect(address).await?;
         drive(size, window, async move |id: String, json: String| {
             upsert(&documents, &id, &json).await
         })
@@ -116,7 +117,7 @@ fn by_hand(address: &str, size: usize, window: Duration) -> anyhow::Result<Taken
     load::by_hand(size, window, move |mut asked| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(LocalSet::new().run_until(async {
-            let documents = connect(&address).await?;
+            let (_cluster, documents) = connect(&address).await?;
             while let Some(asked) = asked.recv().await {
                 let documents = documents.clone();
                 tokio::task::spawn_local(async move {
