@@ -1,5 +1,7 @@
 //! The operator's stories: the active dies, the standby takes over, and those who play do not notice.
 
+use greenroom_protocol::wire::admin_master::Status;
+
 use super::harness::{
     Cluster, Folder, Process, assert_clean, error_of, greenroom, report, run, up, wait_until,
 };
@@ -233,9 +235,9 @@ fn a_promotion_before_the_witness_has_answered_waits_for_it() {
     let mut cluster = Cluster::start_pair(0, 0, &[]);
     cluster.lose_standby();
     cluster.master.kill();
-    let witness = cluster.witness.as_ref().unwrap();
-    witness.stall();
-    let second = cluster.start_second();
+    cluster.witness.as_ref().unwrap().stall();
+    cluster.start_master(1);
+    let (witness, second) = (cluster.witness.as_ref().unwrap(), cluster.second.as_ref().unwrap());
     let (admin, data) = (second.words[3].clone(), cluster.folder.text());
     let args = ["promote", "--force", "--admin", &admin, "--data", data];
     let promote = Process::spawn(greenroom().args(args));
