@@ -8,7 +8,7 @@
 //! `BYTES` is how much of the log may be on disk; in memory is then little of it.
 #![expect(clippy::print_stdout, reason = "an example is for a terminal")]
 
-use std::{env, error::Error, io, path::Path, process::ExitCode, time::Duration};
+use std::{env, error::Error, io, path::Path, process::ExitCode, thread, time::Duration};
 
 use greenroom_logs::{
     KinesisConfig, LogWriter, LogsConfig,
@@ -76,6 +76,13 @@ fn ship(
         let session = SessionId(number);
         let server = ServerName::new("session-1")?;
         logs.emit(&CheckIn { user, session, name: format!("{number}").into(), server });
+        // What goes before the shipper has looked for the first time is not missed by it.
+        while number == 0
+            && bytes.is_some()
+            && shipper.as_ref().is_some_and(|ships| calls(ships) == 0)
+        {
+            thread::park_timeout(Duration::from_millis(10));
+        }
         if number % 1_000 == 999 {
             // As fast as the disk takes them: the queue is bounded.
             logs.flush(Duration::from_secs(10));
@@ -97,6 +104,17 @@ fn ship(
         });
     }
     Ok(())
+}
+
+/// How many calls it has made.
+fn calls(shipper: &Shipper) -> u64 {
+    let mut calls = 0;
+    shipper.metrics().read(&mut |of, value| {
+        if let ("greenroom.logs.shipping.call.made", Value::Whole(value)) = (of.name, value) {
+            calls = value;
+        }
+    });
+    calls
 }
 
 fn read(target: &Target) -> Result<(), Box<dyn Error>> {
