@@ -73,6 +73,7 @@ pub async fn open_as_it_is(config: &StorageConfig) -> Result<Storage, OpenError>
     }
     let config = config.clone();
     let start = move || {
+        #[cfg(feature = "couchbase")]
         let opened = config.clone();
         Storage::start(&config, Schema::default(), async move || {
             Ok(Arc::new(AsItIs(match place {
