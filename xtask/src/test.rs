@@ -101,7 +101,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> anyhow::Resul
         }
     }
     for (name, features) in CHOICES {
-        // Two minutes, since some dependencies are checked anew with fewer features.
+        // Three minutes, since some dependencies are checked anew with fewer features.
         if !arguments.quick && arguments.wants(name) {
             let words =
                 format!("clippy --package greenroom --features={features} --locked -- -D warnings");

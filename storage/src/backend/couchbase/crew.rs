@@ -12,11 +12,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::backend::Job;
 
-/// How long tasks must have had nothing to do until they end.
+/// How long tasks must have had nothing to do until they end: at the first job after that.
 const SPARE: Duration = Duration::from_secs(10);
 
-/// Tasks that wait for jobs. What carries out a job is several kilobytes of futures, the SDK's above all, whose memory
-/// a task keeps for its next job. There are as many tasks as there were jobs under way at once.
+/// Tasks that wait for jobs. A job is carried out by large futures, the SDK's above all, whose memory a task keeps for
+/// its next job. There are as many tasks as there were jobs under way at once.
 #[derive(Debug)]
 pub(super) struct Crew(Mutex<State>);
 
